@@ -1,0 +1,38 @@
+# What a newcomer needs: `make run`, `make test`. What CI runs: `make lint test interop`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+ARGS ?=
+
+.PHONY: run test coverage interop lint format bench clean
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[test,lint]'
+	touch $@
+
+run: $(STAMP)
+	test -f run/mta.toml || $(BIN)/mta init --demo run
+	$(BIN)/twistd -n --pidfile= mta --config run/mta.toml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+coverage: $(STAMP)
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report --include='twisted_mta/core/*' --fail-under=100
+	$(BIN)/coverage report
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -1,0 +1,1 @@
+"""The configuration: schema, loader, errors that name the key, diff on reload."""

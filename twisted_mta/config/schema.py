@@ -1,0 +1,189 @@
+"""The configuration as the program sees it: one frozen class a TOML table, each field a key with its default.
+
+`twisted_mta.config.loader` fills these from a file; nothing here reads anything. Durations are seconds, sizes
+octets, paths absolute (the loader resolves relative ones against the directory of the file).
+`etc/mta.toml` explains each key to the administrator and a test holds that it names them all.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import attrs
+
+from twisted_mta.core.address import Address
+
+Network = IPv4Network | IPv6Network
+
+
+class Role(enum.StrEnum):
+    """What a listener speaks, and under which rules."""
+
+    MX = "mx"
+    SUBMISSION = "submission"
+    SUBMISSIONS = "submissions"
+    IMAP = "imap"
+    IMAPS = "imaps"
+    POP3 = "pop3"
+    POP3S = "pop3s"
+
+    @property
+    def implicit_tls(self) -> bool:
+        """Whether TLS begins with the first octet (RFC 8314)."""
+        return self in (Role.SUBMISSIONS, Role.IMAPS, Role.POP3S)
+
+
+@attrs.frozen(kw_only=True)
+class Listen:
+    """[[listen]]: one listening socket. `endpoint` is a Twisted server endpoint string ("tcp:25:interface=127.0.0.1")."""
+
+    role: Role
+    endpoint: str
+
+
+@attrs.frozen(kw_only=True)
+class Tls:
+    """[tls]: PEM files; without them STARTTLS is not offered, and nobody can log in."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Accounts:
+    """[accounts]: who has a mailbox."""
+
+    #: A Dovecot-compatible passwd-file.
+    file: Path
+    #: Maildir of an account; {user}, {local} and {domain} are replaced.
+    maildir: str
+    #: The character between a user's name and the detail in alice+news@; "" turns it off.
+    separator: str = "+"
+
+
+@attrs.frozen(kw_only=True)
+class MailingList:
+    """[[list]]: a simple mailing list."""
+
+    address: Address
+    #: Member addresses as written.
+    members: tuple[Address, ...]
+    #: Who gets the bounces (mail to NAME-owner goes there).
+    owner: Address
+    #: For List-Id; the name part of it.
+    description: str = ""
+    #: Whether only members may post.
+    members_only: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Route:
+    """[routes] value: a host with a port. `mx` False: connect to `host` itself without an MX look-up."""
+
+    host: str
+    port: int = 25
+    mx: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Relay:
+    """[relay]: who may send through us besides logged-in users, and where everything goes."""
+
+    #: Clients that may relay without a login.
+    networks: tuple[Network, ...] = ()
+    #: Send all remote mail to this host; None: by MX.
+    smarthost: Route | None = None
+    #: Domain -> next hop. A key ".example.org" stands for all subdomains.
+    routes: Mapping[str, Route] = attrs.field(factory=dict)
+    #: The port at which other domains' mail servers are reached (for tests; it is 25 everywhere).
+    port: int = 25
+    #: Concurrent connections to one destination.
+    concurrency: int = 5
+    #: Recipients in one transaction.
+    max_recipients: int = 100
+    #: Seconds an idle connection is kept for the next message.
+    keep_open: float = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Queue:
+    """[queue]: how long and how often."""
+
+    #: Seconds after each failed attempt until the next; the last one repeats.
+    schedule: tuple[float, ...] = (1800.0, 1800.0, 3600.0, 3600.0, 7200.0, 14400.0)
+    #: Seconds until a message that could not be delivered is bounced.
+    expire: float = 432000.0
+    #: Seconds until the sender is told once that a message is late; 0: never.
+    warn_after: float = 14400.0
+    #: Octets of the original message that a bounce quotes.
+    bounce_quote: int = 10240
+    #: Recipients worked on at once.
+    active: int = 1000
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """[limits]: what one client, message or session may cost."""
+
+    message_size: int = 52428800
+    recipients: int = 1000
+    #: Wrong commands in one session until it is ended with 421.
+    errors: int = 20
+    #: Received fields that make a message a loop, RFC 5321 §6.3.
+    received_headers: int = 50
+    #: Connections at a time: in all, and from one address.
+    connections: int = 10000
+    connections_per_address: int = 100
+    #: Seconds of silence: SMTP (RFC 5321 §4.5.3.2.7 asks for 5 minutes), and before and after login in POP3 and IMAP.
+    smtp_timeout: float = 300.0
+    login_timeout: float = 60.0
+    pop3_timeout: float = 600.0
+    imap_timeout: float = 1800.0
+    #: Free octets on the spool's disk below which mail is refused with 452.
+    disk_reserve: int = 10485760
+
+
+@attrs.frozen(kw_only=True)
+class Dns:
+    """[dns]: the resolver. No servers: those of /etc/resolv.conf."""
+
+    #: "192.0.2.53" or "192.0.2.53:5353" or "[2001:db8::53]:5353".
+    servers: tuple[str, ...] = ()
+    #: Seconds for one look-up with all its retries.
+    timeout: float = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """The whole file."""
+
+    #: The file it came from.
+    path: Path
+    #: The name of this host in the greeting, EHLO, Received: and bounces.
+    hostname: str
+    #: Domains whose mail ends here.
+    domains: tuple[str, ...]
+    #: Where queue, mailbox indexes and the control socket live.
+    data: Path
+    #: Who gets mail to postmaster@ of each local domain and what nobody else can be told.
+    postmaster: Address
+    #: Run as this user after binding (only when started as root).
+    user: str = ""
+    group: str = ""
+    #: Text after the host name in the greeting; "" says only "ESMTP".
+    greeting: str = ""
+    #: "plain" (lines for the journal) or "json".
+    log_format: str = "plain"
+    listen: tuple[Listen, ...]
+    tls: Tls = Tls()
+    accounts: Accounts
+    #: aliases(5) files.
+    aliases: tuple[Path, ...] = ()
+    lists: tuple[MailingList, ...] = ()
+    relay: Relay = Relay()
+    queue: Queue = Queue()
+    limits: Limits = Limits()
+    dns: Dns = Dns()

@@ -1,0 +1,1 @@
+"""Pure mail logic: no I/O, no clock, no threads, no Twisted."""

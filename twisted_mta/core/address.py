@@ -1,0 +1,156 @@
+"""Mail addresses: the Mailbox of RFC 5321 §4.1.2, as the envelope carries it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import attrs
+
+#: RFC 5321 §4.5.3.1: octets in a local-part, a domain, and a path with its angle brackets.
+MAX_LOCAL_PART = 64
+MAX_DOMAIN = 255
+MAX_PATH = 256
+
+# RFC 5322 §3.2.3 atext; RFC 6531 §3.3 adds every character beyond ASCII.
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]"
+_DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
+# Qcontent: printable ASCII and space, backslash before a quote or a backslash.
+_QUOTED_STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\u0080-\U0010ffff]|\\[\x20-\x7e])*"')
+# Hosts with an underscore exist and receive mail, so sub-domains may contain one: we are liberal in what we accept.
+_SUB_DOMAIN = (
+    r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\u0080-\U0010ffff-]*[A-Za-z0-9_\u0080-\U0010ffff])?"
+)
+_DOMAIN = re.compile(rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*")
+_LITERAL = re.compile(
+    r"\[(?:(IPv6:)([0-9A-Fa-f:.]+)|([0-9]+(?:\.[0-9]+){3})|([A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+))\]", re.I
+)
+_SOURCE_ROUTE = re.compile(rf"@{_DOMAIN.pattern}(?:,@{_DOMAIN.pattern})*:")
+_UNQUOTE = re.compile(r"\\(.)")
+
+
+class AddressError(ValueError):
+    """The text is not an address; the message says why, fit for an SMTP reply."""
+
+
+@attrs.frozen(order=True)
+class Address:
+    """One mailbox: `local` is unquoted and keeps its case, `domain` is lower-case.
+
+    `domain` is a host name, an address literal with its brackets ("[192.0.2.1]", "[IPv6:2001:db8::1]"), or ""
+    for a bare ``postmaster``. ``str()`` gives the form for the wire, quoted where the local part needs it.
+    """
+
+    local: str
+    domain: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read a Mailbox (``local-part@domain``, no angle brackets). Raises AddressError."""
+        local, rest = _local_part(text)
+        if not rest.startswith("@"):
+            raise AddressError(
+                "an address needs an @ and a domain"
+                if not rest
+                else f"unexpected {rest[0]!r} in the local part"
+            )
+        return cls(local, parse_domain(rest[1:]))
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the domain is an address literal, RFC 5321 §4.1.3."""
+        return self.domain.startswith("[")
+
+    @property
+    def folded(self) -> str:
+        """The key for look-ups of our own mailboxes, whose local parts ignore case."""
+        return f"{self.local}@{self.domain}".casefold()
+
+    def with_local(self, local: str) -> Address:
+        """The same domain with another local part."""
+        return Address(local, self.domain)
+
+    def __str__(self) -> str:
+        local = self.local
+        if not _DOT_STRING.fullmatch(local):
+            local = '"' + re.sub(r'([\\"])', r"\\\1", local) + '"'
+        return f"{local}@{self.domain}" if self.domain else local
+
+
+def _local_part(text: str) -> tuple[str, str]:
+    """Split off and unquote the local part: (local, what follows)."""
+    match = _DOT_STRING.match(text) or _QUOTED_STRING.match(text)
+    if match is None:
+        raise AddressError("the local part is empty or has a character that must be quoted")
+    local = match.group()
+    if local.startswith('"'):
+        local = _UNQUOTE.sub(r"\1", local[1:-1])
+    if len(local.encode("utf-8", "surrogateescape")) > MAX_LOCAL_PART:  # RFC 5321 §4.5.3.1.1
+        raise AddressError(f"the local part is longer than {MAX_LOCAL_PART} octets")
+    return local, text[match.end() :]
+
+
+def parse_domain(text: str) -> str:
+    """Check a Domain or address-literal and return it in lower case. Raises AddressError."""
+    if text.startswith("["):
+        return _literal(text)
+    text = text.removesuffix(".")  # some clients send the root label; RFC 5321 has no room for it
+    if not _DOMAIN.fullmatch(text):
+        raise AddressError("the domain is empty or has a character that no host name can have")
+    if len(text.encode("utf-8", "surrogateescape")) > MAX_DOMAIN:  # RFC 5321 §4.5.3.1.2
+        raise AddressError(f"the domain is longer than {MAX_DOMAIN} octets")
+    return text.lower()
+
+
+def _literal(text: str) -> str:
+    """RFC 5321 §4.1.3: an IPv4, IPv6 or General address literal, in its canonical spelling."""
+    match = _LITERAL.fullmatch(text)
+    if match is None:
+        raise AddressError("the address literal is neither [192.0.2.1] nor [IPv6:2001:db8::1]")
+    try:
+        if match[3]:
+            return f"[{ipaddress.IPv4Address(match[3])}]"
+        if match[2]:
+            return f"[IPv6:{ipaddress.IPv6Address(match[2])}]"
+    except ValueError as error:
+        raise AddressError(f"the address literal is no IP address: {error}") from None
+    return text.lower()
+
+
+def literal_ip(domain: str) -> str:
+    """The IP address of an address literal as text ("192.0.2.1", "2001:db8::1"); "" for anything else."""
+    if not domain.startswith("["):
+        return ""
+    inner = domain[1:-1]
+    if inner.startswith("IPv6:"):
+        return inner[5:]
+    return inner if _LITERAL.fullmatch(domain) and ":" not in inner else ""
+
+
+def parse_path(text: str) -> tuple[Address | None, str]:
+    """Read a Path in angle brackets at the start of `text`: (address, what follows).
+
+    ``<>`` gives None; ``<postmaster>`` gives an Address with domain ""; a source route is read and dropped
+    (RFC 5321 App. C). Raises AddressError. Whether null or bare paths are allowed here is the caller's to know.
+    """
+    if not text.startswith("<"):
+        raise AddressError("the address must stand in angle brackets")
+    inner = text[1:].lstrip(" ")
+    if inner.startswith(">"):
+        return None, inner[1:]
+    route = _SOURCE_ROUTE.match(inner)
+    if route:
+        inner = inner[route.end() :]
+    local, rest = _local_part(inner)
+    domain = ""
+    if rest.startswith("@"):
+        raw = re.match(r"(?:\[[^\]<> ]*\]|[^<> ]*)", rest[1:])
+        assert raw is not None  # both branches match the empty string
+        domain = parse_domain(raw.group())
+        rest = rest[1 + raw.end() :]
+    rest = rest.lstrip(" ")
+    if not rest.startswith(">"):
+        raise AddressError("the address does not end with >")
+    if len(local) + len(domain) + 3 > MAX_PATH + 64:  # longer than any path of legal parts
+        raise AddressError(f"the path is longer than {MAX_PATH} octets")
+    return Address(local, domain), rest[1:]

@@ -1,0 +1,86 @@
+"""What a protocol core asks of the world, and how the world talks to it.
+
+Every protocol of this server (SMTP, POP3, IMAP) is a *core*: plain Python that is given bytes and gives
+back effects, in the order in which they must happen. `twisted_mta.net.session` performs them on a
+Twisted transport; tests perform them by looking at the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+
+
+@attrs.frozen
+class Send:
+    """Write these bytes to the peer."""
+
+    data: bytes
+
+
+@attrs.frozen
+class Ask:
+    """A question that the core cannot answer itself (does this recipient exist? is this the password?).
+
+    At most one Ask is open. Until `Core.answer` is called the core only buffers what it receives, so the
+    commands of a pipelining client keep their order.
+    """
+
+    question: Any
+
+
+@attrs.frozen
+class BodyChunk:
+    """The next octets of the message now being received (CRLF line ends, dot-stuffing removed)."""
+
+    data: bytes
+
+
+@attrs.frozen
+class StartTLS:
+    """Begin the TLS handshake as the server, after everything sent so far. Nothing is buffered any more."""
+
+
+@attrs.frozen
+class Close:
+    """Close the connection once everything sent so far has left."""
+
+
+Effect = Send | Ask | BodyChunk | StartTLS | Close
+
+
+class Core(Protocol):
+    """The surface of every server-side protocol core. Each method returns the effects it causes."""
+
+    def greet(self) -> Sequence[Effect]:
+        """The connection is there: speak first."""
+        ...
+
+    def receive(self, data: bytes) -> Sequence[Effect]:
+        """Octets from the peer, split anywhere: any split of the same bytes gives the same effects."""
+        ...
+
+    def answer(self, answer: Any, *, more: bool = False) -> Sequence[Effect]:
+        """The answer to the open Ask. With `more` it is one part of a long answer; the last has `more=False`.
+
+        Raises RuntimeError when no Ask is open: that is a bug of the caller.
+        """
+        ...
+
+    def fault(self) -> Sequence[Effect]:
+        """The open Ask can't be answered because of a bug of ours: say so (SMTP 451, IMAP NO, POP3 -ERR) and go on."""
+        ...
+
+    def secured(self) -> Sequence[Effect]:
+        """The TLS handshake asked for by StartTLS is done (or, before `greet`, the connection began with TLS)."""
+        ...
+
+    def timed_out(self) -> Sequence[Effect]:
+        """The peer was silent for longer than the protocol allows: say so and close."""
+        ...
+
+    def shut_down(self) -> Sequence[Effect]:
+        """The server stops: tell the peer (SMTP 421, IMAP BYE) and close."""
+        ...

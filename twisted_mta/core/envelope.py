@@ -1,0 +1,49 @@
+"""The envelope: who sent a message, for whom, and how it may be handled. RFC 5321 §2.3.1, RFC 3461."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from twisted_mta.core.address import Address
+
+
+class Notify(enum.Flag):
+    """When the sender wants to be told about one recipient: RFC 3461 §4.1. NEVER stands alone."""
+
+    NEVER = 0
+    SUCCESS = 1
+    FAILURE = 2
+    DELAY = 4
+
+
+#: What holds when the client says nothing of NOTIFY (RFC 3461 §4.1: FAILURE, and DELAY at our discretion).
+DEFAULT_NOTIFY = Notify.FAILURE | Notify.DELAY
+
+
+@attrs.frozen
+class Recipient:
+    """One forward-path of an envelope, as given in RCPT TO."""
+
+    address: Address
+    notify: Notify = DEFAULT_NOTIFY
+    #: RFC 3461 §4.2 original-recipient-address with its type ("rfc822;bob@example.org"), decoded from xtext; "" if none.
+    orcpt: str = ""
+
+
+@attrs.frozen
+class Envelope:
+    """One mail transaction. `sender` None is the null reverse-path ``<>``."""
+
+    sender: Address | None
+    recipients: tuple[Recipient, ...] = ()
+    #: "7BIT" or "8BITMIME", RFC 6152.
+    body: str = "7BIT"
+    smtputf8: bool = False
+    #: RFC 3461 §4.4 ENVID, decoded from xtext; "" if none.
+    envid: str = ""
+    #: RFC 3461 §4.3 RET: "FULL", "HDRS", or "" if not given.
+    ret: str = ""
+    #: RFC 1870: the SIZE declared at MAIL, octets; 0 if none.
+    declared_size: int = 0

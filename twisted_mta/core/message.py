@@ -1,0 +1,85 @@
+"""The Internet message: header section, fields, and the trace we add. RFC 5322, RFC 5321 §4.4.
+
+Works on octets with CRLF line ends and keeps what it does not understand, so that a message leaves as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import attrs
+
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*?)\r\n(?![ \t])", re.S)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@attrs.frozen
+class Field:
+    """One header field. `name` as written; `raw` is the value with its folding, without the final CRLF."""
+
+    name: bytes
+    raw: bytes
+
+    @property
+    def key(self) -> bytes:
+        """The name in lower case."""
+        return self.name.lower()
+
+    @property
+    def value(self) -> bytes:
+        """The value unfolded and stripped, RFC 5322 §2.2.3."""
+        return unfold(self.raw).strip()
+
+
+def unfold(value: bytes) -> bytes:
+    """Take out the line ends of a folded value; the white space that follows them stays (RFC 5322 §2.2.3)."""
+    return value.replace(b"\r\n", b"")
+
+
+def header_length(message: bytes) -> int:
+    """How many octets the header section has, with the empty line that ends it; all of them where it never ends."""
+    if message.startswith(b"\r\n"):
+        return 2
+    end = message.find(b"\r\n\r\n")
+    return len(message) if end < 0 else end + 4
+
+
+def split_message(message: bytes) -> tuple[bytes, bytes]:
+    """(header section with its final empty line, body)."""
+    end = header_length(message)
+    return message[:end], message[end:]
+
+
+def fields(header: bytes) -> Iterator[Field]:
+    """The fields of a header section, top to bottom. A line that is no field (RFC 5322 §2.2) is passed over."""
+    if not header.endswith(b"\r\n"):
+        header += b"\r\n"
+    for match in _FIELD.finditer(header):
+        if match.start() == 0 or header[match.start() - 1] == 10:
+            yield Field(match[1], match[2])
+
+
+def first_field(header: bytes, name: str) -> bytes | None:
+    """The unfolded value of the topmost field of that name (case ignored); None if there is none."""
+    key = name.lower().encode()
+    return next((field.value for field in fields(header) if field.key == key), None)
+
+
+def count_fields(header: bytes, name: str) -> int:
+    """How often a field stands in the header section."""
+    key = name.lower().encode()
+    return sum(1 for field in fields(header) if field.key == key)
+
+
+def format_date(timestamp: float, offset_minutes: int = 0) -> str:
+    """RFC 5322 §3.3 date-time of a Unix time in seconds, independent of the locale."""
+    moment = datetime.fromtimestamp(timestamp, timezone(timedelta(minutes=offset_minutes)))
+    sign = "-" if offset_minutes < 0 else "+"
+    hours, minutes = divmod(abs(offset_minutes), 60)
+    return (
+        f"{_DAYS[moment.weekday()]}, {moment.day} {_MONTHS[moment.month - 1]} {moment.year} "
+        f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} {sign}{hours:02}{minutes:02}"
+    )

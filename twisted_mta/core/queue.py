@@ -1,0 +1,162 @@
+"""The queue's vocabulary: what is put in, what is worked on, and how an attempt ended.
+
+One *body* (the octets as received, below our trace header) may serve several queued *messages*: a list post
+is the same body under another sender and with more header lines. Each message has *recipients* with a state
+of their own. Times are Unix seconds (float).
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify
+from twisted_mta.core.replies import Reply
+
+
+class Transport(enum.StrEnum):
+    """How a recipient is served: the name of the IDelivery that takes it."""
+
+    LOCAL = "local"
+    SMTP = "smtp"
+    LIST = "list"
+
+
+@attrs.frozen
+class NewRecipient:
+    """A recipient as it enters the queue.
+
+    `address` is where it goes, `original` what the client said at RCPT (they differ behind an alias).
+    """
+
+    address: Address
+    transport: Transport
+    original: Address
+    notify: Notify = DEFAULT_NOTIFY
+    orcpt: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class NewMessage:
+    """A message as it enters the queue; its body comes beside it."""
+
+    #: The queue id: 1 to 32 of [0-9A-Za-z], unique for ever, and sorting by arrival.
+    id: str
+    sender: Address | None
+    recipients: tuple[NewRecipient, ...]
+    #: Header fields that precede the body in every copy, CRLF line ends ("Received: ...", "List-Id: ...").
+    prefix: bytes = b""
+    arrived: float
+    expires: float
+    #: "7BIT" or "8BITMIME", RFC 6152.
+    body_type: str = "7BIT"
+    smtputf8: bool = False
+    envid: str = ""
+    ret: str = ""
+    #: The queue id of the message that this one came from (a list post, a bounce); "" for one received.
+    parent: str = ""
+    #: For the logs and `mta queue show`: Message-ID without brackets, and who brought it.
+    message_id: str = ""
+    origin: str = ""
+
+
+class Status(enum.StrEnum):
+    """The state of one recipient."""
+
+    QUEUED = "queued"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@attrs.frozen(kw_only=True)
+class QueuedRecipient:
+    """A recipient as it stands in the queue."""
+
+    #: The store's key of the row.
+    row: int
+    address: Address
+    transport: Transport
+    original: Address
+    notify: Notify
+    orcpt: str
+    status: Status
+    #: Attempts that have ended, whatever their outcome.
+    attempts: int
+    next_attempt: float
+    #: The reply (a remote's, or our own words) that ended the last attempt; "" before the first.
+    last_reply: str
+    #: Whether a delay warning went out for it.
+    warned: bool
+
+
+@attrs.frozen(kw_only=True)
+class QueuedMessage:
+    """A message as it stands in the queue, without its recipients."""
+
+    id: str
+    sender: Address | None
+    prefix: bytes
+    body_id: int
+    #: Octets of the body, without `prefix`.
+    body_size: int
+    arrived: float
+    expires: float
+    body_type: str
+    smtputf8: bool
+    envid: str
+    ret: str
+    parent: str
+    message_id: str
+    origin: str
+
+    @property
+    def size(self) -> int:
+        """Octets that a recipient gets: the prefix and the body."""
+        return len(self.prefix) + self.body_size
+
+
+@attrs.frozen
+class WorkItem:
+    """A message with those of its recipients that are due and now belong to us."""
+
+    message: QueuedMessage
+    recipients: tuple[QueuedRecipient, ...]
+
+
+@attrs.frozen
+class Delivered:
+    """The attempt succeeded: the recipient is done. `relayed` tells that the next host is now responsible."""
+
+    reply: Reply
+    remote: str = ""
+    relayed: bool = False
+
+
+@attrs.frozen
+class TryLater:
+    """The attempt failed for now: try again on schedule."""
+
+    reply: Reply
+    remote: str = ""
+
+
+@attrs.frozen
+class Failed:
+    """The attempt failed for good: bounce."""
+
+    reply: Reply
+    remote: str = ""
+
+
+@attrs.frozen
+class Expanded:
+    """The recipient (a list) became other messages over the same body: they enter the queue as it leaves, in one commit."""
+
+    messages: tuple[NewMessage, ...]
+    reply: Reply
+
+
+#: How one attempt for one recipient ended. `remote` is the host that said so ("mx1.example.org [192.0.2.1]"), "" for ourselves.
+Outcome = Delivered | TryLater | Failed | Expanded

@@ -1,0 +1,52 @@
+"""SMTP replies: a code, an enhanced status code and text. RFC 5321 §4.2, RFC 2034, RFC 3463."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Reply:
+    """One SMTP reply, sent or received.
+
+    `code` is 200..599. `enhanced` is an RFC 3463 status such as "5.1.1", or "" where none applies (the greeting,
+    the answer to HELO/EHLO, 354, 334). `text` is without CR; its lines are separated by LF.
+    """
+
+    code: int
+    enhanced: str
+    text: str
+
+    @property
+    def positive(self) -> bool:
+        """2yz or 3yz."""
+        return self.code < 400
+
+    @property
+    def transient(self) -> bool:
+        """4yz: the client should try again later."""
+        return 400 <= self.code < 500
+
+    @property
+    def permanent(self) -> bool:
+        """5yz: trying again unchanged is of no use."""
+        return self.code >= 500
+
+    @property
+    def status(self) -> str:
+        """The RFC 3463 status for a DSN: the enhanced code, or the class with ".0.0" where the peer gave none."""
+        return self.enhanced or f"{self.code // 100}.0.0"
+
+    def encode(self) -> bytes:
+        """The reply on the wire, CRLF at the end of each line; the enhanced code stands on each line (RFC 2034 §4)."""
+        prefix = f"{self.enhanced} " if self.enhanced else ""
+        lines = self.text.split("\n")
+        last = len(lines) - 1
+        # RFC 5321 §4.2: all lines but the last have a hyphen behind the code.
+        return "".join(
+            f"{self.code}{' ' if i == last else '-'}{prefix}{line}\r\n" for i, line in enumerate(lines)
+        ).encode("utf-8", "replace")
+
+    def __str__(self) -> str:
+        parts = [str(self.code), self.enhanced, self.text.replace("\n", " / ")]
+        return " ".join(part for part in parts if part)

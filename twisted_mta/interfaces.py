@@ -1,0 +1,436 @@
+"""Every seam of the server, as a zope.interface with its contract.
+
+An implementation runs the contract suite of its interface (`twisted_mta.testing.contracts`), so what is
+promised here is tested for each. Methods that return an Awaitable may be `async def` or return a Deferred;
+they are called in the reactor's thread, and never block it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import BinaryIO
+
+import attrs
+from zope.interface import Attribute, Interface
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient, WorkItem
+from twisted_mta.core.replies import Reply
+
+# --- The queue -----------------------------------------------------------------------------------
+
+
+class StoreFull(Exception):
+    """There is no room on the disk (or the quota is reached). Nothing was stored; trying later may work."""
+
+
+class IBodyWriter(Interface):
+    """A body on its way in. Small ones stay in memory, large ones go to a file; the caller can't tell."""
+
+    size = Attribute("Octets written so far.")
+
+    def write(data: bytes) -> Awaitable[None] | None:
+        """Append octets. An Awaitable means: stop producing until it is done (memory is bounded).
+
+        Raises StoreFull, or the Awaitable does; the writer is then of no use but for `abort`.
+        """
+
+    def abort() -> None:
+        """Forget the body. Idempotent, and harmless after the body was added to a queue."""
+
+
+class IStoredBody(Interface):
+    """A body that can be read any number of times while its message is in the queue."""
+
+    size = Attribute("Octets.")
+
+    def open() -> BinaryIO:
+        """A new file object at the start of the body: from memory, or a file's. The caller closes it."""
+
+
+@attrs.frozen(kw_only=True)
+class Update:
+    """What an attempt changes for one recipient: see IQueueStore.record."""
+
+    row: int
+    #: None: try again at `next_attempt`. Otherwise the recipient is done and leaves the active queue.
+    outcome: Outcome
+    next_attempt: float = 0.0
+    warned: bool = False
+
+
+class IQueueStore(Interface):
+    """The persistent queue. No method assumes that this is the only process working on it.
+
+    What `add` and `record` return from is durable: on disk, fsynced. Calls are batched into commits.
+    """
+
+    def new_body() -> IBodyWriter:
+        """Start to receive a body."""
+
+    def add(
+        messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
+    ) -> Awaitable[Sequence[WorkItem]]:
+        """Put messages that share one body into the queue, all or none; durable when the result is there.
+
+        With `claim` the new recipients belong to the caller at once, as from `claim_due`, and are returned; else the
+        result is empty. Raises StoreFull.
+        """
+
+    def claim_due(now: float, limit: int) -> Awaitable[Sequence[WorkItem]]:
+        """Take up to `limit` recipients whose next attempt is due, oldest due first; nobody else gets them until
+        `record` or `release`. Recipients of one message come in one WorkItem."""
+
+    def next_due() -> Awaitable[float | None]:
+        """The earliest next attempt among recipients that nobody has claimed; None when there is none."""
+
+    def body(message: QueuedMessage) -> Awaitable[IStoredBody]:
+        """The body of a message. Raises KeyError when it is gone."""
+
+    def record(updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()) -> Awaitable[None]:
+        """Note how attempts ended, in one commit, together with the messages they cause.
+
+        `new` are messages with a body of their own (bounces, warnings). Those of an Expanded outcome share the body
+        of the recipient's message. A message whose last recipient is done is removed, and so is a body without messages.
+        """
+
+    def release(rows: Sequence[int]) -> Awaitable[None]:
+        """Give claimed recipients back unattempted (shutdown)."""
+
+    def listing(limit: int = 1000) -> Awaitable[Sequence[WorkItem]]:
+        """The queue for an administrator, oldest first: messages with all their unfinished recipients."""
+
+    def find(queue_id: str) -> Awaitable[WorkItem | None]:
+        """One message with its unfinished recipients; None if it is not (any more) in the queue."""
+
+    def retry(queue_ids: Sequence[str] | None, now: float) -> Awaitable[int]:
+        """Make recipients due at once (None: all); returns how many. Those being delivered are left alone."""
+
+    def delete(queue_ids: Sequence[str]) -> Awaitable[int]:
+        """Remove messages without a bounce; returns how many. One that is being delivered is removed when that ends."""
+
+    def close() -> Awaitable[None]:
+        """Finish the commits under way and close. Claims that are still held are given back."""
+
+
+class IQueue(Interface):
+    """The running queue: what reception and the deliveries see of the queue manager."""
+
+    def new_body() -> IBodyWriter:
+        """See IQueueStore.new_body."""
+
+    def submit(messages: Sequence[NewMessage], body: IBodyWriter) -> Awaitable[None]:
+        """Queue messages over one body and start their delivery. Durable when done. Raises StoreFull."""
+
+
+# --- Delivery ------------------------------------------------------------------------------------
+
+
+class IDelivery(Interface):
+    """One transport. Attempts never raise for what goes wrong with a message: that is an Outcome."""
+
+    def destination(recipient: QueuedRecipient) -> str:
+        """The key by which recipients of one message share a transaction ("example.org"); fast, no I/O."""
+
+    def deliver(
+        message: QueuedMessage, body: IStoredBody, recipients: Sequence[QueuedRecipient], destination: str
+    ) -> Awaitable[Sequence[Outcome]]:
+        """Try once: one outcome for each recipient, in order. `recipients` share `destination`.
+
+        May be called again for the same (queue id, recipient) after a crash; a local delivery then finds its own
+        earlier work. An exception is a bug: the manager logs it and treats it as "try later".
+        """
+
+    def close() -> Awaitable[None]:
+        """Finish or cut off what is under way, close cached connections."""
+
+
+# --- Who exists ----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Account:
+    """One user with a mailbox. `name` is the login and the primary address ("alice@example.test")."""
+
+    name: str
+    #: Where the Maildir lies, absolute.
+    maildir: str
+
+
+class IDirectory(Interface):
+    """Who exists here: a snapshot in memory, replaced whole on reload. Pure look-ups, no I/O."""
+
+    def is_local(domain: str) -> bool:
+        """Whether mail for this domain (lower-case, or a literal in brackets) ends here."""
+
+    def account(address: Address) -> Account | None:
+        """The account whose mailbox this address is: exact, or without the +detail of its local part."""
+
+    def alias(address: Address) -> Sequence[str] | None:
+        """The targets of an alias, as written in the file (addresses, names, ``:include:``); None if it is no alias."""
+
+    def is_list(address: Address) -> bool:
+        """Whether it is the posting address of a mailing list."""
+
+
+class IAuthenticator(Interface):
+    """Checks passwords."""
+
+    def authenticate(login: str, password: bytes) -> Awaitable[Account | None]:
+        """The account if the password is right, else None. Takes as long for an unknown login as for a wrong password."""
+
+
+class IMailResolver(Interface):
+    """DNS as mail needs it. Answers are cached for their TTL; each look-up has a deadline of its own.
+
+    Methods raise `twisted_mta.core.route.NoSuchDomain` (NXDOMAIN) or `LookupFailed` (SERVFAIL, timeout);
+    an existing name without such records gives an empty sequence.
+    """
+
+    def mx(domain: str) -> Awaitable[Sequence[tuple[int, str]]]:
+        """(preference, host) pairs, unordered, hosts in lower case without the final dot; the null MX is (0, "")."""
+
+    def addresses(host: str) -> Awaitable[Sequence[str]]:
+        """The A and AAAA addresses of a host as text."""
+
+    def txt(name: str) -> Awaitable[Sequence[bytes]]:
+        """TXT records, each with its strings joined."""
+
+    def ptr(address: str) -> Awaitable[Sequence[str]]:
+        """The host names of an IP address."""
+
+
+# --- Receiving -----------------------------------------------------------------------------------
+
+
+@attrs.define
+class Peer:
+    """What is known of the other side of an SMTP session; grows as it talks."""
+
+    address: str
+    port: int
+    #: The role of the listener: "mx", "submission" or "submissions".
+    role: str = "mx"
+    helo: str = ""
+    #: Whether it greeted with EHLO.
+    esmtp: bool = False
+    #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" on a plaintext connection.
+    tls: str = ""
+    account: Account | None = None
+    #: For the logs: one short id a session.
+    session_id: str = ""
+
+
+class IPolicyCheck(Interface):
+    """One check of incoming mail. Each method gives a Reply to refuse with, or None to go on."""
+
+    def on_connect(peer: Peer) -> Awaitable[Reply | None] | Reply | None:
+        """The connection is there. A refusal is sent in place of the greeting."""
+
+    def on_helo(peer: Peer) -> Awaitable[Reply | None] | Reply | None:
+        """HELO or EHLO was given; `peer.helo` is set."""
+
+    def on_mail(peer: Peer, envelope: Envelope) -> Awaitable[Reply | None] | Reply | None:
+        """MAIL FROM; the envelope has no recipients yet."""
+
+    def on_rcpt(
+        peer: Peer, envelope: Envelope, recipient: Recipient
+    ) -> Awaitable[Reply | None] | Reply | None:
+        """RCPT TO; the envelope has the recipients accepted before."""
+
+    def on_message(peer: Peer, envelope: Envelope, header: bytes) -> Awaitable[Reply | None] | Reply | None:
+        """The message is complete; `header` is its header section."""
+
+
+class IMessageSink(Interface):
+    """Where the octets of one message go while it is received."""
+
+    def write(data: bytes) -> Awaitable[None] | None:
+        """As IBodyWriter.write, but never raises: what goes wrong is told by `finish`."""
+
+    def finish() -> Awaitable[Reply]:
+        """The message is complete: the reply to give. A 250 means that it is durable. Never raises."""
+
+    def abort() -> None:
+        """The session ended, or the message broke a rule: forget it."""
+
+
+class IReception(Interface):
+    """What an SMTP server session asks: the decisions about one peer's mail.
+
+    The methods may answer at once (a value) or later (an Awaitable). Replies are final: positive ones too are sent as given.
+    """
+
+    def connected(peer: Peer) -> Awaitable[Reply | None] | Reply | None:
+        """None to greet, or the refusal."""
+
+    def helo(peer: Peer) -> Awaitable[Reply | None] | Reply | None:
+        """None to go on, or the refusal."""
+
+    def mail(peer: Peer, envelope: Envelope) -> Awaitable[Reply] | Reply:
+        """MAIL FROM."""
+
+    def rcpt(peer: Peer, envelope: Envelope, recipient: Recipient) -> Awaitable[Reply] | Reply:
+        """RCPT TO."""
+
+    def verify(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
+        """VRFY."""
+
+    def authenticate(peer: Peer, login: str, password: bytes) -> Awaitable[Account | None]:
+        """AUTH with a password: the account, or None."""
+
+    def message(peer: Peer, envelope: Envelope) -> IMessageSink:
+        """DATA was given for an envelope with at least one recipient."""
+
+
+# --- Mailboxes -----------------------------------------------------------------------------------
+
+
+class MailboxError(Exception):
+    """The operation can't be done; the text says why, fit for an IMAP NO."""
+
+
+class NoSuchMailbox(MailboxError):
+    """There is no mailbox of that name (IMAP: [NONEXISTENT], [TRYCREATE] for APPEND and COPY)."""
+
+
+class MailboxExists(MailboxError):
+    """CREATE or RENAME to a name that is taken."""
+
+
+@attrs.frozen(kw_only=True)
+class MailboxInfo:
+    """One row of LIST."""
+
+    #: Unicode, "/" between levels; INBOX in capitals.
+    name: str
+    selectable: bool = True
+    has_children: bool = False
+    subscribed: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class MailboxStatus:
+    """The figures of STATUS, RFC 3501 §6.3.10."""
+
+    messages: int
+    recent: int
+    uid_next: int
+    uid_validity: int
+    unseen: int
+
+
+@attrs.frozen(kw_only=True)
+class MessageEntry:
+    """One message of an open mailbox."""
+
+    uid: int
+    #: System flags ("\\Seen") and keywords ("$Forwarded"), without \\Recent.
+    flags: frozenset[str]
+    #: Octets, CRLF line ends counted: exactly what `IMailbox.read` gives.
+    size: int
+    #: Unix time of arrival, seconds.
+    internal_date: float
+    recent: bool = False
+    #: A name that lasts for the life of the message: POP3 UIDL, RFC 1939 §7. 1 to 70 printable octets.
+    unique_name: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class MailboxChanges:
+    """What happened since the last look, to be told in this order."""
+
+    #: UIDs gone.
+    expunged: tuple[int, ...] = ()
+    #: Messages whose flags changed, as they are now.
+    changed: tuple[MessageEntry, ...] = ()
+    #: New messages, by rising UID.
+    added: tuple[MessageEntry, ...] = ()
+
+
+class IMailbox(Interface):
+    """One opened mailbox: a view that changes only through `refresh`, so sequence numbers stay put between them.
+
+    Other programs and sessions may change the mailbox at any time; `refresh` tells what they did.
+    """
+
+    name = Attribute("Its name.")
+    read_only = Attribute("Whether opened by EXAMINE: flags are not changed, \\Recent is not consumed.")
+    uid_validity = Attribute("RFC 3501 §2.3.1.1.")
+    uid_next = Attribute("The UID that the next message will have at least.")
+    entries = Attribute(
+        "The view: a list of MessageEntry by rising UID; the sequence number is the index + 1."
+    )
+
+    def refresh() -> Awaitable[MailboxChanges]:
+        """Look at the disk, bring `entries` up to date, and tell what changed, by whomever (but flag changes and expunges
+        made through this very object were told by the method that made them)."""
+
+    def read(uid: int) -> Awaitable[bytes]:
+        """The whole message, CRLF line ends. Raises MailboxError if it is gone."""
+
+    def set_flags(uids: Sequence[int], flags: Iterable[str], mode: str) -> Awaitable[Sequence[MessageEntry]]:
+        """`mode` is "set", "add" or "remove". Returns the entries as they now are (for those that still exist)."""
+
+    def expunge(uids: Sequence[int] | None = None) -> Awaitable[Sequence[int]]:
+        """Remove messages flagged \\Deleted (only among `uids` if given, RFC 4315) and return their UIDs.
+
+        `entries` no longer has them."""
+
+    def remove(uids: Sequence[int]) -> Awaitable[None]:
+        """Remove messages whatever their flags (POP3 QUIT); durable when done."""
+
+    def copy(uids: Sequence[int], target: str) -> Awaitable[tuple[int, Sequence[int]]]:
+        """Copy, all or none, with flags and dates: (UIDVALIDITY of the target, the new UIDs in order). Raises NoSuchMailbox."""
+
+    def watch(changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` whenever `refresh` might find something; returns what stops it. May call too often, never too late
+        by more than the store's polling interval."""
+
+    def close() -> Awaitable[None]:
+        """Let go of it. Nothing is expunged."""
+
+
+class IMailboxStore(Interface):
+    """The mailboxes of one account. Names are Unicode with "/" between levels; INBOX in any case is the inbox."""
+
+    def list_mailboxes() -> Awaitable[Sequence[MailboxInfo]]:
+        """All of them, INBOX first, then by name. Includes parents that exist only for their children (selectable False)."""
+
+    def subscriptions() -> Awaitable[Sequence[str]]:
+        """The subscribed names, whether or not they exist (RFC 3501 §6.3.6)."""
+
+    def subscribe(name: str, on: bool) -> Awaitable[None]:
+        """Subscribe, or unsubscribe with on=False."""
+
+    def create(name: str) -> Awaitable[None]:
+        """Raises MailboxExists, or MailboxError for a name that can't be."""
+
+    def delete(name: str) -> Awaitable[None]:
+        """Remove the mailbox and its messages; children stay. Raises NoSuchMailbox; MailboxError for INBOX."""
+
+    def rename(old: str, new: str) -> Awaitable[None]:
+        """With all children. INBOX: its messages move to the new mailbox and it stays, empty (RFC 3501 §6.3.5)."""
+
+    def status(name: str) -> Awaitable[MailboxStatus]:
+        """Raises NoSuchMailbox."""
+
+    def open(name: str, read_only: bool = False) -> Awaitable[IMailbox]:
+        """Open for a session. Raises NoSuchMailbox."""
+
+    def append(
+        name: str, message: bytes, flags: Iterable[str] = (), internal_date: float | None = None
+    ) -> Awaitable[tuple[int, int]]:
+        """Add a message, durable when done: (UIDVALIDITY, UID). Raises NoSuchMailbox, StoreFull."""
+
+
+class IMailboxes(Interface):
+    """Finds the mailboxes of an account, for the POP3 and IMAP servers."""
+
+    def of(account: Account) -> IMailboxStore:
+        """The store of that account; its INBOX exists from the first use."""
+
+
+#: A long answer of a session in parts (see core.effects.Core.answer).
+Parts = AsyncIterator[object]

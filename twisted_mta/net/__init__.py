@@ -1,0 +1,1 @@
+"""Twisted adapters: protocols, TLS contexts, the DNS resolver."""

@@ -1,0 +1,383 @@
+"""Runs a protocol core on a Twisted transport: one class for SMTP, POP3 and IMAP servers.
+
+`Session` performs the effects of a `core.effects.Core` and asks a `SessionHandler` what the core asks. It adds what
+every session needs: replies of a pipelined batch in one write, back-pressure in both directions, deadlines, TLS.
+`SessionFactory` counts and limits the sessions, and ends them when the server stops.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Protocol
+
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
+
+
+class SessionHandler(Protocol):
+    """What one session needs besides its core: the answers, and somewhere to put message octets."""
+
+    def attached(self, session: Session) -> None:
+        """The session exists; called once, before anything else. IDLE and the like keep it for `Session.perform`."""
+        ...
+
+    def ask(self, question: Any) -> Any:
+        """Answer an Ask: with a value, an Awaitable of one, or an AsyncIterator of the parts of a long answer."""
+        ...
+
+    def body(self, data: bytes) -> Awaitable[None] | None:
+        """Take a BodyChunk; an Awaitable holds the peer back until it is done."""
+        ...
+
+    def secured(self, tls: str) -> None:
+        """TLS is there: `tls` describes it ("TLSv1.3 TLS_AES_256_GCM_SHA384")."""
+        ...
+
+    def timeout(self) -> float:
+        """Seconds of silence to allow from now on."""
+        ...
+
+    def closed(self) -> None:
+        """The connection is gone: drop what is unfinished. Called once."""
+        ...
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class Session(protocol.Protocol):
+    """One connection of a server. `core` and `handler` belong to it alone."""
+
+    log = Logger()
+    factory: SessionFactory
+    #: A TCP, UNIX or in-memory transport; Twisted's interfaces are too many to name one.
+    transport: Any
+
+    def __init__(
+        self,
+        core: Core,
+        handler: SessionHandler,
+        clock: IReactorTime,
+        tls: IOpenSSLServerConnectionCreator | None = None,
+        implicit_tls: bool = False,
+    ) -> None:
+        self._core = core
+        self._handler = handler
+        self._clock = clock
+        self._tls = tls
+        self._implicit_tls = implicit_tls
+        self._effects: deque[Effect] = deque()
+        self._performing = False
+        #: What we wait for: the answer to an Ask or a slow body sink. At most one.
+        self._waiting: Deferred[Any] | None = None
+        self._closing = False
+        self._lost = False
+        self._timer: IDelayedCall | None = None
+        self._reading = True
+        self._write_blocked = False
+        self._drained: Deferred[None] | None = None
+        self._ended: list[Deferred[None]] = []
+        handler.attached(self)
+
+    # --- the transport's side ------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self.transport.registerProducer(self, True)
+        self._arm()
+        if not self._implicit_tls:
+            self.perform(self._core.greet())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._waiting is not None:
+            # One read more is buffered by the core, then the peer has to wait for us.
+            self._pause_reading()
+        else:
+            self._arm()
+        self.perform(self._core.receive(data))
+
+    def handshakeCompleted(self) -> None:
+        handle: Any = self.transport.getHandle()
+        self._handler.secured(f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}")
+        self._arm()
+        self.perform(self._core.secured())
+        if self._implicit_tls:
+            self.perform(self._core.greet())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = self._closing = True
+        self._effects.clear()
+        self._disarm()
+        if self._waiting is not None:
+            self._waiting.cancel()
+        self.resumeProducing()
+        self._handler.closed()
+        self.factory.session_ended(self)
+        for ended in self._ended:
+            ended.callback(None)
+
+    # IPushProducer: the transport's write buffer is full, or drained.
+
+    def pauseProducing(self) -> None:
+        self._write_blocked = True
+        self._arm()  # a peer that does not read is cut off by the same timer
+        self._pause_reading()
+
+    def resumeProducing(self) -> None:
+        self._write_blocked = False
+        if self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+        self._resume_reading()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; connectionLost follows."""
+
+    # --- the core's side -----------------------------------------------------------------------
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Perform effects in order; they queue behind those that still wait for an answer."""
+        self._effects.extend(effects)
+        if self._performing or self._lost:
+            return
+        self._performing = True
+        out: list[bytes] = []
+        try:
+            while self._effects and self._waiting is None and not self._closing:
+                self._perform_one(self._effects.popleft(), out)
+        finally:
+            self._performing = False
+            self._flush(out)
+
+    def _perform_one(self, effect: Effect, out: list[bytes]) -> None:
+        match effect:
+            case Send(data):
+                out.append(data)
+            case Ask(question):
+                self._ask(question, out)
+            case BodyChunk(data):
+                pending = self._handler.body(data)
+                if pending is not None:
+                    self._wait(pending, lambda _: ())
+            case StartTLS():
+                self._flush(out)
+                self.transport.startTLS(self._tls)
+            case Close():
+                self._flush(out)
+                self._closing = True
+                self.transport.loseConnection()
+
+    def _ask(self, question: Any, out: list[bytes]) -> None:
+        try:
+            answer = self._handler.ask(question)
+        except Exception:  # noqa: BLE001  one session's bug must not take the others down
+            self.log.failure("a question of the session failed")
+            self._effects.extendleft(reversed(self._core.fault()))
+            return
+        if isinstance(answer, AsyncIterator):
+            self._flush(out)
+            self._wait(self._pump(answer), lambda _: ())
+        elif inspect.isawaitable(answer):
+            self._wait(answer, self._core.answer)
+        else:
+            # Ahead of what may already be queued behind the question.
+            self._effects.extendleft(reversed(self._core.answer(answer)))
+
+    async def _pump(self, parts: AsyncIterator[object]) -> None:
+        """Give a long answer to the core part by part, no faster than the peer reads."""
+        part = await anext(parts, None)
+        more = True
+        while more:
+            following = await anext(parts, _END)
+            more = following is not _END
+            self._write_now(self._core.answer(part, more=more))
+            part = following
+            if self._write_blocked:
+                self._drained = Deferred()
+                await self._drained
+            if self._lost:
+                return
+
+    def _write_now(self, effects: Iterable[Effect]) -> None:
+        """Parts of an answer overtake what is queued: Sends at once, the rest (next commands) behind."""
+        out: list[bytes] = []
+        rest: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Send) and not rest:
+                out.append(effect.data)
+            else:
+                rest.append(effect)
+        self._effects.extend(rest)
+        self._flush(out)
+
+    def _wait(self, awaitable: Awaitable[Any], then: Callable[[Any], Iterable[Effect]]) -> None:
+        """Hold the effects until `awaitable` is done, then perform what `then` makes of its result."""
+        self._disarm()  # it is our turn, the peer may be silent
+
+        async def run() -> Any:
+            return await awaitable
+
+        waiting: Deferred[Any] = Deferred.fromCoroutine(run())
+        self._waiting = waiting
+
+        def succeeded(result: Any) -> None:
+            self._waiting = None
+            if not self._lost:
+                self._go_on(then(result))
+
+        def failed(failure: Failure) -> None:
+            self._waiting = None
+            if self._lost:
+                return  # cancelled because the peer left: nobody is there to be told
+            self.log.failure("a question of the session failed", failure=failure)
+            self._go_on(self._core.fault())
+
+        waiting.addCallback(succeeded).addErrback(failed)
+
+    def _go_on(self, effects: Iterable[Effect]) -> None:
+        self._effects.extendleft(reversed(list(effects)))
+        if not self._performing:
+            self.perform(())
+        if self._waiting is None:
+            self._arm()
+            self._resume_reading()
+
+    def _flush(self, out: list[bytes]) -> None:
+        if out and not self._lost:
+            self.transport.write(b"".join(out))
+            out.clear()
+
+    # --- deadlines and flow --------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        if self._lost:
+            return
+        delay = self._handler.timeout()
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(delay)
+        else:
+            self._timer = self._clock.callLater(delay, self._timed_out)
+
+    def _disarm(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _timed_out(self) -> None:
+        if self._write_blocked or self._closing:
+            self.transport.abortConnection()
+            return
+        self.perform(self._core.timed_out())
+        self._arm()  # and if it does not read even that, the next time is final
+
+    def _pause_reading(self) -> None:
+        if self._reading and not self._lost:
+            self._reading = False
+            self.transport.pauseProducing()
+
+    def _resume_reading(self) -> None:
+        if not self._reading and not self._lost and not self._write_blocked and self._waiting is None:
+            self._reading = True
+            self.transport.resumeProducing()
+
+    # --- the server's side ---------------------------------------------------------------------
+
+    def shut_down(self) -> Deferred[None]:
+        """Tell the peer that the server stops, once the question under way is answered; fires when it is gone."""
+        ended: Deferred[None] = Deferred()
+        self._ended.append(ended)
+        self.perform(self._core.shut_down())
+        return ended
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        self.transport.abortConnection()
+
+
+_END: Any = object()
+
+
+class SessionFactory(protocol.ServerFactory):
+    """Makes sessions, within limits. `make` builds one for a peer address; its errors refuse the connection."""
+
+    noisy = False
+    log = Logger()
+
+    def __init__(
+        self,
+        make: Callable[[IAddress | None], Session],
+        busy: bytes,
+        limit: int = 10000,
+        limit_per_address: int = 100,
+    ) -> None:
+        """`busy` is what a client over the limit is told before the connection is closed."""
+        self._make = make
+        self._busy = busy
+        self.limit = limit
+        self.limit_per_address = limit_per_address
+        self.sessions: set[Session] = set()
+        self._hosts: Counter[str] = Counter()
+        self._host_of: dict[Session, str] = {}
+
+    def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol | None:
+        host = getattr(addr, "host", "")
+        if len(self.sessions) >= self.limit or self._hosts[host] >= self.limit_per_address:
+            self.log.warn("too many connections, refusing {host}", host=host)
+            return _Refuse(self._busy)
+        session = self._make(addr)
+        session.factory = self
+        self.sessions.add(session)
+        self._hosts[host] += 1
+        self._host_of[session] = host
+        return session
+
+    def session_ended(self, session: Session) -> None:
+        """Called by each session once."""
+        self.sessions.discard(session)
+        host = self._host_of.pop(session, "")
+        self._hosts[host] -= 1
+        if self._hosts[host] <= 0:
+            del self._hosts[host]
+
+    async def shut_down(self, clock: IReactorTime, grace: float = 5.0) -> None:
+        """End all sessions: politely first, and after `grace` seconds by force."""
+        if not self.sessions:
+            return
+        ending = DeferredList([session.shut_down() for session in list(self.sessions)])
+
+        def abort_all() -> None:
+            for session in list(self.sessions):
+                session.abort()
+
+        force = clock.callLater(grace, abort_all)
+        await ending
+        if force.active():
+            force.cancel()
+
+
+class _Refuse(protocol.Protocol):
+    """Says one line and closes."""
+
+    transport: Any
+
+    def __init__(self, line: bytes) -> None:
+        self._line = line
+
+    def connectionMade(self) -> None:
+        self.transport.write(self._line)
+        self.transport.loseConnection()

@@ -1,0 +1,1 @@
+"""Decisions at connect, HELO, MAIL, RCPT and DATA."""

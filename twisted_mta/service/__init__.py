@@ -1,0 +1,1 @@
+"""What runs: reception, the queue manager, listeners, control."""

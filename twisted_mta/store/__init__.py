@@ -1,0 +1,1 @@
+"""What lasts: queue, mailboxes, accounts, aliases."""
