@@ -1,0 +1,1 @@
+"""Mailboxes as Maildir++ directories, with an index beside them."""

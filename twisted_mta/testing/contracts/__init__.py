@@ -1,0 +1,1 @@
+"""One test suite an interface: every implementation runs it."""
