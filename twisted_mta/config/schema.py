@@ -81,11 +81,15 @@ class MailingList:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """[routes] value: a host with a port. `mx` False: connect to `host` itself without an MX look-up."""
+    """A value of [relay.routes], and the smarthost. `mx` False: connect to `host` itself without an MX look-up."""
 
     host: str
     port: int = 25
     mx: bool = False
+    #: Log in there (AUTH, under TLS only) as this user; "": don't.
+    username: str = ""
+    #: The file whose first line is the password. It is read when it is needed, and never logged.
+    password_file: Path | None = None
 
 
 @attrs.frozen(kw_only=True)

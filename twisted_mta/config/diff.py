@@ -1,0 +1,54 @@
+"""What a reload changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from twisted_mta.config.lines import join_key
+from twisted_mta.config.schema import Accounts, Config, Dns, Limits, Queue, Relay, Route, Tls
+from twisted_mta.config.tables import KEYS
+
+#: The keys that a reload can't change, with the reason.
+NEEDS_RESTART = {
+    "hostname": "open sessions have greeted with it",
+    "data": "the queue is open there",
+    "user": "privileges are given up once",
+    "group": "privileges are given up once",
+    "listen": "sockets are bound before privileges are given up",
+    "log_format": "the log is open",
+}
+
+
+_TABLES = (Accounts, Config, Dns, Limits, Queue, Relay, Route, Tls)
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """The paths of the keys that differ, in the order of the schema: ["queue.expire", "relay.routes.\\"a.example\\""].
+
+    Arrays are named as a whole.
+    """
+    found: list[str] = []
+    _compare(old, new, "", found)
+    return found
+
+
+def restart_needed(changed: list[str]) -> dict[str, str]:
+    """Those of the changed keys that a reload leaves as they were, each with the reason."""
+    return {key: NEEDS_RESTART[key] for key in changed if key in NEEDS_RESTART}
+
+
+def _compare(old: Any, new: Any, key: str, found: list[str]) -> None:
+    if old == new:
+        return
+    if type(old) is type(new) and type(old) in _TABLES:
+        for field in attrs.fields(type(old)):
+            place = join_key(key, KEYS.get(field.name, field.name))
+            if place != "path":
+                _compare(getattr(old, field.name), getattr(new, field.name), place, found)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            _compare(old.get(name), new.get(name), join_key(key, name), found)
+    else:
+        found.append(key)

@@ -1,0 +1,126 @@
+"""Checks that look at the machine: do the files exist, can they be read, do certificate and key belong together?"""
+
+from __future__ import annotations
+
+import datetime
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted_mta.config.errors import quote
+from twisted_mta.config.fields import Reading
+from twisted_mta.config.lines import join_key
+from twisted_mta.config.schema import Config
+
+
+def check_files(config: Config, reading: Reading) -> None:
+    """Note files that are missing or unsuitable. What may merely not be readable for *us* is a warning."""
+    if not reading.is_bad("data") and config.data.exists() and not config.data.is_dir():
+        reading.problem("data", f"{quote(str(config.data))} is not a directory")
+    if not reading.is_bad("accounts"):
+        hint = '; "mta user add NAME" creates it'
+        if _is_file(config.accounts.file, "accounts.file", reading, hint):
+            _check_private(config.accounts.file, "accounts.file", reading)
+    if not reading.is_bad("aliases"):
+        for number, path in enumerate(config.aliases, 1):
+            _is_file(path, f"aliases[{number}]", reading)
+    routes = {join_key("relay.routes", domain): route for domain, route in config.relay.routes.items()}
+    if config.relay.smarthost is not None:
+        routes["relay.smarthost"] = config.relay.smarthost
+    for key, route in routes.items():
+        if route.password_file is not None and _is_file(route.password_file, f"{key}.password_file", reading):
+            _check_private(route.password_file, f"{key}.password_file", reading)
+    _check_identity(config.user, "user", pwd.getpwnam, reading)
+    _check_identity(config.group, "group", grp.getgrnam, reading)
+    if not reading.is_bad("tls") and config.tls.certificate and config.tls.key:
+        _check_pair(config.tls.certificate, config.tls.key, config.hostname, reading)
+
+
+def _is_file(path: Path, key: str, reading: Reading, hint: str = "") -> bool:
+    """Whether there is a file that we can read; what is not is noted."""
+    try:
+        is_file = path.is_file()
+    except PermissionError:
+        is_file = True
+    if not is_file:
+        what = "is not a file" if path.exists() else "does not exist"
+        reading.problem(key, f"{quote(str(path))} {what}{hint if not path.exists() else ''}")
+        return False
+    if not os.access(path, os.R_OK):
+        reading.problem(
+            key, f"{quote(str(path))} can't be read by this user, so it was not checked", warning=True
+        )
+        return False
+    return True
+
+
+def _check_private(path: Path, key: str, reading: Reading) -> None:
+    # Its group may read a key: Debian's ssl-cert group lives from that.
+    if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        reading.problem(key, f"{quote(str(path))} is open to other users: chmod 600 it", warning=True)
+
+
+def _check_identity(name: str, key: str, look_up: Callable[[str], object], reading: Reading) -> None:
+    if not name or reading.is_bad(key):
+        return
+    try:
+        look_up(name)
+    except KeyError:
+        reading.problem(key, f"there is no {key} {quote(name)} on this machine")
+
+
+def _check_pair(certificate: Path, key: Path, hostname: str, reading: Reading) -> None:
+    found = _is_file(certificate, "tls.certificate", reading), _is_file(key, "tls.key", reading)
+    if not all(found):
+        return
+    _check_private(key, "tls.key", reading)
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PublicFormat,
+        load_pem_private_key,
+    )
+
+    try:
+        first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    except ValueError:
+        reading.problem("tls.certificate", f"{quote(str(certificate))} has no PEM certificate")
+        return
+    try:
+        private = load_pem_private_key(key.read_bytes(), password=None)
+    except TypeError:
+        reading.problem("tls.key", f"{quote(str(key))} is encrypted: a server can't ask for its password")
+        return
+    except ValueError:
+        reading.problem("tls.key", f"{quote(str(key))} has no PEM private key")
+        return
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    if private.public_key().public_bytes(*form) != first.public_key().public_bytes(*form):
+        reading.problem("tls.key", f"{quote(str(key))} is not the key of {quote(str(certificate))}")
+    _check_certificate(first, hostname, reading)
+
+
+def _check_certificate(certificate: object, hostname: str, reading: Reading) -> None:
+    """Expired, or for another host: the server would run, its clients would complain."""
+    from cryptography import x509
+
+    assert isinstance(certificate, x509.Certificate)
+    now = datetime.datetime.now(datetime.UTC)
+    if certificate.not_valid_after_utc < now:
+        day = certificate.not_valid_after_utc.date()
+        reading.problem("tls.certificate", f"the certificate expired on {day}", warning=True)
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        names: list[str] = []
+    else:
+        names = [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
+    wildcard = "*." + hostname.partition(".")[2]
+    if not reading.is_bad("hostname") and hostname not in names and wildcard not in names:
+        listed = ", ".join(names) or "no name"
+        reading.problem(
+            "tls.certificate", f"the certificate is not for {quote(hostname)} but for {listed}", warning=True
+        )

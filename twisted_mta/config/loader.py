@@ -1,0 +1,78 @@
+"""Reads a configuration file: TOML in, `schema.Config` out, or everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted_mta.config import tables
+from twisted_mta.config.checks import check
+from twisted_mta.config.errors import ConfigErrors, Problem
+from twisted_mta.config.fields import Reading
+from twisted_mta.config.files import check_files as look_at_files
+from twisted_mta.config.lines import KeyLines
+from twisted_mta.config.schema import Config
+
+_POSITION = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
+#: A larger file is no configuration.
+MAX_FILE = 16 << 20
+
+
+def load(path: str | Path, *, check_files: bool = True) -> Config:
+    """Read and check a file. Raises ConfigErrors with everything that is wrong; warnings alone raise nothing.
+
+    Without `check_files` the files it names need not exist, as for the tool that creates them.
+    """
+    return load_with_warnings(path, check_files=check_files)[0]
+
+
+def load_with_warnings(path: str | Path, *, check_files: bool = True) -> tuple[Config, Sequence[Problem]]:
+    """As `load`, with the warnings."""
+    name = str(path)
+    text = _read(Path(path), name)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigErrors([_syntax_problem(error, text, name)]) from None
+    except RecursionError:
+        raise ConfigErrors([Problem(file=name, message="arrays or tables are nested too deeply")]) from None
+    absolute = Path(path).absolute()
+    reading = Reading(name, absolute.parent, KeyLines(text))
+    config = tables.config(document, reading, absolute)
+    check(config, reading)
+    if check_files:
+        look_at_files(config, reading)
+    problems = sorted(reading.problems, key=lambda problem: problem.line)
+    if not all(problem.warning for problem in problems):
+        raise ConfigErrors(problems)
+    return config, problems
+
+
+def _read(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            octets = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigErrors([Problem(file=name, message=f"can't be read: {error.strerror}")]) from None
+    if len(octets) > MAX_FILE:
+        raise ConfigErrors([Problem(file=name, message=f"is larger than {MAX_FILE >> 20} MB")])
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise ConfigErrors([Problem(file=name, line=line, message="is not UTF-8")]) from None
+
+
+def _syntax_problem(error: tomllib.TOMLDecodeError, text: str, name: str) -> Problem:
+    message = str(error)
+    position = _POSITION.search(message)
+    line = text.count("\n") + 1
+    if position is not None:
+        message = message[: position.start()]
+        line = int(position[1]) if position[1] else line
+    hint = ""
+    if message.startswith("Invalid value"):
+        hint = ' (text needs quotes: hostname = "mail.example.org")'
+    return Problem(file=name, line=line, message=f"TOML syntax: {message}{hint}")

@@ -1,0 +1,293 @@
+"""Which keys each table of the file has, and how each is read: the schema's classes, field by field.
+
+Defaults live in the schema. What the schema can't know (they depend on other keys) is added here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from twisted_mta.config import fields, schema
+from twisted_mta.config.errors import Invalid, did_you_mean, quote
+from twisted_mta.config.fields import PLACEHOLDER, Reader, Reading
+from twisted_mta.config.lines import join_key
+from twisted_mta.core.address import Address
+
+C = TypeVar("C")
+
+#: Where the field of the schema has another name than the key of the file.
+KEYS = {"lists": "list"}
+
+DEFAULT_DATA = "/var/lib/mta"
+DEFAULT_ACCOUNTS_FILE = "users"
+#: Below the data directory.
+DEFAULT_MAILDIR = "mail/{domain}/{local}"
+
+LISTEN: Mapping[str, Reader[Any]] = {"role": fields.role, "endpoint": fields.endpoint}
+TLS: Mapping[str, Reader[Any]] = {"certificate": fields.path, "key": fields.path}
+ACCOUNTS: Mapping[str, Reader[Any]] = {
+    "file": fields.path,
+    "maildir": fields.template,
+    "separator": fields.separator,
+}
+LIST: Mapping[str, Reader[Any]] = {
+    "address": fields.address,
+    "members": fields.array(fields.address),
+    "owner": fields.address,
+    "description": fields.text,
+    "members_only": fields.boolean,
+}
+ROUTE: Mapping[str, Reader[Any]] = {
+    "host": fields.text,
+    "port": fields.integer(1, 65535),
+    "mx": fields.boolean,
+    "username": fields.text,
+    "password_file": fields.path,
+}
+QUEUE: Mapping[str, Reader[Any]] = {
+    "schedule": fields.schedule,
+    "expire": fields.duration(60),
+    "warn_after": fields.duration(),
+    "bounce_quote": fields.size(),
+    "active": fields.integer(1, 1_000_000),
+}
+LIMITS: Mapping[str, Reader[Any]] = {
+    "message_size": fields.size(65536),  # RFC 5321 §4.5.3.1.7
+    "recipients": fields.integer(100, 1_000_000),  # RFC 5321 §4.5.3.1.8
+    "errors": fields.integer(1, 100_000),
+    "received_headers": fields.integer(10, 1000),
+    "connections": fields.integer(1, 1_000_000),
+    "connections_per_address": fields.integer(1, 1_000_000),
+    "smtp_timeout": fields.duration(1),
+    "login_timeout": fields.duration(1),
+    "pop3_timeout": fields.duration(1),
+    "imap_timeout": fields.duration(1),
+    "disk_reserve": fields.size(),
+}
+DNS: Mapping[str, Reader[Any]] = {
+    "servers": fields.array(fields.dns_server),
+    "timeout": fields.duration(0.1),
+}
+
+
+def table(
+    cls: Callable[..., C],
+    readers: Mapping[str, Reader[Any]],
+    defaults: Mapping[str, Any],
+    value: Any,
+    reading: Reading,
+    key: str,
+) -> C:
+    """Read one table into its class. Wrong and missing keys are noted, and `defaults` or the schema's stand in.
+
+    Raises Invalid when it is no table, or when a key is missing or wrong that nothing can stand in for.
+    """
+    if not isinstance(value, dict):
+        raise Invalid(
+            f"{quote(value)} is not a table: write [{key}] on a line of its own, and the keys below"
+        )
+    values = dict(defaults)
+    values.update(read_keys(readers, value, reading, key))
+    described: Any = cls
+    for field in attrs.fields(described):
+        if field.name in readers and field.name not in values and field.default is attrs.NOTHING:
+            name = KEYS.get(field.name, field.name)
+            if name not in value:
+                raise Invalid(f'"{name}" is missing')
+            raise _Unusable
+    return cls(**values)
+
+
+class _Unusable(Invalid):
+    """What is wrong with the table has been noted already."""
+
+
+def read_keys(
+    readers: Mapping[str, Reader[Any]], value: Mapping[str, Any], reading: Reading, key: str
+) -> dict[str, Any]:
+    """The fields that the file gives and that could be read; the others are noted."""
+    values: dict[str, Any] = {}
+    names = {KEYS.get(field, field): field for field in readers}
+    for name, raw in value.items():
+        place = join_key(key, name)
+        if name not in names:
+            reading.problem(place, f"unknown key{_unknown(name, names, key)}")
+            continue
+        try:
+            values[names[name]] = readers[names[name]](raw, reading, place)
+        except _Unusable:
+            continue
+        except Invalid as error:
+            reading.problem(place, str(error))
+    return values
+
+
+def _unknown(name: str, names: Mapping[str, str], key: str) -> str:
+    """What may have been meant by an unknown key: a similar one here, or one of another table."""
+    if hint := did_you_mean(name, names):
+        return hint
+    home = next((home for home, keys in _HOMES.items() if name in keys and home != key), None)
+    if home is not None:
+        return f"; it belongs {'above the first table' if not home else f'in [{home}]'}"
+    return f"; valid: {', '.join(names)}"
+
+
+def route(value: Any, reading: Reading, key: str) -> schema.Route:
+    """ "host", "host:port" or a table {host = ..., port = ..., mx = true}."""
+    if isinstance(value, str):
+        host, port = fields.host_and_port(value, 25)
+        return schema.Route(host=host, port=port)
+    if not isinstance(value, dict):
+        raise Invalid(
+            f'{quote(value)} is no route: write "host:port", or {{ host = "example.org", mx = true }}'
+        )
+    found = table(schema.Route, ROUTE, {}, value, reading, key)
+    try:
+        host, port = fields.host_and_port(found.host, found.port)
+    except Invalid as error:
+        reading.problem(join_key(key, "host"), str(error))
+        raise _Unusable from None
+    if "port" in value and port != found.port:
+        reading.problem(join_key(key, "port"), f"{found.port} contradicts the port in {quote(found.host)}")
+    if bool(found.username) != (found.password_file is not None):
+        missing = "password_file" if found.username else "username"
+        reading.problem(key, f'to log in there "{missing}" is needed too')
+    return attrs.evolve(found, host=host, port=port)
+
+
+def routes(value: Any, reading: Reading, key: str) -> dict[str, schema.Route]:
+    """Domain, or ".domain" for its subdomains -> route."""
+    if not isinstance(value, dict):
+        raise Invalid(
+            f'{quote(value)} is not a table: write [relay.routes], and below it "example.org" = "host:25"'
+        )
+    found: dict[str, schema.Route] = {}
+    for name, raw in value.items():
+        place = join_key(key, name)
+        try:
+            domain = fields.domain(name.removeprefix("."), reading, place)
+            found["." * name.startswith(".") + domain] = route(raw, reading, place)
+        except _Unusable:
+            continue
+        except Invalid as error:
+            reading.problem(place, str(error))
+    return found
+
+
+RELAY: Mapping[str, Reader[Any]] = {
+    "networks": fields.array(fields.network),
+    "smarthost": route,
+    "routes": routes,
+    "port": fields.integer(1, 65535),
+    "concurrency": fields.integer(1, 10_000),
+    "max_recipients": fields.integer(1, 100_000),
+    "keep_open": fields.duration(),
+}
+
+
+def _listen(value: Any, reading: Reading, key: str) -> schema.Listen:
+    return table(schema.Listen, LISTEN, {}, value, reading, key)
+
+
+def _tables(read: Reader[C]) -> Reader[tuple[C, ...]]:
+    """An array of tables; those that can't be used are noted and left out."""
+
+    def read_all(value: Any, reading: Reading, key: str) -> tuple[C, ...]:
+        if not isinstance(value, list):
+            raise Invalid(f"there may be several: write [[{key}]] with two brackets")
+        found: list[C] = []
+        for number, entry in enumerate(value, 1):
+            place = f"{key}[{number}]"
+            try:
+                found.append(read(entry, reading, place))
+            except _Unusable:
+                continue
+            except Invalid as error:
+                reading.problem(place, str(error))
+        return tuple(found)
+
+    return read_all
+
+
+#: The keys of the file above all tables, those read first in front.
+TOP: Mapping[str, Reader[Any]] = {
+    "hostname": fields.hostname,
+    "domains": fields.array(fields.domain, at_least=1),
+    "data": fields.path,
+    "postmaster": fields.address,
+    "user": fields.name,
+    "group": fields.name,
+    "greeting": fields.ascii_text,
+    "log_format": fields.choice("plain", "json"),
+    "aliases": fields.array(fields.path),
+    "listen": _tables(_listen),
+    "tls": partial(table, schema.Tls, TLS, {}),
+    "queue": partial(table, schema.Queue, QUEUE, {}),
+    "limits": partial(table, schema.Limits, LIMITS, {}),
+    "dns": partial(table, schema.Dns, DNS, {}),
+    "relay": partial(table, schema.Relay, RELAY, {}),
+}
+
+#: The keys of the tables that exist once, for hints about misplaced ones.
+_HOMES: Mapping[str, Mapping[str, Any]] = {
+    "": TOP,
+    "tls": TLS,
+    "accounts": ACCOUNTS,
+    "queue": QUEUE,
+    "limits": LIMITS,
+    "dns": DNS,
+    "relay": RELAY,
+}
+
+
+def config(value: dict[str, Any], reading: Reading, path: Path) -> schema.Config:
+    """Read the whole file. Always gives something: what is wrong is noted, and placeholders stand in for it."""
+    found: dict[str, Any] = {}
+
+    def read(readers: Mapping[str, Reader[Any]], *names: str) -> None:
+        found.update(read_keys(readers, {name: value[name] for name in names if name in value}, reading, ""))
+
+    read(TOP, "domains")
+    if found.get("domains"):
+        reading.domain = found["domains"][0]
+    read({**TOP, **_DEPENDENT}, *(name for name in value if name not in ("domains", "accounts", "list")))
+    for name, message in _MISSING.items():
+        if name not in value:
+            reading.problem(name, message)
+    stand_ins: dict[str, Any] = {
+        "hostname": PLACEHOLDER,
+        "domains": (),
+        "postmaster": Address("postmaster", reading.domain),
+        "listen": (),
+        "data": Path(DEFAULT_DATA),
+    }
+    found = stand_ins | found
+    accounts: dict[str, Any] = {
+        "file": reading.base / DEFAULT_ACCOUNTS_FILE,
+        "maildir": str(found["data"] / DEFAULT_MAILDIR),
+    }
+    found["accounts"] = schema.Accounts(**accounts)
+    read({"accounts": partial(table, schema.Accounts, ACCOUNTS, accounts)}, "accounts")
+    mailing_list = partial(table, schema.MailingList, LIST, {"owner": found["postmaster"]})
+    read({"lists": _tables(mailing_list)}, "list")
+    return schema.Config(path=path, **found)
+
+
+def _elsewhere(value: Any, reading: Reading, key: str) -> Any:
+    raise AssertionError(f"{key} is read on its own")
+
+
+#: Keys that are known, but read after those they depend on.
+_DEPENDENT: Mapping[str, Reader[Any]] = {"accounts": _elsewhere, "lists": _elsewhere}
+
+_MISSING = {
+    "hostname": 'missing: the full name of this machine, such as hostname = "mail.example.org"',
+    "domains": 'missing: the domains whose mail ends here, such as domains = ["example.org"]',
+    "postmaster": 'missing: who gets mail to the postmaster, such as postmaster = "alice"',
+    "listen": 'missing: without [[listen]] the server would do nothing; write [[listen]], role = "mx", endpoint = "tcp:25"',
+}
