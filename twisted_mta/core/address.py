@@ -7,10 +7,9 @@ import re
 
 import attrs
 
-#: RFC 5321 §4.5.3.1: octets in a local-part, a domain, and a path with its angle brackets.
+#: RFC 5321 §4.5.3.1: octets in a local-part and in a domain. Together they bound a path.
 MAX_LOCAL_PART = 64
 MAX_DOMAIN = 255
-MAX_PATH = 256
 
 # RFC 5322 §3.2.3 atext; RFC 6531 §3.3 adds every character beyond ASCII.
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]"
@@ -151,6 +150,4 @@ def parse_path(text: str) -> tuple[Address | None, str]:
     rest = rest.lstrip(" ")
     if not rest.startswith(">"):
         raise AddressError("the address does not end with >")
-    if len(local) + len(domain) + 3 > MAX_PATH + 64:  # longer than any path of legal parts
-        raise AddressError(f"the path is longer than {MAX_PATH} octets")
     return Address(local, domain), rest[1:]

@@ -123,8 +123,7 @@ class Session(protocol.Protocol):
         self._lost = self._closing = True
         self._effects.clear()
         self._disarm()
-        if self._waiting is not None:
-            self._waiting.cancel()
+        # What is under way (a commit, say) is not cancelled: its result only has nobody to go to.
         self.resumeProducing()
         self._handler.closed()
         self.factory.session_ended(self)
@@ -242,10 +241,9 @@ class Session(protocol.Protocol):
 
         def failed(failure: Failure) -> None:
             self._waiting = None
-            if self._lost:
-                return  # cancelled because the peer left: nobody is there to be told
             self.log.failure("a question of the session failed", failure=failure)
-            self._go_on(self._core.fault())
+            if not self._lost:
+                self._go_on(self._core.fault())
 
         waiting.addCallback(succeeded).addErrback(failed)
 

@@ -1,0 +1,219 @@
+"""core.smtp: properties that transcripts can't show. The rest is in tests/dialogs/smtp_server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from unittest import TestCase
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.sasl import Credentials
+from twisted_mta.core.smtp import questions as q
+from twisted_mta.core.smtp.commands import MAX_LINE
+from twisted_mta.core.smtp.data import DataReader
+from twisted_mta.core.smtp.server import MAX_GARBAGE, ServerSettings, SmtpServer
+
+OK = Reply(250, "2.0.0", "OK")
+
+
+def answer(question: Any) -> Any:
+    match question:
+        case q.MailFrom() | q.RcptTo() | q.Verify():
+            return OK
+        case q.EndMessage(refusal):
+            return refusal or OK
+        case q.Authenticate():
+            return True
+        case _:
+            return None
+
+
+class Run:
+    """Drives a core and notes what a peer and a message sink would see."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.core = SmtpServer(ServerSettings(hostname="mx", **settings))
+        self.output = b""
+        self.body = b""
+        self.messages: list[bytes | None] = []
+        self.closed = False
+        self.perform(self.core.greet())
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        pending = list(effects)
+        while pending:
+            match pending.pop(0):
+                case Send(data):
+                    self.output += data
+                case BodyChunk(data):
+                    self.body += data
+                case Ask(question):
+                    if isinstance(question, q.EndMessage):
+                        # What came of a refused message before the refusal depends on the split, and is forgotten.
+                        self.messages.append(None if question.refusal else self.body)
+                        self.body = b""
+                    pending[:0] = self.core.answer(answer(question))
+                case Close():
+                    self.closed = True
+
+    def feed(self, data: bytes, cuts: Iterable[int] = ()) -> Run:
+        start = 0
+        for cut in [*sorted(c % (len(data) + 1) for c in cuts), len(data)]:
+            self.perform(self.core.receive(data[start:cut]))
+            start = cut
+        return self
+
+
+COMMANDS = st.sampled_from(
+    [
+        b"EHLO client\r\n", b"HELO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY x\n",
+        b"hello\r\n..dot\r\n.\r\n", b".\r\n", b"\r\n.\r\n", b"\n.\n", b"\r.\r", b"\r\n", b"\r", b"\n", b".", b"\0", b"FOO\r\n", b"AUTH PLAIN\r\n",
+        b"STARTTLS\r\n", b"x" * 300, b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", b"QUIT\r\n",
+    ]
+)  # fmt: skip
+
+
+class SplitTests(TestCase):
+    @given(st.lists(COMMANDS, max_size=14).map(b"".join), st.lists(st.integers(0, 5000), max_size=12))
+    @example(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\nDATA\r\n", range(60))
+    def test_every_split_is_the_same(self, data: bytes, cuts: list[int]) -> None:
+        for settings in ({}, {"size_limit": 10, "error_limit": 3}):
+            whole, split, bytewise = (Run(**settings).feed(data, by) for by in ((), cuts, range(len(data))))
+            for other in (split, bytewise):
+                self.assertEqual(other.output, whole.output)
+                self.assertEqual(other.messages, whole.messages)
+                self.assertEqual(other.closed, whole.closed)
+
+    @given(st.binary(max_size=300))
+    def test_garbage_only_gets_replies(self, data: bytes) -> None:
+        run = Run(error_limit=1000).feed(data)
+        for line in run.output.splitlines():
+            self.assertRegex(line, rb"^[2-5][0-9][0-9][ -]")
+
+
+class DataReaderTests(TestCase):
+    @given(st.lists(st.sampled_from([b".", b"\r\n", b"a", b"..", b"\r\n."]), max_size=20).map(b"".join))
+    def test_stuffed_text_comes_out_as_it_was(self, text: bytes) -> None:
+        text = text if not text or text.endswith(b"\r\n") else text + b"\r\n"
+        stuffed = (b"\r\n" + text).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n"
+        reader = DataReader()
+        out, rest = b"", b""
+        for octet in range(len(stuffed)):
+            piece, rest = reader.feed(stuffed[octet : octet + 1])
+            out += piece
+        self.assertEqual((out, rest, reader.done), (text, b"", True))
+        self.assertEqual(reader.size, len(text))
+        self.assertFalse(reader.bare_newline)
+
+    def test_terminators(self) -> None:
+        """Only CRLF . CRLF ends a message: each other spelling is body, and marks the message as broken."""
+        for wrong in [
+            b"\n.\n",
+            b"\n.\r\n",
+            b"\r\n.\n",
+            b"\r.\r",
+            b"\r.\r\n",
+            b"\r\n.\r",
+            b"\r\n\0.\r\n",
+            b"\n\r.\n\r",
+            b"\r\r\n.\n",
+        ]:
+            for step in (1, 1000):
+                with self.subTest(wrong=wrong, step=step):
+                    reader = DataReader()
+                    stream = b"text" + wrong + b"MAIL FROM:<evil@example.org>\r\n"
+                    for start in range(0, len(stream), step):
+                        reader.feed(stream[start : start + step])
+                    self.assertFalse(reader.done)
+                    self.assertEqual(reader.bare_newline, b"\0" not in wrong)
+                    self.assertEqual(reader.feed(b".\r\nNOOP\r\n")[1], b"NOOP\r\n")
+                    self.assertTrue(reader.done)
+
+
+class BoundTests(TestCase):
+    def test_line_without_end(self) -> None:
+        run = Run()
+        for _ in range(MAX_GARBAGE // MAX_LINE + 2):
+            run.feed(b"x" * MAX_LINE)
+        self.assertIn(b"421 4.7.0", run.output)
+        self.assertTrue(run.closed)
+
+    def test_long_line(self) -> None:
+        run = Run().feed(b"NOOP " + b"x" * MAX_LINE + b"\r\nNOOP\r\n")
+        self.assertIn(b"500 5.5.2", run.output)
+        self.assertTrue(run.output.endswith(b"250 2.0.0 OK\r\n"))
+
+    def test_long_line_ends_a_sasl_exchange(self) -> None:
+        run = Run(submission=True)
+        run.core.secured()
+        run.feed(b"EHLO x\r\nAUTH PLAIN\r\n" + b"x" * (MAX_LINE + 9) + b"\r\nNOOP\r\n")
+        self.assertTrue(run.output.endswith(b"octets\r\n250 2.0.0 OK\r\n"))
+
+    def test_endless_message(self) -> None:
+        run = Run(size_limit=1000).feed(b"HELO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n")
+        for _ in range(MAX_GARBAGE // 50000 + 2):
+            run.feed(b"x" * 50000)
+        self.assertIn(b"421 4.3.4", run.output)
+        self.assertTrue(run.closed)
+        self.assertEqual(run.messages, [])
+
+    def test_long_host_name(self) -> None:
+        self.assertIn(b"501 5.5.4", Run().feed(b"EHLO " + b"x" * 256 + b"\r\n").output)
+
+
+class SurfaceTests(TestCase):
+    def test_refused_connection(self) -> None:
+        core = SmtpServer(ServerSettings(hostname="mx"))
+        core.greet()
+        self.assertEqual(
+            core.answer(Reply(554, "5.7.1", "Go away")), [Send(b"554 5.7.1 Go away\r\n"), Close()]
+        )
+
+    def test_faults(self) -> None:
+        """A bug of ours is a 451 and never the end of the session."""
+        core = SmtpServer(ServerSettings(hostname="mx", submission=False))
+        core.greet()
+        core.answer(None)
+        core.receive(b"HELO x\r\n")
+        self.assertEqual(core.fault()[0], Send(b"451 4.3.0 Something went wrong here; try again later\r\n"))
+        core.receive(b"HELO x\r\n")
+        core.answer(None)
+        core.receive(b"MAIL FROM:<a@b>\r\n")
+        core.answer(OK)
+        core.receive(b"RCPT TO:<a@b>\r\nDATA\r\n.\r\nNOOP\r\n")
+        core.answer(OK)
+        core.answer(None)
+        self.assertEqual([type(e) for e in core.fault()], [Send, Send])
+        self.assertIn(b"503", core.receive(b"RCPT TO:<a@b>\r\n")[0].data)  # type: ignore[union-attr]
+        with self.assertRaises(RuntimeError):
+            core.fault()
+        with self.assertRaises(RuntimeError):
+            core.answer(None)
+
+    def test_fault_while_logging_in(self) -> None:
+        core = SmtpServer(ServerSettings(hostname="mx", submission=True))
+        core.secured()
+        core.greet()
+        core.answer(None)
+        core.receive(b"EHLO x\r\n")
+        core.answer(None)
+        (ask,) = core.receive(b"AUTH PLAIN AGEAYg==\r\n")
+        self.assertEqual(ask, Ask(q.Authenticate("PLAIN", Credentials("a", b"b"))))
+        self.assertNotIn("b'b'", repr(ask))
+        core.fault()
+        self.assertIn(b"530", core.receive(b"MAIL FROM:<a@b>\r\n")[0].data)  # type: ignore[union-attr]
+
+    def test_shutdown_while_a_question_is_open(self) -> None:
+        """The answer still goes out, in front of the 421, and no further command is looked at."""
+        core = SmtpServer(ServerSettings(hostname="mx"))
+        core.greet()
+        core.answer(None)
+        core.receive(b"HELO x\r\nMAIL FROM:<a@b>\r\n")
+        later = core.shut_down()
+        self.assertEqual([type(e) for e in later], [Send, Close])
+        self.assertEqual([type(e) for e in core.answer(None)], [Send])
+        self.assertEqual(core.receive(b"NOOP\r\n"), [])

@@ -1,0 +1,115 @@
+"""The SMTP command grammar: a line becomes a verb and an argument, MAIL and RCPT their paths and parameters.
+
+RFC 5321 §4.1.1. Liberal where real clients differ: any case, stray spaces around the colon and the path, a path
+without its angle brackets.
+"""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from twisted_mta.core.address import Address, AddressError, parse_path
+from twisted_mta.core.replies import Reply
+
+#: RFC 5321 §4.5.3.1.4 allows 512 octets, extensions add to it, and RFC 4954 §4 asks for 12288 with AUTH.
+MAX_LINE = 12288
+
+# RFC 5321 §4.1.2: esmtp-param; the value may hold anything printable but "=" and space.
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_FROM = re.compile(r"FROM\s*:\s*", re.I)
+_TO = re.compile(r"TO\s*:\s*", re.I)
+
+
+class CommandError(Exception):
+    """The command can't be taken as it stands; `reply` tells the client why."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def syntax_error(text: str) -> CommandError:
+    """501 5.5.4: an argument is wrong."""
+    return CommandError(Reply(501, "5.5.4", text))
+
+
+@attrs.frozen
+class Command:
+    """One command line. `verb` is in capitals; `argument` is stripped of white space around it."""
+
+    verb: str
+    argument: str
+
+    @classmethod
+    def parse(cls, line: bytes) -> Command:
+        """Read a line without its CRLF. Raises CommandError where it is not text."""
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise CommandError(Reply(500, "5.5.2", "Commands are ASCII or UTF-8 text")) from None
+        if _CONTROL.search(text):
+            raise CommandError(Reply(500, "5.5.2", "Control characters have no place in a command"))
+        verb, _, argument = text.strip().replace("\t", " ").partition(" ")
+        return cls(verb.upper(), argument.strip())
+
+
+@attrs.frozen
+class PathArgument:
+    """The argument of MAIL or RCPT. `address` None is ``<>``; parameter names are in capitals."""
+
+    address: Address | None
+    parameters: dict[str, str]
+
+
+def parse_mail(argument: str) -> PathArgument:
+    """``FROM:<reverse-path> [parameters]``. Raises CommandError."""
+    return _path_argument(argument, _FROM, "MAIL FROM:<address>", "5.1.7")
+
+
+def parse_rcpt(argument: str) -> PathArgument:
+    """``TO:<forward-path> [parameters]``; never None or empty. Raises CommandError."""
+    result = _path_argument(argument, _TO, "RCPT TO:<address>", "5.1.3")
+    if result.address is None:
+        raise CommandError(Reply(501, "5.1.3", "A recipient can't be empty"))
+    if not result.address.domain and result.address.local.lower() != "postmaster":
+        # RFC 5321 §4.1.1.3: only postmaster may stand without a domain.
+        raise CommandError(Reply(553, "5.1.3", "A recipient needs a domain: <user@example.org>"))
+    return result
+
+
+def _path_argument(argument: str, keyword: re.Pattern[str], usage: str, status: str) -> PathArgument:
+    match = keyword.match(argument)
+    if match is None:
+        raise syntax_error(f"Syntax: {usage}")
+    text = argument[match.end() :]
+    if text and not text.startswith("<"):
+        bare, _, rest = text.partition(" ")
+        text = f"<{bare}> {rest}"
+    try:
+        address, rest = parse_path(text)
+    except AddressError as error:
+        raise CommandError(Reply(501, status, f"Bad address: {error}")) from None
+    if address is not None and not str(address).isascii():
+        # RFC 6531 §3.5: without SMTPUTF8 there is no way to pass such an address on.
+        raise CommandError(
+            Reply(553, "5.6.7", "Addresses beyond ASCII need SMTPUTF8, which is not offered here")
+        )
+    if rest and not rest.startswith(" "):
+        raise syntax_error(f"Syntax: {usage} and a space before parameters")
+    return PathArgument(address, _parameters(rest.split()))
+
+
+def _parameters(words: list[str]) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for word in words:
+        match = _PARAMETER.fullmatch(word)
+        if match is None:
+            raise syntax_error(f"Bad parameter {word[:40]!r}")
+        name = match[1].upper()
+        if name in result:
+            raise syntax_error(f"Parameter {name} stands twice")
+        result[name] = match[2] or ""
+    return result

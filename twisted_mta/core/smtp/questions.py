@@ -1,0 +1,69 @@
+"""What the SMTP server core asks (see core.effects.Ask), and the type of each answer."""
+
+from __future__ import annotations
+
+import attrs
+
+from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.sasl import Credentials
+
+
+@attrs.frozen
+class Connected:
+    """May this client talk to us? Answer: None to greet, or the Reply that refuses it."""
+
+
+@attrs.frozen
+class Hello:
+    """HELO or EHLO. Answer: None to go on, or the Reply that refuses it."""
+
+    name: str
+    esmtp: bool
+
+
+@attrs.frozen
+class MailFrom:
+    """Answer: a Reply; positive begins the transaction."""
+
+    envelope: Envelope
+
+
+@attrs.frozen
+class RcptTo:
+    """Answer: a Reply; positive adds the recipient to the envelope."""
+
+    envelope: Envelope
+    recipient: Recipient
+
+
+@attrs.frozen
+class Verify:
+    """VRFY. Answer: a Reply."""
+
+    argument: str
+
+
+@attrs.frozen
+class Authenticate:
+    """Answer: whether the credentials are right (bool)."""
+
+    mechanism: str
+    credentials: Credentials
+
+
+@attrs.frozen
+class BeginMessage:
+    """DATA: the body follows as BodyChunk effects. Answer: None, or the Reply that refuses it."""
+
+    envelope: Envelope
+
+
+@attrs.frozen
+class EndMessage:
+    """The body is complete. Answer: the Reply. With `refusal` the message broke a rule and must be forgotten."""
+
+    refusal: Reply | None = None
+
+
+Question = Connected | Hello | MailFrom | RcptTo | Verify | Authenticate | BeginMessage | EndMessage

@@ -1,0 +1,46 @@
+"""The trace that a receiving server adds: the Received field. RFC 5321 §4.4, RFC 3848."""
+
+from __future__ import annotations
+
+import re
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.message import format_date
+
+_UNSAFE = re.compile(r"[^\x21-\x27\x2a-\x5b\x5d-\x7e]")
+_MAX_NAME = 255
+
+
+def with_protocol(*, esmtp: bool, tls: bool, authenticated: bool) -> str:
+    """The "with" keyword of RFC 3848 (the IANA registry of mail transmission types)."""
+    if not esmtp:
+        return "SMTP"
+    return "ESMTP" + ("S" if tls else "") + ("A" if authenticated else "")
+
+
+def received_field(
+    *,
+    helo: str,
+    address: str,
+    hostname: str,
+    protocol: str,
+    queue_id: str,
+    recipient: Address | None,
+    timestamp: float,
+    tls: str = "",
+) -> bytes:
+    """A Received field with its CRLF.
+
+    `address` is the IP address of the client. `recipient` is named only where it is the only one: others may not
+    learn of each other (RFC 5321 §7.2). `timestamp` is in Unix seconds; the field gives UTC.
+    """
+    # What the client said goes into a header: nothing but plain printable characters, and no parentheses.
+    name = _UNSAFE.sub("?", helo)[:_MAX_NAME] or "unknown"
+    literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    lines = [f"Received: from {name} ({literal})"]
+    if tls:
+        lines.append(f"\t(using {tls})")
+    lines.append(f"\tby {hostname} with {protocol} id {queue_id}")
+    if recipient is not None and str(recipient).isascii():
+        lines.append(f"\tfor <{recipient}>")
+    return ("\r\n".join(lines) + f";\r\n\t{format_date(timestamp)}\r\n").encode()

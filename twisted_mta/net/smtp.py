@@ -1,0 +1,112 @@
+"""SMTP server sessions: joins the core (`core.smtp.server`) to an IReception."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.logger import Logger
+
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp import questions as q
+from twisted_mta.core.smtp.server import ServerSettings, SmtpServer
+from twisted_mta.interfaces import IMessageSink, IReception, Peer
+from twisted_mta.net.session import Session
+
+
+class SmtpHandler:
+    """Answers the questions of one SMTP session; a `net.session.SessionHandler`."""
+
+    log = Logger()
+
+    def __init__(self, reception: IReception, peer: Peer, idle: float) -> None:
+        self._reception = reception
+        self._peer = peer
+        self._idle = idle
+        #: Where the message under way goes; None between messages.
+        self._sink: IMessageSink | None = None
+
+    def attached(self, session: Session) -> None:
+        """See SessionHandler. SMTP never speaks unasked."""
+
+    def timeout(self) -> float:
+        """See SessionHandler."""
+        return self._idle
+
+    def secured(self, tls: str) -> None:
+        """See SessionHandler."""
+        self._peer.tls = tls
+
+    def closed(self) -> None:
+        """See SessionHandler."""
+        self._drop()
+
+    def body(self, data: bytes) -> Awaitable[None] | None:
+        """See SessionHandler."""
+        assert self._sink is not None  # the core asks BeginMessage first
+        return self._sink.write(data)
+
+    def ask(self, question: q.Question) -> Any:
+        """See SessionHandler."""
+        peer, reception = self._peer, self._reception
+        match question:
+            case q.RcptTo(envelope, recipient):
+                return reception.rcpt(peer, envelope, recipient)
+            case q.MailFrom(envelope):
+                return reception.mail(peer, envelope)
+            case q.BeginMessage(envelope):
+                self._sink = reception.message(peer, envelope)
+                return None
+            case q.EndMessage(None):
+                assert self._sink is not None  # the core asks BeginMessage first
+                sink, self._sink = self._sink, None
+                return sink.finish()
+            case q.EndMessage(Reply() as refusal):
+                self._drop()
+                return self._refuse(refusal)
+            case q.Hello(name, esmtp):
+                peer.helo, peer.esmtp = name, esmtp
+                return reception.helo(peer)
+            case q.Connected():
+                return reception.connected(peer)
+            case q.Authenticate():
+                return self._authenticate(question)
+            case q.Verify(argument):
+                return reception.verify(peer, argument)
+
+    async def _authenticate(self, question: q.Authenticate) -> bool:
+        credentials = question.credentials
+        account = await self._reception.authenticate(self._peer, credentials.login, credentials.password)
+        self._peer.account = account
+        return account is not None
+
+    def _refuse(self, refusal: Reply) -> Reply:
+        self.log.info(
+            "message from {peer} refused: {reply}",
+            peer=self._peer.address,
+            session=self._peer.session_id,
+            reply=str(refusal),
+        )
+        return refusal
+
+    def _drop(self) -> None:
+        if self._sink is not None:
+            self._sink.abort()
+            self._sink = None
+
+
+def smtp_session(
+    settings: ServerSettings,
+    reception: IReception,
+    peer: Peer,
+    clock: IReactorTime,
+    *,
+    idle: float,
+    tls: IOpenSSLServerConnectionCreator | None = None,
+    implicit_tls: bool = False,
+) -> Session:
+    """A session ready for a transport. `idle` is in seconds; `tls` None turns STARTTLS off."""
+    settings = attrs.evolve(settings, tls_available=tls is not None)
+    return Session(SmtpServer(settings), SmtpHandler(reception, peer, idle), clock, tls, implicit_tls)

@@ -1,0 +1,34 @@
+"""The check that objects to nothing, for those that look at one stage only."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.replies import Reply
+from twisted_mta.interfaces import IPolicyCheck, Peer
+
+
+@implementer(IPolicyCheck)
+class Accepting:
+    """Lets everything pass."""
+
+    def on_connect(self, peer: Peer) -> Reply | None:
+        """See IPolicyCheck."""
+        return None
+
+    def on_helo(self, peer: Peer) -> Reply | None:
+        """See IPolicyCheck."""
+        return None
+
+    def on_mail(self, peer: Peer, envelope: Envelope) -> Reply | None:
+        """See IPolicyCheck."""
+        return None
+
+    def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        """See IPolicyCheck."""
+        return None
+
+    def on_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Reply | None:
+        """See IPolicyCheck."""
+        return None

@@ -1,0 +1,76 @@
+"""Who may send where: no open relay, and no mail for users that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from zope.interface import implementer
+
+from twisted_mta.config.schema import Network
+from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.expand import resolves
+from twisted_mta.core.message import count_fields
+from twisted_mta.core.replies import Reply
+from twisted_mta.interfaces import IDirectory, IPolicyCheck, Peer
+from twisted_mta.policy.base import Accepting
+
+_DENIED = Reply(550, "5.7.1", "Relaying denied: we do not take mail for that domain from you")
+
+
+@implementer(IPolicyCheck)
+class RelayCheck(Accepting):
+    """Mail for other domains is taken from users who logged in and from the configured networks only."""
+
+    def __init__(self, directory: IDirectory, networks: Sequence[Network]) -> None:
+        self._directory = directory
+        self._networks = tuple(networks)
+
+    def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        """See IPolicyCheck."""
+        domain = recipient.address.domain
+        # RFC 5321 §4.1.1.3: a bare postmaster is ours.
+        if not domain or self._directory.is_local(domain) or peer.account is not None or self._trusts(peer):
+            return None
+        return _DENIED  # RFC 5321 §3.6.2, RFC 3463 §3.8
+
+    def _trusts(self, peer: Peer) -> bool:
+        if not self._networks:
+            return False
+        address = ip_address(peer.address)
+        return any(address in network for network in self._networks)
+
+
+@implementer(IPolicyCheck)
+class RecipientCheck(Accepting):
+    """Mail for a local domain is taken only where it can be delivered."""
+
+    def __init__(self, directory: IDirectory) -> None:
+        self._directory = directory
+
+    def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        """See IPolicyCheck."""
+        address = recipient.address
+        if address.domain and not self._directory.is_local(address.domain):
+            return None
+        if resolves(address, self._directory):
+            return None
+        # RFC 5321 §3.3, RFC 3463 §3.2: said now, the sender learns it from its own server.
+        return Reply(550, "5.1.1", f"<{address}> No such user here")
+
+
+@implementer(IPolicyCheck)
+class LoopCheck(Accepting):
+    """A message that passed too many servers goes round in circles: RFC 5321 §6.3."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def on_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Reply | None:
+        """See IPolicyCheck."""
+        hops = count_fields(header, "Received")
+        if hops <= self._limit:
+            return None
+        return Reply(
+            554, "5.4.6", f"Routing loop: the message has {hops} Received fields, the limit is {self._limit}"
+        )

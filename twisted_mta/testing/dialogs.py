@@ -1,0 +1,120 @@
+"""Readable transcripts of protocol sessions, played against a core.
+
+A transcript is a text file::
+
+    # A comment.
+    set size_limit=1000 submission=true
+    S: 220 mx.example.test ESMTP
+    C: HELO client.example.org
+    S: 250 mx.example.test greets client.example.org
+    C| RSET\\r\\nNOOP\\r\\n
+    S: 250 2.0.0 OK
+    S: 250 2.0.0 OK
+    event: timeout
+    S: 421 4.4.2 mx.example.test Timeout, closing the connection
+    closed
+
+``C:`` sends a line with CRLF, ``C|`` sends exactly what it says after Python escapes; ``event:`` is "tls" (the
+handshake is done), "timeout" or "shutdown"; ``body:`` is one line of a message handed on, ``starttls`` and
+``closed`` what the core asked of the transport. Playing gives the transcript as it really went.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import attrs
+
+from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
+
+S = TypeVar("S", bound=attrs.AttrsInstance)
+
+
+@attrs.frozen
+class Transcript:
+    """A parsed transcript: its settings and its lines, comments and blank lines left out."""
+
+    settings: dict[str, Any]
+    lines: list[str]
+
+    @classmethod
+    def parse(cls, text: str) -> Transcript:
+        """Read a transcript file."""
+        settings: dict[str, Any] = {}
+        lines: list[str] = []
+        for line in text.splitlines():
+            if line.startswith("set "):
+                for word in line[4:].split():
+                    key, _, value = word.partition("=")
+                    settings[key] = (
+                        int(value)
+                        if value.isdigit()
+                        else value == "true"
+                        if value in ("true", "false")
+                        else value
+                    )
+            elif line.strip() and not line.startswith("#"):
+                lines.append(line)
+        return cls(settings, lines)
+
+    def configure(self, settings: S) -> S:
+        """The settings with those that the transcript sets."""
+        return attrs.evolve(settings, **self.settings)
+
+
+def play(core: Core, lines: Iterable[str], answer: Callable[[Any], Any]) -> list[str]:
+    """Feed the client's lines and events of a transcript to `core`; the transcript as it really went.
+
+    `answer` answers the core's questions at once.
+    """
+    output: list[str] = []
+    sent = bytearray()
+    body = bytearray()
+
+    def flush(prefix: str, octets: bytearray) -> None:
+        text = octets.decode("utf-8", "backslashreplace")
+        octets.clear()
+        output.extend((prefix + line).rstrip() for line in text.removesuffix("\r\n").split("\r\n") if text)
+
+    def perform(effects: Iterable[Effect]) -> None:
+        pending = list(effects)
+        while pending:
+            match pending.pop(0):
+                case Send(data):
+                    sent.extend(data)
+                case BodyChunk(data):
+                    body.extend(data)
+                case Ask(question):
+                    if body:  # only now it is known to be complete
+                        flush("S: ", sent)
+                        flush("body: ", body)
+                    pending[:0] = core.answer(answer(question))
+                case StartTLS():
+                    flush("S: ", sent)
+                    output.append("starttls")
+                case Close():
+                    flush("S: ", sent)
+                    output.append("closed")
+
+    events = {"tls": core.secured, "timeout": core.timed_out, "shutdown": core.shut_down}
+    perform(core.greet())
+    for line in lines:
+        kind, text = line[:3].ljust(3), line[3:]
+        if kind == "C: ":
+            given = text.encode() + b"\r\n"
+        elif kind == "C| ":
+            given = codecs.escape_decode(text.encode())[0]
+        elif line.startswith("event: "):
+            flush("S: ", sent)
+            output.append(line)
+            perform(events[line.removeprefix("event: ")]())
+            continue
+        else:
+            continue
+        flush("S: ", sent)
+        output.append(line)
+        perform(core.receive(given))
+    flush("S: ", sent)
+    return output
