@@ -38,6 +38,8 @@ def _check_domains(config: Config, reading: Reading) -> None:
 def _check_listen(config: Config, reading: Reading) -> None:
     if reading.is_bad("listen"):
         return
+    if not config.listen:
+        reading.problem("listen", "the array is empty: the server would do nothing")
     seen: list[tuple[str, str, str]] = []
     for number, listen in enumerate(config.listen, 1):
         key = f"listen[{number}]"

@@ -163,7 +163,7 @@ def path(value: Any, reading: Reading, key: str) -> Path:
     """A path, relative to the directory of the configuration file."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise Invalid(f"{quote(value)} is not a path: write it in quotes")
-    return reading.base / Path(value).expanduser()
+    return reading.base / value
 
 
 def template(value: Any, reading: Reading, key: str) -> str:
