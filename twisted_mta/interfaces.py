@@ -14,7 +14,9 @@ import attrs
 from zope.interface import Attribute, Interface
 
 from twisted_mta.core.address import Address
+from twisted_mta.core.aliases import Alias, Target
 from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.lists import MailingList
 from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.core.replies import Reply
 
@@ -159,19 +161,41 @@ class Account:
 
 
 class IDirectory(Interface):
-    """Who exists here: a snapshot in memory, replaced whole on reload. Pure look-ups, no I/O."""
+    """Who exists here: a snapshot in memory, replaced whole on reload. Pure look-ups, no I/O.
+
+    It says what is written where; what follows from that (the order of look-ups, chains, loops) is
+    `twisted_mta.core.expand`. Addresses have a domain (not the bare ``postmaster``) and ignore case.
+    """
 
     def is_local(domain: str) -> bool:
         """Whether mail for this domain (lower-case, or a literal in brackets) ends here."""
 
+    def first_domain() -> str:
+        """The local domain that completes names without one."""
+
+    def postmaster() -> Address:
+        """Who gets the mail for postmaster in every local domain."""
+
     def account(address: Address) -> Account | None:
         """The account whose mailbox this address is: exact, or without the +detail of its local part."""
 
-    def alias(address: Address) -> Sequence[str] | None:
-        """The targets of an alias, as written in the file (addresses, names, ``:include:``); None if it is no alias."""
+    def without_detail(address: Address) -> Address | None:
+        """The address without its +detail; None if it has none."""
 
-    def is_list(address: Address) -> bool:
-        """Whether it is the posting address of a mailing list."""
+    def alias(address: Address) -> Alias | None:
+        """The alias of exactly this name: of the full address, else of the local part in any domain."""
+
+    def catch_all(domain: str) -> Alias | None:
+        """The alias for what nobody else in the domain takes."""
+
+    def include(path: str) -> Sequence[Target]:
+        """The targets in an ``:include:`` file, by the path in the `Include`; none if it could not be read."""
+
+    def mailing_list(address: Address) -> MailingList | None:
+        """The list whose posting address this is."""
+
+    def list_owner(address: Address) -> MailingList | None:
+        """The list whose -owner, -bounces or -request address this is."""
 
 
 class IAuthenticator(Interface):
