@@ -1,0 +1,85 @@
+"""Reads the replies of an SMTP server, split anywhere. RFC 5321 §4.2, RFC 2034 §4."""
+
+from __future__ import annotations
+
+import re
+
+from twisted_mta.core.replies import Reply
+
+#: RFC 5321 §4.5.3.1.5 has 512 octets for a reply line; some peers write essays.
+MAX_LINE = 2048
+#: An EHLO answer has some twenty lines.
+MAX_LINES = 100
+
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.S)
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|$)")
+_CONTROL = {**dict.fromkeys([*range(32), *range(127, 160)], "?"), 9: " "}
+
+
+class ReplyError(Exception):
+    """What the peer sent is no SMTP reply, or exceeds our bounds. The parser is then of no more use."""
+
+
+class ReplyParser:
+    """Give it octets with `feed`, then take replies with `next` until there is none."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = 0
+        self._lines: list[str] = []
+
+    def feed(self, data: bytes) -> None:
+        """Add octets from the peer."""
+        self._buffer += data
+
+    def clear(self) -> None:
+        """Forget everything that was received and not yet taken."""
+        self._buffer.clear()
+        self._code = 0
+        self._lines = []
+
+    def next(self) -> Reply | None:
+        """The next complete reply, or None until more arrives. Raises ReplyError."""
+        while True:
+            end = self._buffer.find(b"\n", 0, MAX_LINE + 1)
+            if end < 0:
+                if len(self._buffer) > MAX_LINE:
+                    raise ReplyError("a reply line is too long")
+                return None
+            line = bytes(self._buffer[:end]).removesuffix(b"\r")
+            del self._buffer[: end + 1]
+            if self._last(line):
+                return self._reply()
+
+    def _last(self, line: bytes) -> bool:
+        """Take in one line; whether it ends its reply."""
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ReplyError(f"not an SMTP reply: {_text(line[:80])!r}")
+        code = int(match[1])
+        if self._lines and code != self._code:  # RFC 5321 §4.2.1: the code is the same on each line
+            raise ReplyError(f"a reply changes its code from {self._code} to {code}")
+        if len(self._lines) == MAX_LINES:
+            raise ReplyError("a reply has too many lines")
+        self._code = code
+        self._lines.append(_text(match[3] or b""))
+        return match[2] != b"-"
+
+    def _reply(self) -> Reply:
+        lines, self._lines = self._lines, []
+        match = _ENHANCED.match(lines[0])
+        # RFC 2034 §4: the class of the status is the first digit of the code; anything else is plain text.
+        if match is None or match[1][0] != str(self._code)[0]:
+            return Reply(self._code, "", "\n".join(lines))
+        stripped = [_strip(line, match[1]) for line in lines]
+        return Reply(self._code, match[1], "\n".join(stripped))
+
+
+def _text(raw: bytes) -> str:
+    """Octets of a peer as text that is safe to log and to quote."""
+    return raw.decode("utf-8", "replace").translate(_CONTROL)
+
+
+def _strip(line: str, enhanced: str) -> str:
+    """RFC 2034 §4: each line of a reply repeats the status code."""
+    return line[len(enhanced) :].lstrip(" ") if line.startswith(enhanced) else line
