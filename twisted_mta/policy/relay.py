@@ -53,10 +53,9 @@ class RecipientCheck(Accepting):
         address = recipient.address
         if address.domain and not self._directory.is_local(address.domain):
             return None
-        if resolves(address, self._directory):
-            return None
-        # RFC 5321 §3.3, RFC 3463 §3.2: said now, the sender learns it from its own server.
-        return Reply(550, "5.1.1", f"<{address}> No such user here")
+        problem = resolves(address, self._directory)
+        # RFC 5321 §3.3: said now, the sender learns it from its own server and no bounce is needed.
+        return None if problem is None else problem.reply
 
 
 @implementer(IPolicyCheck)

@@ -1,0 +1,305 @@
+"""Reception: decides about one peer's mail and puts what is accepted into the queue.
+
+The way of a message through here: `Reception.mail` and `.rcpt` ask the policy checks; `.message` opens an
+`Incoming`, which streams the body into the queue's store; `Incoming.finish` shows the header to the checks, expands
+the recipients, and answers 250 once the queue says that everything is on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.expand import route
+from twisted_mta.core.message import first_field, header_length
+from twisted_mta.core.queue import NewMessage
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.trace import received_field, received_locally_field, with_protocol
+from twisted_mta.interfaces import (
+    Account,
+    IAuthenticator,
+    IBodyWriter,
+    IDirectory,
+    IMessageSink,
+    IPolicyCheck,
+    IQueue,
+    IReception,
+    Peer,
+    StoreFull,
+)
+
+#: Octets of a header section that the checks see; a longer one is judged by its beginning.
+MAX_HEADER = 1 << 18
+
+_SENDER_OK = Reply(250, "2.1.0", "Sender OK")
+_RECIPIENT_OK = Reply(250, "2.1.5", "Recipient OK")
+_FULL = Reply(452, "4.3.1", "No room on the disk here, try again later")
+_FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
+#: RFC 5321 §3.5.3: we neither confirm nor deny, so that nobody can harvest addresses.
+_CANNOT_VERIFY = Reply(252, "2.1.5", "Send the mail and we will try")
+
+Verdict = Awaitable[Reply | None] | Reply | None
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What a configuration says about receiving; replaced whole on reload."""
+
+    hostname: str
+    #: Seconds that a message may stay in the queue.
+    expire: float
+    #: In the order in which they are asked; the first that objects decides.
+    checks: tuple[IPolicyCheck, ...]
+
+
+@implementer(IReception)
+class Reception:
+    """The decisions for all SMTP listeners. `seconds` tells the Unix time, `ids` makes queue ids."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        rules: Rules,
+        directory: IDirectory,
+        queue: IQueue,
+        authenticator: IAuthenticator,
+        ids: Callable[[], str],
+        seconds: Callable[[], float],
+    ) -> None:
+        self.rules = rules
+        self.directory = directory
+        self.queue = queue
+        self.ids = ids
+        self.seconds = seconds
+        self._authenticator = authenticator
+
+    def connected(self, peer: Peer) -> Verdict:
+        """See IReception."""
+        return self._judge(lambda check: check.on_connect(peer), None)
+
+    def helo(self, peer: Peer) -> Verdict:
+        """See IReception."""
+        return self._judge(lambda check: check.on_helo(peer), None)
+
+    def mail(self, peer: Peer, envelope: Envelope) -> Verdict:
+        """See IReception."""
+        return self._judge(lambda check: check.on_mail(peer, envelope), _SENDER_OK)
+
+    def rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Verdict:
+        """See IReception."""
+        return self._judge(lambda check: check.on_rcpt(peer, envelope, recipient), _RECIPIENT_OK)
+
+    def judge_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Verdict:
+        """The last word of the checks; None to accept."""
+        return self._judge(lambda check: check.on_message(peer, envelope, header), None)
+
+    def verify(self, peer: Peer, argument: str) -> Reply:
+        """See IReception."""
+        return _CANNOT_VERIFY
+
+    async def authenticate(self, peer: Peer, login: str, password: bytes) -> Account | None:
+        """See IReception."""
+        account = await self._authenticator.authenticate(login, password)
+        if account is None:
+            self.log.warn(
+                "login as {login!r} from {peer} failed",
+                login=login,
+                peer=peer.address,
+                session=peer.session_id,
+            )
+        return account
+
+    def message(self, peer: Peer, envelope: Envelope) -> IMessageSink:
+        """See IReception."""
+        return Incoming(self, peer, envelope)
+
+    def _judge(self, ask: Callable[[IPolicyCheck], Verdict], otherwise: Reply | None) -> Verdict:
+        """The first refusal, else `otherwise`; without a detour as long as the checks answer at once."""
+        checks = self.rules.checks
+        for index, check in enumerate(checks):
+            verdict = ask(check)
+            if isinstance(verdict, Reply):
+                return self._refused(verdict)
+            if verdict is not None:
+                return self._judge_on(verdict, checks[index + 1 :], ask, otherwise)
+        return otherwise
+
+    async def _judge_on(
+        self,
+        pending: Awaitable[Reply | None],
+        checks: Sequence[IPolicyCheck],
+        ask: Callable[[IPolicyCheck], Verdict],
+        otherwise: Reply | None,
+    ) -> Reply | None:
+        refusal = await pending
+        for check in checks:
+            if refusal is not None:
+                break
+            verdict = ask(check)
+            refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
+        return otherwise if refusal is None else self._refused(refusal)
+
+    def _refused(self, reply: Reply) -> Reply:
+        self.log.info("refused: {reply}", reply=str(reply))
+        return reply
+
+
+@implementer(IMessageSink)
+class Incoming:
+    """One message on its way from a peer into the queue."""
+
+    log = Logger()
+
+    def __init__(self, reception: Reception, peer: Peer, envelope: Envelope) -> None:
+        self._reception = reception
+        self._peer = peer
+        self._envelope = envelope
+        self._body: IBodyWriter = reception.queue.new_body()
+        self._header = b""
+        self._in_header = True
+        self._failure: Reply | None = None
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """See IMessageSink."""
+        if self._failure is not None:
+            return None
+        if self._in_header:
+            self._keep_header(data)
+        try:
+            pending = self._body.write(data)
+        except StoreFull:
+            self._failure = _FULL
+            return None
+        return None if pending is None else self._written(pending)
+
+    async def _written(self, pending: Awaitable[None]) -> None:
+        try:
+            await pending
+        except StoreFull:
+            self._failure = _FULL
+
+    def _keep_header(self, data: bytes) -> None:
+        header = self._header + data
+        length = header_length(header)
+        self._in_header = length == len(header) and length < MAX_HEADER and not header.endswith(b"\r\n\r\n")
+        self._header = header[: min(length, MAX_HEADER)]
+
+    def abort(self) -> None:
+        """See IMessageSink."""
+        self._body.abort()
+
+    async def finish(self) -> Reply:
+        """See IMessageSink."""
+        try:
+            reply = self._failure or await self._accept()
+        except StoreFull:
+            reply = _FULL
+        except Exception:  # noqa: BLE001  whatever it was, the client keeps the message and tries again
+            self.log.failure(
+                "could not queue a message from {peer}",
+                peer=self._peer.address,
+                session=self._peer.session_id,
+            )
+            reply = _FAULT
+        if not reply.positive:
+            self._body.abort()
+        return reply
+
+    async def _accept(self) -> Reply:
+        reception, peer, envelope = self._reception, self._peer, self._envelope
+        verdict = reception.judge_message(peer, envelope, self._header)
+        refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
+        if refusal is not None:
+            return refusal
+        message = self._new_message()
+        size = self._body.size
+        await reception.queue.submit([message], self._body)
+        self.log.info(
+            "{queue_id}: received from {peer}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
+            queue_id=message.id,
+            peer=peer.address or "this host",
+            session=peer.session_id,
+            login=peer.account.name if peer.account else "",
+            tls=peer.tls,
+            sender=str(envelope.sender or ""),
+            recipients=", ".join(f"<{recipient.address}>" for recipient in envelope.recipients[:10]),
+            count=len(envelope.recipients),
+            size=size,
+            message_id=message.message_id or "none",
+        )
+        return Reply(250, "2.0.0", f"Queued as {message.id}")
+
+    def _new_message(self) -> NewMessage:
+        reception, envelope = self._reception, self._envelope
+        routed = route(envelope.recipients, reception.directory)
+        queue_id = reception.ids()
+        for problem in routed.problems:
+            # It is queued all the same, and fails at delivery: so the sender gets an ordinary bounce.
+            self.log.warn(
+                "{queue_id}: {problem} ({source})",
+                queue_id=queue_id,
+                problem=problem.text,
+                source=problem.source,
+            )
+        now = reception.seconds()
+        return NewMessage(
+            id=queue_id,
+            sender=envelope.sender,
+            recipients=routed.recipients,
+            prefix=self._trace(queue_id, now),
+            arrived=now,
+            expires=now + reception.rules.expire,
+            body_type=envelope.body,
+            smtputf8=envelope.smtputf8,
+            envid=envelope.envid,
+            ret=envelope.ret,
+            message_id=_message_id(self._header),
+            origin=self._origin(),
+        )
+
+    def _trace(self, queue_id: str, now: float) -> bytes:
+        """RFC 5321 §4.4: each server that takes a message adds a Received field on top."""
+        peer, hostname, recipients = self._peer, self._reception.rules.hostname, self._envelope.recipients
+        if not peer.address:
+            return received_locally_field(hostname=hostname, queue_id=queue_id, by=peer.helo, timestamp=now)
+        return received_field(
+            helo=peer.helo,
+            address=peer.address,
+            hostname=hostname,
+            protocol=with_protocol(
+                esmtp=peer.esmtp, tls=bool(peer.tls), authenticated=peer.account is not None
+            ),
+            queue_id=queue_id,
+            recipient=recipients[0].address if len(recipients) == 1 else None,
+            timestamp=now,
+            tls=peer.tls,
+        )
+
+    def _origin(self) -> str:
+        peer = self._peer
+        login = f" as {peer.account.name}" if peer.account else ""
+        return f"{peer.helo} [{peer.address}]{login}" if peer.address else f"this host, {peer.helo}"
+
+
+def _message_id(header: bytes) -> str:
+    """The Message-ID for logs and listings: one printable word, whatever the header says."""
+    raw = first_field(header, "Message-ID") or b""
+    text = raw.decode("ascii", "replace").strip("<> ")
+    return "".join(c if c.isprintable() and c != " " else "?" for c in text)[:250]
+
+
+async def submit_locally(reception: Reception, envelope: Envelope, message: bytes, by: str) -> Reply:
+    """Take a message from a program on this host (`mta sendmail`). `by` says who ("uid 1000").
+
+    The relay and recipient checks do not apply: whoever may talk to the control socket may send.
+    """
+    incoming = Incoming(reception, Peer(address="", port=0, role="local", helo=by), envelope)
+    pending = incoming.write(message)
+    if pending is not None:
+        await pending
+    return await incoming.finish()
