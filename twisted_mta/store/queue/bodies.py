@@ -1,0 +1,254 @@
+"""Message bodies: small ones in memory until they are committed, large ones in files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twisted_mta.interfaces import IBodyWriter, IStoredBody
+from twisted_mta.store.queue.errors import translate
+from twisted_mta.store.queue.tables import BodyRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Octets gathered for one write to a file.
+WRITE_SIZE = 131072
+
+
+class Runner(Protocol):
+    """`store.threads.Workers` or InlineWorkers."""
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call the function where it may block."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
+
+
+@implementer(IStoredBody)
+@attrs.frozen
+class MemoryBody:
+    """A body that is in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def open(self) -> BinaryIO:
+        return BytesIO(self.data)
+
+
+@implementer(IStoredBody)
+@attrs.frozen
+class FileBody:
+    """A body in a file."""
+
+    path: Path
+    size: int
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
+
+
+class BodyFiles:
+    """The directory of the large bodies of one process among those that share the queue: names begin with `owner`.
+
+    A file is written under tmp/, and named in the directory itself only when it is whole and on the disk.
+    """
+
+    log = Logger()
+
+    def __init__(self, directory: Path, owner: str) -> None:
+        self.directory = directory
+        self._tmp = directory / "tmp"
+        self._tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._name = re.compile(re.escape(owner) + r"-([0-9]+)")
+        self._owner = owner
+        self._count = 0
+
+    def sweep(self, known: set[str]) -> int:
+        """Remove what a crash left: our unfinished files, and our finished ones that are not `known`."""
+        swept = 0
+        for directory, keep in ((self._tmp, set[str]()), (self.directory, known)):
+            for entry in os.scandir(directory):
+                match = self._name.fullmatch(entry.name)
+                if match:
+                    self._count = max(self._count, int(match[1]))
+                    if entry.name not in keep:
+                        Path(entry.path).unlink()
+                        swept += 1
+        return swept
+
+    def create(self) -> tuple[str, int]:
+        """A new unfinished file: its name and a descriptor to write to."""
+        while True:
+            self._count += 1
+            name = f"{self._owner}-{self._count}"
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                return name, os.open(self._tmp / name, flags, 0o600)
+            except FileExistsError:
+                continue
+
+    def publish(self, name: str, descriptor: int) -> None:
+        """Make a finished file durable under its name, and close it."""
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        (self._tmp / name).rename(self.directory / name)
+        parent = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+    def path(self, name: str) -> Path:
+        """Where a published file is."""
+        return self.directory / name
+
+    def discard(self, name: str) -> None:
+        """Remove a file, finished or not."""
+        for path in (self._tmp / name, self.directory / name):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:  # it is swept at the next start
+                self.log.failure("can't remove the body file {path}", path=str(path))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.write(descriptor, view)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view = view[written:]
+
+
+@implementer(IBodyWriter)
+class BodyWriter:
+    """Collects a body in memory, and from `threshold` octets on in a file."""
+
+    def __init__(
+        self, files: BodyFiles, workers: Runner, threshold: int, check_room: Callable[[], None]
+    ) -> None:
+        """`check_room` raises StoreFull."""
+        self._files = files
+        self._workers = workers
+        self._threshold = threshold
+        self._check_room = check_room
+        self._chunks: list[bytes] = []
+        self._pending = 0
+        self.size = 0
+        self._name = ""
+        self._descriptor = -1
+        #: Whether a thread is writing, and who waits for it to be done.
+        self._writing = False
+        self._waiting: list[Deferred[None]] = []
+        self._error: Exception | None = None
+        #: Aborted, or handed over to the queue.
+        self._finished = False
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        if self._error is not None:
+            raise self._error
+        if self._finished:
+            raise RuntimeError("the body is finished")
+        if not self.size:
+            self._check_room()
+        self._chunks.append(data)
+        self.size += len(data)
+        self._pending += len(data)
+        if self.size <= self._threshold or (self._name and self._pending < WRITE_SIZE):
+            return None
+        self._check_room()
+        return Deferred.fromCoroutine(self._flush())
+
+    async def _flush(self) -> None:
+        """Bring what has gathered into the file; after the write under way, if there is one."""
+        await self._idle()
+        if self._chunks and not self._finished and self._error is None:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._pending = 0
+            self._writing = True
+            # The caller may lose interest and cancel us: the thread goes on, and `_written` cleans up behind it.
+            self._workers.run(self._append, data).addBoth(self._written)
+            await self._idle()
+        if self._error is not None:
+            raise self._error
+
+    async def _idle(self) -> None:
+        while self._writing:
+            done: Deferred[None] = Deferred()
+            self._waiting.append(done)
+            await done
+
+    def _written(self, result: Failure | None) -> None:
+        self._writing = False
+        if isinstance(result, Failure):
+            self._error = translate(result.value)
+        if self._finished:  # aborted meanwhile
+            self._discard()
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.callback(None)
+
+    def _append(self, data: bytes) -> None:
+        """In a thread."""
+        if not self._name:
+            self._name, self._descriptor = self._files.create()
+        _write_all(self._descriptor, data)
+
+    def abort(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self._chunks.clear()
+        if not self._writing:
+            self._discard()
+
+    def _discard(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._name:
+            self._files.discard(self._name)
+
+    async def seal(self) -> BodyRow:
+        """No more comes: the body as it goes into the tables; a file is then on the disk. Raises StoreFull."""
+        if self._finished:
+            raise RuntimeError("the body is finished")
+        if self.size > self._threshold:
+            await self._flush()
+        if self._error is not None:
+            raise self._error
+        if not self._name:
+            self._finished = True
+            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+            return BodyRow(len(data), data, None)
+        descriptor, self._descriptor = self._descriptor, -1
+        self._finished = True
+        try:
+            await self._workers.run(self._files.publish, self._name, descriptor)
+        except Exception as error:
+            self._files.discard(self._name)
+            raise translate(error) from error
+        return BodyRow(self.size, None, self._name)

@@ -1,0 +1,122 @@
+"""The tables of the queue, and opening the file they are in.
+
+What keeps a message cheap, since each one is inserted and soon deleted:
+
+- The recipients of a message have consecutive rows, `first` to `last`, so no index from message to recipients is needed.
+- The index of what is due leaves out what somebody has claimed; mail that is claimed as it comes in never enters it.
+- The index from bodies to messages has only those that share a body.
+- Texts are stored as str when they are ASCII, else as their octets: an envelope may carry octets that are no UTF-8.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+#: PRAGMA user_version of a file that this code writes.
+VERSION = 1
+
+_CREATE = """
+CREATE TABLE body (
+    id INTEGER PRIMARY KEY,
+    size INTEGER NOT NULL,
+    file TEXT,                  -- name under bodies/, or NULL: the octets are in data
+    data BLOB
+);
+CREATE TABLE message (
+    id TEXT PRIMARY KEY,
+    body INTEGER NOT NULL,
+    shared INTEGER NOT NULL,    -- 1: other messages may have the same body
+    doomed INTEGER NOT NULL DEFAULT 0, -- 1: to be removed once nobody works on it
+    first INTEGER NOT NULL,     -- the rows of its recipients
+    last INTEGER NOT NULL,
+    sender,                     -- NULL: the null reverse-path
+    arrived REAL NOT NULL,
+    expires REAL NOT NULL,
+    body_type TEXT NOT NULL,
+    smtputf8 INTEGER NOT NULL,
+    envid, ret, parent, message_id, origin,
+    prefix BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX message_body ON message (body) WHERE shared;
+CREATE TABLE recipient (
+    row INTEGER PRIMARY KEY,
+    message TEXT NOT NULL,
+    owner TEXT,                 -- the process that works on it, or NULL
+    next_attempt REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    warned INTEGER NOT NULL DEFAULT 0,
+    transport TEXT NOT NULL,
+    notify INTEGER NOT NULL,
+    address NOT NULL,
+    original,                   -- NULL: the same as address
+    orcpt,
+    last_reply DEFAULT ''
+);
+CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
+"""
+
+#: From version n to n + 1.
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
+
+
+class QueueFileError(Exception):
+    """The queue's file can't be used; the text says why and what to do."""
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open the queue's file (mode 0600, made if need be). Transactions are the caller's. Raises QueueFileError."""
+    try:
+        if not read_only:
+            # Before SQLite does, whose files would be readable as the umask allows; -wal and -shm take this one's mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        # A damaged row must not keep its neighbours from being read.
+        connection.text_factory = _decode
+        connection.execute("PRAGMA journal_mode=WAL")
+        # FULL: a commit is on the disk when it returns; NORMAL would leave the last ones to a power cut.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute("PRAGMA cache_size=-16384")
+        if read_only:
+            connection.execute("PRAGMA query_only=1")
+        else:
+            _migrate(connection, path)
+    except (sqlite3.Error, OSError) as error:
+        raise QueueFileError(f"{path}: can't open the queue: {error}") from error
+    return connection
+
+
+def _decode(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise QueueFileError(
+                f"{path}: the queue was written by a newer twisted-mta (format {version}; "
+                f"this one knows {VERSION}): run the newer one, or empty the queue with it first"
+            )
+        if version == 0:
+            for statement in _CREATE.split(";\n"):
+                connection.execute(statement)
+            version = VERSION
+        while version < VERSION:
+            MIGRATIONS[version](connection)
+            version += 1
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def limit_size(connection: sqlite3.Connection, octets: int) -> None:
+    """Let the database grow to at most `octets`."""
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA max_page_count={max(octets // page_size, 1)}")

@@ -1,0 +1,321 @@
+"""IQueueStore on SQLite: the embedded queue.
+
+One thread writes and groups commits; another reads, on a connection of its own, and so never waits for an fsync.
+What is claimed here is remembered in memory: which body belongs to which row, and the small bodies themselves, so that
+mail which is delivered as it comes in is not read back.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from twisted_mta.core.queue import NewMessage, QueuedMessage, WorkItem
+from twisted_mta.interfaces import IBodyWriter, IQueueStore, IStoredBody, StoreFull, Update
+from twisted_mta.store.queue import rows
+from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner
+from twisted_mta.store.queue.errors import translate
+from twisted_mta.store.queue.schema import QueueFileError, connect
+from twisted_mta.store.queue.tables import BodyRow, Held, Tables, work_items
+from twisted_mta.store.queue.writer import GroupCommitWriter, InlineWriter, Writer
+from twisted_mta.store.threads import InlineWorkers, Workers
+
+#: Bodies up to this many octets are kept in the database.
+THRESHOLD = 262144
+#: Octets of bodies that are kept in memory while they are delivered; the others are read again.
+MEMORY_LIMIT = 67108864
+#: Seconds for which an answer about the free space holds.
+_ROOM_LIFETIME = 1.0
+
+
+class _Claims:
+    """The rows that are ours, and their bodies as long as there are such rows."""
+
+    def __init__(self, memory_limit: int) -> None:
+        self._limit = memory_limit
+        self._used = 0
+        self._held: dict[int, Held] = {}
+        self._rows_of: dict[int, int] = {}
+        self._bodies: dict[int, MemoryBody | FileBody] = {}
+
+    def add(self, row: int, held: Held) -> None:
+        if row not in self._held:
+            self._rows_of[held.body] = self._rows_of.get(held.body, 0) + 1
+        self._held[row] = held
+
+    def get(self, row: int) -> Held | None:
+        return self._held.get(row)
+
+    def items(self) -> list[tuple[int, Held]]:
+        return list(self._held.items())
+
+    def drop(self, row: int) -> None:
+        held = self._held.pop(row, None)
+        if held is None:
+            return
+        left = self._rows_of[held.body] = self._rows_of[held.body] - 1
+        if not left:
+            del self._rows_of[held.body]
+            body = self._bodies.pop(held.body, None)
+            if isinstance(body, MemoryBody):
+                self._used -= body.size
+
+    def body(self, number: int) -> MemoryBody | FileBody | None:
+        return self._bodies.get(number)
+
+    def keep(self, number: int, body: MemoryBody | FileBody) -> None:
+        """Remember a body of rows that are ours, if there is room."""
+        if number not in self._rows_of or number in self._bodies:
+            return
+        if isinstance(body, MemoryBody):
+            if self._used + body.size > self._limit:
+                return
+            self._used += body.size
+        self._bodies[number] = body
+
+
+@implementer(IQueueStore)
+class SQLiteQueueStore:
+    """The queue in `directory`: queue.sqlite, and large bodies under bodies/. All methods are for the reactor's thread.
+
+    Make one with `open` or `inline`.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        directory: Path,
+        clock: IReactorTime,
+        *,
+        writer: Callable[[Tables], Writer],
+        readers: Runner,
+        file_workers: Runner,
+        owner: str = "mta",
+        disk_reserve: int = 0,
+        quota: int = 0,
+        threshold: int = THRESHOLD,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        """Opens the files and recovers from a crash, blocking. Raises `schema.QueueFileError`.
+
+        `owner` names this process among those that share the queue; what the last process of that name had claimed is
+        given back. `disk_reserve` octets of the disk stay free of new mail; `quota` bounds the database (0: unlimited).
+        """
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._files = BodyFiles(directory / "bodies", owner)
+        except OSError as error:
+            raise QueueFileError(f"{directory}: can't make the queue's directory: {error}") from error
+        self._directory = directory
+        self._clock = clock
+        self._readers = readers
+        self._file_workers = file_workers
+        self._reserve = disk_reserve
+        self._threshold = threshold
+        self._claims = _Claims(memory_limit)
+        self._room_checked = float("-inf")
+        self._room_error = ""
+        path = directory / "queue.sqlite"
+        tables = Tables(path, owner, quota)
+        recovered = _recover(tables)
+        swept = self._files.sweep(tables.files())
+        if recovered or swept:
+            self.log.info(
+                "queue recovered: {recovered} recipients were being delivered, {swept} stray files removed",
+                recovered=recovered,
+                swept=swept,
+            )
+        self._writer = writer(tables)
+        self._reader = connect(path, read_only=True)
+
+    @classmethod
+    def open(cls, directory: Path, reactor: Any, **options: Any) -> SQLiteQueueStore:
+        """With threads, for a running reactor. Options as in `__init__` from `owner` on."""
+        threads: IReactorFromThreads = reactor
+        return cls(
+            directory,
+            reactor,
+            writer=lambda tables: GroupCommitWriter(threads, tables),
+            readers=Workers(threads, 1, "queue-reader"),
+            file_workers=Workers(threads, 4, "queue-bodies"),
+            **options,
+        )
+
+    @classmethod
+    def inline(cls, directory: Path, clock: IReactorTime, **options: Any) -> SQLiteQueueStore:
+        """Without threads: everything is done when a method returns. For tests, and programs without a reactor."""
+        return cls(
+            directory,
+            clock,
+            writer=InlineWriter,
+            readers=InlineWorkers(),
+            file_workers=InlineWorkers(),
+            **options,
+        )
+
+    # --- adding ----------------------------------------------------------------------------------
+
+    def new_body(self) -> IBodyWriter:
+        return BodyWriter(self._files, self._file_workers, self._threshold, self.check_room)
+
+    def check_room(self) -> None:
+        """Raises StoreFull when less than the reserve is free on the disk. Looks at most once a second."""
+        now = self._clock.seconds()
+        if self._reserve and not 0 <= now - self._room_checked < _ROOM_LIFETIME:
+            self._room_checked = now
+            self._room_error = self._look_for_room()
+        if self._room_error:
+            raise StoreFull(self._room_error)
+
+    def _look_for_room(self) -> str:
+        try:
+            disk = os.statvfs(self._directory)
+        except OSError as error:
+            return f"can't tell the free space: {error}"
+        free = disk.f_bavail * disk.f_frsize
+        if free >= self._reserve:
+            return ""
+        return f"{free} octets are free on the disk of the queue, {self._reserve} must stay free"
+
+    async def add(
+        self, messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
+    ) -> Sequence[WorkItem]:
+        assert isinstance(body, BodyWriter), "the body is of another store"
+        self.check_room()
+        row = await body.seal()
+        try:
+            number, first = await self._writer.submit(lambda tables: tables.add(messages, row, claim))
+        except Exception:
+            self._discard([row.file] if row.file else [])
+            raise
+        if not claim:
+            return ()
+        return self._claimed(messages, row, number, first)
+
+    def _claimed(
+        self, messages: Sequence[NewMessage], body: BodyRow, number: int, first: int
+    ) -> list[WorkItem]:
+        items = []
+        for message in messages:
+            held = Held(message.id, number, body.file or "")
+            recipients = []
+            for recipient in message.recipients:
+                self._claims.add(first, held)
+                recipients.append(rows.queued_recipient(recipient, first, message))
+                first += 1
+            items.append(WorkItem(rows.queued_message(message, number, body.size), tuple(recipients)))
+        if body.data is not None:
+            self._claims.keep(number, MemoryBody(body.data))
+        return items
+
+    # --- working ---------------------------------------------------------------------------------
+
+    async def claim_due(self, now: float, limit: int) -> Sequence[WorkItem]:
+        items, held = await self._writer.submit(lambda tables: tables.claim_due(now, limit))
+        for row, claim in held.items():
+            self._claims.add(row, claim)
+        return list(items)
+
+    async def next_due(self) -> float | None:
+        found = await self._read("SELECT min(next_attempt) FROM recipient WHERE owner IS NULL")
+        due: float | None = found[0][0]
+        return due
+
+    async def body(self, message: QueuedMessage) -> IStoredBody:
+        body = self._claims.body(message.body_id)
+        if body is None:
+            found = await self._read("SELECT size, file, data FROM body WHERE id = ?", message.body_id)
+            if not found:
+                raise KeyError(f"the body of {message.id} is gone")
+            size, file, data = found[0]
+            if file is not None:
+                body = FileBody(self._files.path(file), size)
+                if not body.path.exists():
+                    raise KeyError(f"the body file {file} of {message.id} is gone")
+            else:
+                body = MemoryBody(data)
+            self._claims.keep(message.body_id, body)
+        return body
+
+    async def record(self, updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()) -> None:
+        known = [(update, self._claims.get(update.row)) for update in updates]
+        bodies = [(message, BodyRow(len(data), data, None)) for message, data in new]
+        gone = await self._writer.submit(lambda tables: tables.record(known, bodies))
+        for update in updates:
+            self._claims.drop(update.row)
+        self._discard(gone)
+
+    async def release(self, rows: Sequence[int]) -> None:
+        held = [(row, claim) for row in rows if (claim := self._claims.get(row)) is not None]
+        gone = await self._writer.submit(lambda tables: tables.release(held))
+        for row, _ in held:
+            self._claims.drop(row)
+        self._discard(gone)
+
+    def _discard(self, files: Iterable[str]) -> None:
+        for file in files:
+            self._file_workers.run(self._files.discard, file)
+
+    # --- the administrator -----------------------------------------------------------------------
+
+    async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
+        return work_items(await self._read_queue("SELECT * FROM message ORDER BY id LIMIT ?", limit))
+
+    async def find(self, queue_id: str) -> WorkItem | None:
+        found = work_items(await self._read_queue("SELECT * FROM message WHERE id = ?", queue_id))
+        return found[0] if found else None
+
+    async def retry(self, queue_ids: Sequence[str] | None, now: float) -> int:
+        count: int = await self._writer.submit(lambda tables: tables.retry(queue_ids, now))
+        return count
+
+    async def delete(self, queue_ids: Sequence[str]) -> int:
+        count, gone = await self._writer.submit(lambda tables: tables.delete(queue_ids))
+        self._discard(gone)
+        assert isinstance(count, int)
+        return count
+
+    async def close(self) -> None:
+        await self.release([row for row, _ in self._claims.items()])
+        await self._writer.close()
+        self._readers.close()
+        self._file_workers.close()
+        self._reader.close()
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def _read_queue(self, messages: str, *values: object) -> list[Any]:
+        return await self._read(
+            f"SELECT {rows.MESSAGE_COLUMNS}, {rows.RECIPIENT_COLUMNS} FROM ({messages}) m "  # noqa: S608  only constants are put in
+            "LEFT JOIN body b ON b.id = m.body JOIN recipient r ON r.row BETWEEN m.first AND m.last "
+            "WHERE NOT m.doomed ORDER BY m.id, r.row",
+            *values,
+        )
+
+    async def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            found: list[Any] = await self._readers.run(_fetch, self._reader, query, values)
+        except sqlite3.Error as error:
+            raise translate(error) from error
+        return found
+
+
+def _fetch(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[Any]:
+    """In a thread."""
+    return connection.execute(query, tuple(values)).fetchall()
+
+
+def _recover(tables: Tables) -> int:
+    """Blocking, at the start. Raises what went wrong."""
+    (result,) = tables.commit([lambda those: those.recover()])
+    if isinstance(result, int):
+        return result
+    raise QueueFileError(f"can't recover the queue: {result.getErrorMessage()}")

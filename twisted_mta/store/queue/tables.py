@@ -1,0 +1,316 @@
+"""What is done to the tables: each method is part of a transaction of the one writing connection.
+
+Runs in the writer's thread, and knows nothing of Twisted but its logger.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twisted_mta.core.queue import Expanded, NewMessage, TryLater, WorkItem
+from twisted_mta.interfaces import Update
+from twisted_mta.store.queue import rows
+from twisted_mta.store.queue.errors import translate
+from twisted_mta.store.queue.schema import connect, limit_size
+
+#: Part of a transaction. Its result is its caller's once the commit is done.
+Operation = Callable[["Tables"], Any]
+
+_PRUNE_MESSAGE = (
+    "DELETE FROM message WHERE id = ? AND NOT EXISTS "
+    "(SELECT 1 FROM recipient r WHERE r.row BETWEEN message.first AND message.last)"
+)
+_PRUNE_BODY = (
+    "DELETE FROM body WHERE id = ? AND NOT EXISTS (SELECT 1 FROM message WHERE id = ?) "
+    "AND NOT EXISTS (SELECT 1 FROM message m WHERE m.body = body.id AND m.shared)"
+)
+_DOOMED = "DELETE FROM recipient WHERE row = ? AND (SELECT doomed FROM message WHERE id = recipient.message)"
+
+
+@attrs.frozen
+class Held:
+    """What is remembered of a claimed row."""
+
+    message: str
+    body: int
+    #: The body's file, "" for a body in the database.
+    file: str
+
+
+@attrs.frozen
+class BodyRow:
+    """A body as it enters the tables: octets, or the name of a file that is on the disk."""
+
+    size: int
+    data: bytes | None
+    file: str | None
+
+
+class Tables:
+    """The writing connection of one process, whose claims bear the name `owner`."""
+
+    log = Logger()
+
+    def __init__(self, path: Path, owner: str, quota: int = 0) -> None:
+        self._connection = connect(path)
+        if quota:
+            limit_size(self._connection, quota)
+        # One cursor for everything: nothing here keeps a result open over the next statement.
+        self._cursor = self._connection.cursor()
+        self._owner = owner
+        self._next_body = self._next_row = 1
+
+    # --- transactions ----------------------------------------------------------------------------
+
+    def commit(self, operations: Sequence[Operation]) -> list[Any]:
+        """Do the operations in one transaction: their results, or Failures, in order.
+
+        When the transaction fails, each is tried in one of its own, so that only those fail that can't be done.
+        """
+        try:
+            self._begin()
+            results = [operation(self) for operation in operations]
+            self._cursor.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  handed to the caller; the writer goes on
+            failure: Any = Failure(translate(error))  # type: ignore[no-untyped-call]
+            self._roll_back()
+            if len(operations) == 1:
+                return [failure]
+            return [result for operation in operations for result in self.commit([operation])]
+        return results
+
+    def _begin(self) -> None:
+        self._cursor.execute("BEGIN IMMEDIATE")
+        # Another process may have added rows. Never going back keeps a number from meaning two things to one of us.
+        (body,) = self._cursor.execute("SELECT max(id) FROM body").fetchone()
+        (row,) = self._cursor.execute("SELECT max(row) FROM recipient").fetchone()
+        self._next_body = max(self._next_body, (body or 0) + 1)
+        self._next_row = max(self._next_row, (row or 0) + 1)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # a full disk makes SQLite roll back by itself
+            try:
+                self._connection.rollback()
+            except sqlite3.Error:
+                self.log.failure("the queue can't roll a transaction back")
+
+    def close(self) -> None:
+        """Close the connection; SQLite folds the write-ahead log into the file."""
+        self._connection.close()
+
+    # --- adding ----------------------------------------------------------------------------------
+
+    def add(self, messages: Sequence[NewMessage], body: BodyRow, claim: bool) -> tuple[int, int]:
+        """Add messages over one body: (its id, the row of the first recipient); the other recipients follow on."""
+        number = self._insert_body(body)
+        first = self._next_row
+        self._insert_messages(messages, number, len(messages) > 1, self._owner if claim else None)
+        return number, first
+
+    def _insert_body(self, body: BodyRow) -> int:
+        number = self._next_body
+        self._next_body += 1
+        self._cursor.execute(
+            "INSERT INTO body (id, size, file, data) VALUES (?, ?, ?, ?)",
+            (number, body.size, body.file, body.data),
+        )
+        return number
+
+    def _insert_messages(
+        self, messages: Sequence[NewMessage], body: int, shared: bool, owner: str | None
+    ) -> None:
+        row = self._next_row
+        for message in messages:
+            self._cursor.execute(rows.INSERT_MESSAGE, rows.message_row(message, body, shared, row))
+            values = [
+                rows.recipient_row(recipient, number, message, owner)
+                for number, recipient in enumerate(message.recipients, row)
+            ]
+            self._cursor.executemany(rows.INSERT_RECIPIENT, values)
+            row += len(values)
+        self._next_row = row
+
+    # --- claiming --------------------------------------------------------------------------------
+
+    def claim_due(self, now: float, limit: int) -> tuple[list[WorkItem], dict[int, Held]]:
+        """See IQueueStore.claim_due; also what to remember of the claimed rows."""
+        found = self._cursor.execute(
+            f"SELECT {rows.MESSAGE_COLUMNS}, {rows.RECIPIENT_COLUMNS}, b.file FROM ("  # noqa: S608  only constants are put in
+            "SELECT * FROM recipient WHERE owner IS NULL AND next_attempt <= ? ORDER BY next_attempt, row LIMIT ?"
+            ") r LEFT JOIN message m ON m.id = r.message LEFT JOIN body b ON b.id = m.body "
+            "ORDER BY r.next_attempt, r.row",
+            (now, limit),
+        ).fetchall()
+        # A row that can't be read is claimed too: set aside, it keeps nobody from the others.
+        self._cursor.executemany(
+            "UPDATE recipient SET owner = ? WHERE row = ?",
+            [(self._owner, values[rows.MESSAGE_WIDTH]) for values in found],
+        )
+        items = work_items(found)
+        files = {values[3]: values[-1] or "" for values in found}
+        held = {
+            recipient.row: Held(item.message.id, item.message.body_id, files[item.message.body_id])
+            for item in items
+            for recipient in item.recipients
+        }
+        return items, held
+
+    def release(self, held: Iterable[tuple[int, Held]]) -> list[str]:
+        """Give rows back; the files of bodies that this was the end of (of messages deleted meanwhile)."""
+        held = list(held)
+        self._cursor.executemany(
+            "UPDATE recipient SET owner = NULL WHERE row = ? AND owner = ?",
+            [(row, self._owner) for row, _ in held],
+        )
+        return self._drop_doomed(held)
+
+    def recover(self) -> int:
+        """Take back the claims of an earlier process of our name: how many there were."""
+        self._cursor.execute("UPDATE recipient SET owner = NULL WHERE owner = ?", (self._owner,))
+        count = self._cursor.rowcount
+        # What was to be deleted when its delivery ended: it has.
+        doomed = self._cursor.execute("SELECT id FROM message WHERE doomed").fetchall()
+        self.delete([name for (name,) in doomed])
+        return count
+
+    def hold(self, row: int) -> Held | None:
+        """What there is to know of a row that we did not claim in this life; None if it is gone."""
+        found = self._cursor.execute(
+            "SELECT m.id, m.body, coalesce(b.file, '') FROM recipient r JOIN message m ON m.id = r.message "
+            "LEFT JOIN body b ON b.id = m.body WHERE r.row = ?",
+            (row,),
+        ).fetchone()
+        return Held(*found) if found else None
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def record(
+        self,
+        updates: Sequence[tuple[Update, Held | None]],
+        new: Sequence[tuple[NewMessage, BodyRow]],
+    ) -> list[str]:
+        """See IQueueStore.record: the files of bodies that are now gone."""
+        later: list[tuple[int, Held]] = []
+        done: list[tuple[int, Held]] = []
+        values: list[tuple[Any, ...]] = []
+        for update, held in updates:
+            held = held or self.hold(update.row)
+            if held is None:
+                self.log.warn("recipient {row} left the queue during its delivery", row=update.row)
+                continue
+            match update.outcome:
+                case TryLater(reply):
+                    words = rows.text(str(reply)[: rows.MAX_REPLY])
+                    values.append((update.next_attempt, words, int(update.warned), update.row))
+                    later.append((update.row, held))
+                case Expanded(messages):
+                    self._expand(held, messages)
+                    done.append((update.row, held))
+                case _:
+                    done.append((update.row, held))
+        for message, body in new:
+            self._insert_messages([message], self._insert_body(body), False, None)
+        self._cursor.executemany(
+            "UPDATE recipient SET owner = NULL, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "
+            "warned = max(warned, ?) WHERE row = ?",
+            values,
+        )
+        self._cursor.executemany("DELETE FROM recipient WHERE row = ?", [(row,) for row, _ in done])
+        return self._prune({held for _, held in done}) + self._drop_doomed(later)
+
+    def _expand(self, parent: Held, messages: Sequence[NewMessage]) -> None:
+        self._cursor.execute("UPDATE message SET shared = 1 WHERE id = ?", (parent.message,))
+        self._insert_messages(messages, parent.body, True, None)
+
+    def _drop_doomed(self, held: Sequence[tuple[int, Held]]) -> list[str]:
+        if not held:
+            return []
+        self._cursor.executemany(_DOOMED, [(row,) for row, _ in held])
+        return self._prune({item for _, item in held}) if self._cursor.rowcount else []
+
+    def _prune(self, held: Iterable[Held]) -> list[str]:
+        """Remove messages without recipients and bodies without messages: the files of the latter."""
+        candidates = list(held)
+        self._cursor.executemany(_PRUNE_MESSAGE, [(item.message,) for item in candidates])
+        self._cursor.executemany(
+            _PRUNE_BODY, [(item.body, item.message) for item in candidates if not item.file]
+        )
+        gone = []
+        for item in candidates:
+            if item.file:
+                self._cursor.execute(_PRUNE_BODY, (item.body, item.message))
+                if self._cursor.rowcount:
+                    gone.append(item.file)
+        return gone
+
+    # --- the administrator -----------------------------------------------------------------------
+
+    def retry(self, names: Sequence[str] | None, now: float) -> int:
+        """See IQueueStore.retry."""
+        if names is None:
+            self._cursor.execute("UPDATE recipient SET next_attempt = ? WHERE owner IS NULL", (now,))
+            return self._cursor.rowcount
+        # Its rows come by number, not by the index of what is due, which this very statement changes.
+        self._cursor.executemany(
+            "UPDATE recipient SET next_attempt = ? WHERE +owner IS NULL AND "
+            "row BETWEEN (SELECT first FROM message WHERE id = ?) AND (SELECT last FROM message WHERE id = ?)",
+            [(now, name, name) for name in names],
+        )
+        return max(self._cursor.rowcount, 0)
+
+    def delete(self, names: Sequence[str]) -> tuple[int, list[str]]:
+        """See IQueueStore.delete; also the files of bodies that are gone."""
+        count, held = 0, []
+        for name in names:
+            found = self._cursor.execute(
+                "SELECT m.first, m.last, m.body, coalesce(b.file, '') FROM message m "
+                "LEFT JOIN body b ON b.id = m.body WHERE m.id = ?",
+                (name,),
+            ).fetchone()
+            if found is None:
+                continue
+            first, last, body, file = found
+            count += 1
+            held.append(Held(name, body, file))
+            self._cursor.execute(
+                "DELETE FROM recipient WHERE row BETWEEN ? AND ? AND +owner IS NULL", (first, last)
+            )
+            self._cursor.execute("UPDATE message SET doomed = 1 WHERE id = ?", (name,))
+        return count, self._prune(held)
+
+    def files(self) -> set[str]:
+        """The names of all body files that belong to the queue."""
+        found = self._cursor.execute("SELECT file FROM body WHERE file IS NOT NULL").fetchall()
+        return {name for (name,) in found}
+
+
+_log = Logger()
+
+
+def work_items(found: Iterable[Sequence[Any]]) -> list[WorkItem]:
+    """Rows of MESSAGE_COLUMNS and RECIPIENT_COLUMNS as WorkItems, by first appearance. Corrupt ones are logged and left out."""
+    messages: dict[str, Any] = {}
+    recipients: dict[str, list[Any]] = {}
+    for values in found:
+        name = values[0]
+        try:
+            if name not in messages:
+                messages[name] = rows.read_message(values[: rows.MESSAGE_WIDTH])
+            recipient = rows.read_recipient(
+                values[rows.MESSAGE_WIDTH : rows.MESSAGE_WIDTH + rows.RECIPIENT_WIDTH]
+            )
+        except rows.CorruptRow as error:
+            row = values[rows.MESSAGE_WIDTH]
+            _log.error(
+                "queue row {row} is corrupt and left alone: {error}", row=row, error=error, queue_id=name
+            )
+            continue
+        recipients.setdefault(name, []).append(recipient)
+    return [WorkItem(messages[name], tuple(found)) for name, found in recipients.items()]
