@@ -198,11 +198,19 @@ class IDirectory(Interface):
         """The list whose -owner, -bounces or -request address this is."""
 
 
+class AuthenticationUnavailable(Exception):
+    """Passwords can't be checked for now (too many wait, the accounts can't be read): SMTP 454 4.7.0, IMAP NO
+    [UNAVAILABLE], POP3 -ERR [SYS/TEMP]. The text is fit for the client."""
+
+
 class IAuthenticator(Interface):
     """Checks passwords."""
 
     def authenticate(login: str, password: bytes) -> Awaitable[Account | None]:
-        """The account if the password is right, else None. Takes as long for an unknown login as for a wrong password."""
+        """The account if the password is right, else None. Takes as long for an unknown login as for a wrong password.
+
+        Raises AuthenticationUnavailable.
+        """
 
 
 class IMailResolver(Interface):
@@ -292,11 +300,11 @@ class IReception(Interface):
     def helo(peer: Peer) -> Awaitable[Reply | None] | Reply | None:
         """None to go on, or the refusal."""
 
-    def mail(peer: Peer, envelope: Envelope) -> Awaitable[Reply] | Reply:
-        """MAIL FROM."""
+    def mail(peer: Peer, envelope: Envelope) -> Awaitable[Reply | None] | Reply | None:
+        """MAIL FROM: always a Reply in the end."""
 
-    def rcpt(peer: Peer, envelope: Envelope, recipient: Recipient) -> Awaitable[Reply] | Reply:
-        """RCPT TO."""
+    def rcpt(peer: Peer, envelope: Envelope, recipient: Recipient) -> Awaitable[Reply | None] | Reply | None:
+        """RCPT TO: always a Reply in the end."""
 
     def verify(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
         """VRFY."""

@@ -388,11 +388,11 @@ def each(item: Reader[T], entries: Iterable[tuple[int, Any]], reading: Reading, 
             reading.problem(place, str(error))
 
 
-def _checked(parse: Callable[[str], T], written: str, quoted: str = "") -> T:
+def _checked(parse: Callable[[str], T], written: str, quoted: str | None = None) -> T:
     """Call a parser of the core; its ValueError becomes an Invalid that shows the value."""
     try:
         return parse(written)
     except AddressError as error:
-        raise Invalid(f"{quote(quoted or written)}: {error}") from None
+        raise Invalid(f"{quote(written if quoted is None else quoted)}: {error}") from None
     except ValueError as error:
         raise Invalid(str(error)) from None

@@ -20,7 +20,7 @@ def check_files(config: Config, reading: Reading) -> None:
     """Note files that are missing or unsuitable. What may merely not be readable for *us* is a warning."""
     if not reading.is_bad("data") and config.data.exists() and not config.data.is_dir():
         reading.problem("data", f"{quote(str(config.data))} is not a directory")
-    if not reading.is_bad("accounts"):
+    if not reading.is_bad("accounts.file"):
         hint = '; "mta user add NAME" creates it'
         if _is_file(config.accounts.file, "accounts.file", reading, hint):
             _check_private(config.accounts.file, "accounts.file", reading)
