@@ -32,7 +32,7 @@ _QUOTED = 120
 
 _INCLUDE = ":include:"
 # Not valid UTF-8 (the reader decodes with surrogateescape), or characters that no name has and a terminal may obey.
-_UNREADABLE = re.compile(r"[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f]")
+_UNREADABLE = re.compile(r"[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
 _SIMPLE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _QUOTED_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
@@ -160,7 +160,7 @@ def parse_aliases(text: str, file: str) -> AliasFile:
         targets = tuple(_targets(value, file, line, problems))
         if targets:
             entries.append(Alias(alias_name, targets, file, line))
-        elif not value:
+        elif not value.strip(", "):
             problems.add(line, content, "the alias has no targets")
     return AliasFile(tuple(entries), problems.done())
 

@@ -297,10 +297,11 @@ class _Expansion:
             return self._problem(Kind.LIMIT, address, text, step.source)
         children: list[Step] = []
         for target in found.targets:
+            if self._full:
+                break
             self._steps += 1
             if self._steps > MAX_STEPS:
-                children.append(self._limit(address, found.source, f"more than {MAX_STEPS} targets"))
-            if self._full:
+                children.append(self._limit(address, step.source, f"more than {MAX_STEPS} targets"))
                 break
             children.append(self._target(target, address, found.source, trail))
         return attrs.evolve(step, children=tuple(children))
