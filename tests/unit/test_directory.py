@@ -1,0 +1,295 @@
+"""The directory: look-ups, loading from files, and what happens to files that can't be used."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from unittest import mock
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from twisted_mta.config.schema import Accounts, Config, MailingList
+from twisted_mta.core.address import Address
+from twisted_mta.core.expand import expand
+from twisted_mta.interfaces import Account, IDirectory
+from twisted_mta.store import directory as module
+from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
+from twisted_mta.testing.directory import MemoryUsers, make_directory, make_list
+
+
+class LookupMixin:
+    """What holds for the directory, and for the holder of one."""
+
+    def wrap(self, directory: Directory) -> IDirectory:
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        self.plain = make_directory(
+            ["alice", "Bob@example.test", "dash+ed"],
+            "root: alice\n@second.test: alice\n",
+            domains=["example.test", "second.test"],
+            includes={"f": "alice"},
+            lists=[make_list("Team@example.test")],
+            literals=["[192.0.2.1]"],
+        )
+        self.directory = self.wrap(self.plain)
+
+    def test_provides_the_interface(self) -> None:
+        self.assertTrue(verifyObject(IDirectory, self.directory))
+
+    def test_domains(self) -> None:
+        self.assertEqual(self.directory.first_domain(), "example.test")
+        local = [self.directory.is_local(one) for one in ("second.test", "[192.0.2.1]", "example.org", "")]
+        self.assertEqual(local, [True, True, False, False])
+
+    def test_accounts(self) -> None:
+        for text, name in (
+            ("alice@example.test", "alice@example.test"),
+            ("ALICE+x@example.test", "alice@example.test"),
+            ("alice+x+y@example.test", "alice@example.test"),
+            ("bob@example.test", "Bob@example.test"),
+            ("dash+ed@example.test", "dash+ed@example.test"),
+            ("alice@second.test", None),
+            ("+alice@example.test", None),
+            ("dash@example.test", None),
+        ):
+            account = self.directory.account(Address.parse(text))
+            self.assertEqual(account.name if account else None, name, text)
+
+    def test_detail(self) -> None:
+        self.assertEqual(
+            self.directory.without_detail(Address("a+b+c", "example.test")), Address("a", "example.test")
+        )
+        self.assertIsNone(self.directory.without_detail(Address("abc", "example.test")))
+
+    def test_aliases(self) -> None:
+        alias = self.directory.alias(Address("ROOT", "second.test"))
+        assert alias is not None
+        self.assertEqual(str(alias.targets[0]), "alice")
+        self.assertIsNone(self.directory.alias(Address("x", "second.test")))
+        self.assertIsNotNone(self.directory.catch_all("second.test"))
+        self.assertIsNone(self.directory.catch_all("example.test"))
+        self.assertEqual([str(target) for target in self.directory.include("f")], ["alice"])
+        self.assertEqual(list(self.directory.include("g")), [])
+
+    def test_lists(self) -> None:
+        self.assertIsNotNone(self.directory.mailing_list(Address("team", "example.test")))
+        self.assertIsNone(self.directory.mailing_list(Address("team", "second.test")))
+        self.assertIsNotNone(self.directory.list_owner(Address("TEAM-Owner", "example.test")))
+        self.assertIsNone(self.directory.list_owner(Address("team", "example.test")))
+
+    def test_postmaster(self) -> None:
+        self.assertEqual(self.directory.postmaster(), Address("alice", "example.test"))
+
+
+class DirectoryTests(LookupMixin, SynchronousTestCase):
+    def wrap(self, directory: Directory) -> IDirectory:
+        return directory
+
+    def test_without_a_separator_there_is_no_detail(self) -> None:
+        directory = make_directory(["alice"], separator="")
+        self.assertIsNone(directory.without_detail(Address("alice+x", "example.test")))
+        self.assertIsNone(directory.account(Address("alice+x", "example.test")))
+
+    def test_accounts_can_be_read_anew(self) -> None:
+        later = self.plain.with_users(MemoryUsers(["carol@example.test"]))
+        self.assertIsNotNone(later.account(Address("carol", "example.test")))
+        self.assertIsNone(later.account(Address("alice", "example.test")))
+        self.assertIsNone(self.plain.account(Address("carol", "example.test")))
+        self.assertIsNotNone(later.mailing_list(Address("team", "example.test")))
+
+
+class HolderTests(LookupMixin, SynchronousTestCase):
+    def wrap(self, directory: Directory) -> IDirectory:
+        self.holder = DirectoryHolder(directory)
+        return self.holder
+
+    def test_replace(self) -> None:
+        self.holder.replace(make_directory(["carol"]))
+        self.assertIsNotNone(self.holder.account(Address("carol", "example.test")))
+        self.assertIsNone(self.holder.account(Address("alice", "example.test")))
+
+
+class LoadTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir(parents=True)
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8", "surrogateescape")
+        path.chmod(mode)
+        return path
+
+    def config(self, *names: str, lists: tuple[MailingList, ...] = ()) -> Config:
+        return Config(
+            path=self.folder / "mta.toml",
+            hostname="mx.example.test",
+            domains=("Example.test", "second.test", "example.test"),
+            data=self.folder,
+            postmaster=Address("alice", "example.test"),
+            listen=(),
+            accounts=Accounts(file=self.folder / "users", maildir="/var/mail/{user}"),
+            aliases=tuple(self.folder / name for name in names),
+            lists=lists,
+        )
+
+    def load(self, *names: str, lists: tuple[MailingList, ...] = ()) -> Directory:
+        users = MemoryUsers(["alice@example.test", "bob@example.test"])
+        self.directory, self.problems = load_directory(
+            self.config(*names, lists=lists), users, ["[192.0.2.1]"]
+        )
+        return self.directory
+
+    def told(self) -> list[str]:
+        return [str(problem).replace(f"{self.folder}/", "") for problem in self.problems]
+
+    def goes(self, name: str) -> list[str]:
+        found = expand(Address(name, "example.test"), self.directory)
+        return [str(one.address) for one in found.recipients]
+
+    def test_everything_together(self) -> None:
+        self.write("aliases", "root: alice\nstaff: :include:lists/staff, x@example.org\n")
+        self.write("more", "info: staff\n")
+        self.write("lists/staff", "alice\n:include:deep\n")
+        self.write("lists/deep", "bob\n")
+        team = make_list("team@example.test")
+        directory = self.load("aliases", "more", lists=(team,))
+        self.assertEqual(self.told(), [])
+        self.assertEqual(directory.domains, ("example.test", "second.test"))
+        self.assertTrue(directory.is_local("[192.0.2.1]"))
+        self.assertEqual(directory.mailing_list(team.address), team)
+        self.assertEqual(
+            directory.account(Address("bob", "example.test")),
+            Account("bob@example.test", "/var/mail/bob@example.test"),
+        )
+        self.assertEqual(self.goes("info"), ["alice@example.test", "bob@example.test", "x@example.org"])
+
+    def test_clashes_between_files(self) -> None:
+        self.write("aliases", "root: alice\n")
+        self.write("more", "\nRoot: bob\n")
+        self.load("aliases", "more")
+        self.assertEqual(self.goes("root"), ["alice@example.test"])
+        self.assertEqual(
+            self.told(), ["more:2: the name is already an alias at aliases:1, which is used: Root"]
+        )
+
+    def test_missing_alias_file(self) -> None:
+        self.write("more", "info: bob\n")
+        self.load("aliases", "more")
+        self.assertEqual(self.told(), ["aliases: the aliases are not used: No such file or directory"])
+        self.assertEqual(self.problems[0].line, 0)
+        self.assertEqual(self.goes("info"), ["bob@example.test"])
+
+    def test_files_that_everybody_can_write_to(self) -> None:
+        self.write("open", "root: eve\n", 0o666)
+        self.write("aliases", "a: bob, :include:evil\n")
+        self.write("evil", "eve@example.org\n", 0o646)
+        self.load("open", "aliases")
+        self.assertEqual(
+            self.told(),
+            [
+                "open: the aliases are not used: everybody can write to it (chmod o-w)",
+                "aliases:1: the included file is not used: everybody can write to it (chmod o-w): evil",
+            ],
+        )
+        self.assertEqual(self.goes("a"), ["bob@example.test"])
+
+    def test_includes_that_are_no_files(self) -> None:
+        os.mkfifo(self.folder / "fifo")
+        self.write("aliases", "a: bob, :include:fifo\nb: bob, :include:gone\nc: bob, :include:.\n")
+        self.load("aliases")
+        self.assertEqual(
+            self.told(),
+            [
+                "aliases:1: the included file is not used: it is not a regular file: fifo",
+                "aliases:2: the included file is not used: No such file or directory: gone",
+                "aliases:3: the included file is not used: Is a directory: .",
+            ],
+        )
+        for name in "abc":
+            self.assertEqual(self.goes(name), ["bob@example.test"])
+
+    def test_path_that_can_not_be(self) -> None:
+        with self.assertRaises(module._Unusable):
+            module._read(Path("nul\0"))
+
+    def test_size(self) -> None:
+        self.write("aliases", "a: bob\nb: bob\n")
+        with mock.patch.object(module, "MAX_FILE", 10):
+            self.load("aliases")
+        self.assertEqual(self.told(), ["aliases: the aliases are not used: it is larger than 10 octets"])
+
+    def test_bad_lines_in_includes(self) -> None:
+        self.write("aliases", "a: :include:f\n")
+        self.write("f", "bob\n|cmd\n")
+        self.load("aliases")
+        self.assertEqual(self.told(), ["f:2: delivery to a command is not supported yet: |cmd"])
+
+    def test_octets_that_are_not_utf8(self) -> None:
+        self.write("aliases", "jos\udce9: bob\ninfo: bob\n")
+        self.load("aliases")
+        self.assertEqual(len(self.problems), 1)
+        self.assertEqual(self.goes("info"), ["bob@example.test"])
+
+    def test_includes_that_include_each_other(self) -> None:
+        self.write("aliases", "a: :include:f\n")
+        self.write("f", ":include:./f2\nbob\n")
+        self.write("f2", ":include:f\n")
+        self.load("aliases")
+        self.assertEqual(self.told(), [])
+        found = expand(Address("a", "example.test"), self.directory)
+        self.assertEqual([str(one.address) for one in found.recipients], ["bob@example.test"])
+        self.assertIn("alias loop", found.problems[0].text)
+
+    def test_depth_and_number_of_includes(self) -> None:
+        self.write("aliases", "a: :include:f0\n")
+        for number in range(12):
+            self.write(f"f{number}", f":include:f{number + 1}\n")
+        self.load("aliases")
+        self.assertEqual(
+            self.told(), ["f9:1: the included file is not used: more than 10 files include one another: f10"]
+        )
+        with mock.patch.object(module, "MAX_INCLUDES", 3):
+            self.load("aliases")
+        self.assertEqual(
+            self.told(), ["f2:1: the included file is not used: there are more than 3 files to include: f3"]
+        )
+
+    def test_list_whose_address_is_too_long(self) -> None:
+        self.load(lists=(make_list("x" * 60 + "@example.test"),))
+        self.assertEqual(len(self.problems), 1)
+        self.assertIn("too long for a list", self.told()[0])
+        self.assertEqual(self.directory.lists, ())
+
+    def test_account_that_vanishes_while_loading(self) -> None:
+        users = MemoryUsers(["alice@example.test"])
+        users.names = lambda: ("alice@example.test", "gone@example.test")  # type: ignore[method-assign]
+        directory, _ = load_directory(self.config(), users)
+        self.assertEqual(list(directory.accounts), ["alice@example.test"])
+
+    def test_many_aliases_load_and_look_up_fast(self) -> None:
+        """Generous bounds: what matters is that nothing is quadratic."""
+        count = 20_000
+        lines = (f"name{n}: alice, other{n}@example.org, bob@example.test\n" for n in range(count))
+        self.write("aliases", "".join(lines))
+        start = time.perf_counter()
+        directory = self.load("aliases")
+        self.assertLess(time.perf_counter() - start, 10)
+        start = time.perf_counter()
+        for n in range(0, count, 20):
+            directory.alias(Address(f"NAME{n}", "second.test"))
+        self.assertLess((time.perf_counter() - start) / (count / 20), 0.001)
+
+
+class FactoryTests(SynchronousTestCase):
+    def test_bad_lines_are_errors_of_the_test(self) -> None:
+        with self.assertRaises(ValueError):
+            make_directory(aliases={"a": "|cmd"})
+
+    def test_snapshots_compare_by_value(self) -> None:
+        self.assertEqual(make_directory(), attrs.evolve(make_directory()))
