@@ -1,0 +1,285 @@
+"""Commands about mailboxes. RFC 3501 §6.3, §6.4.1, §6.4.2; RFC 2177, RFC 3348, RFC 3691, RFC 7889."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted_mta.core.effects import BodyChunk
+from twisted_mta.core.imap import questions as q
+from twisted_mta.core.imap.grammar import BadSyntax, Scanner
+from twisted_mta.core.imap.names import DELIMITER, decode_name, encode_name, name_matcher
+from twisted_mta.core.imap.responses import quoted
+from twisted_mta.core.imap.view import View
+from twisted_mta.core.imap.wire import Chunk, Command, Event, LiteralAhead
+
+if TYPE_CHECKING:
+    from twisted_mta.core.imap.server import ImapServer
+
+_MAX_PATTERN = 1000
+
+
+# --- SELECT and its end --------------------------------------------------------------------------
+
+
+def select(server: ImapServer, scanner: Scanner, read_only: bool = False) -> None:
+    """RFC 3501 §6.3.1."""
+    name = scanner.mailbox()
+    scanner.end()
+    server.deselect()  # a failing SELECT leaves no mailbox selected
+
+    def opened(answer: q.Opened) -> None:
+        server.select(name, View(answer))
+        server.ok("selected", lambda: b"READ-ONLY" if answer.read_only else b"READ-WRITE")
+
+    server.ask(q.Select(name, read_only), opened)
+
+
+examine = partial(select, read_only=True)
+
+
+def leave(server: ImapServer, scanner: Scanner, expunge: bool) -> None:
+    """CLOSE and UNSELECT: nothing is told of what CLOSE removes (RFC 3501 §6.4.2)."""
+    scanner.end()
+    assert server.view is not None
+    server.ask(
+        q.Leave(expunge and not server.view.read_only), lambda _: server.ok("there is no mailbox selected")
+    )
+
+
+close = partial(leave, expunge=True)
+unselect = partial(leave, expunge=False)
+
+
+def idle(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 2177."""
+    scanner.end()
+    if server.view is None:
+        server.continuation(b"idling")
+        server.listen(lambda event: _idle_ended(server, event), raw=True)
+        return
+
+    def watching(changes: q.Changes) -> None:
+        server.continuation(b"idling")
+        server.listen(lambda event: _idle_ended(server, event), raw=True)
+        server.idle(changes)
+
+    server.ask(q.BeginIdle(), watching)
+
+
+def _idle_ended(server: ImapServer, event: Event) -> None:
+    server.listen(None)
+    finish = partial(server.ok, "no longer idle")
+    if not isinstance(event, Command) or event.data.upper() != b"DONE":
+        finish = partial(server.bad, "DONE expected")
+    if server.view is None:
+        finish()
+    else:
+        server.ask(q.EndIdle(), lambda _: finish())
+
+
+# --- The tree of mailboxes -----------------------------------------------------------------------
+
+
+def create(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 3501 §6.3.3."""
+    name = scanner.mailbox()
+    scanner.end()
+    # A delimiter at the end says that there will be children; we need no such declaration.
+    server.ask(q.Create(name.removesuffix(DELIMITER)), lambda _: server.ok("created"))
+
+
+def delete(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 3501 §6.3.4."""
+    name = scanner.mailbox()
+    scanner.end()
+
+    def deleted(_: object) -> None:
+        if server.selected == name:
+            server.lose_mailbox()
+        server.ok("deleted")
+
+    server.ask(q.Delete(name), deleted)
+
+
+def rename(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 3501 §6.3.5."""
+    old, new = scanner.mailbox(), scanner.mailbox()
+    scanner.end()
+
+    def renamed(_: object) -> None:
+        if old != "INBOX" and f"{server.selected}/".startswith(f"{old}/"):
+            server.lose_mailbox()
+        server.ok("renamed")
+
+    server.ask(q.Rename(old, new), renamed)
+
+
+def subscribe(server: ImapServer, scanner: Scanner, on: bool = True) -> None:
+    """RFC 3501 §6.3.6, §6.3.7."""
+    name = scanner.mailbox()
+    scanner.end()
+    server.ask(q.Subscribe(name, on), lambda _: server.ok("noted"))
+
+
+unsubscribe = partial(subscribe, on=False)
+
+
+def _pattern(scanner: Scanner) -> bytes:
+    """Reference and pattern of LIST and LSUB. RFC 3501 §6.3.8: the reference goes before the pattern."""
+    scanner.space()
+    reference = scanner.astring()
+    scanner.space()
+    pattern = scanner.list_mailbox()
+    scanner.end()
+    if len(reference) + len(pattern) > _MAX_PATTERN:
+        raise BadSyntax("the pattern is too long")
+    return reference + pattern if pattern else b""
+
+
+def _row(command: bytes, attributes: bytes, wire_name: bytes) -> bytes:
+    return command + b" (" + attributes + b') "/" ' + quoted(wire_name)
+
+
+def list_mailboxes(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 3501 §6.3.8."""
+    pattern = _pattern(scanner)
+    if not pattern:
+        server.untagged(_row(b"LIST", b"\\Noselect", b""))
+        server.ok("that is the hierarchy delimiter")
+        return
+
+    def answered(rows: Sequence[q.Listed]) -> None:
+        matches = name_matcher(pattern)
+        for row in rows:
+            wire_name = encode_name(row.name)
+            if matches(wire_name):
+                children = b"\\HasChildren" if row.has_children else b"\\HasNoChildren"  # RFC 3348 §3
+                server.untagged(
+                    _row(b"LIST", children if row.selectable else b"\\Noselect " + children, wire_name)
+                )
+        server.ok("that is all")
+
+    server.ask(q.ListMailboxes(), answered)
+
+
+def list_subscriptions(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 3501 §6.3.9."""
+    pattern = _pattern(scanner)
+
+    def answered(names: Sequence[str]) -> None:
+        matches = name_matcher(pattern)
+        found: dict[bytes, bytes] = {}
+        for name in names:
+            wire_name = encode_name(name)
+            if matches(wire_name):
+                found[wire_name] = b""
+            elif pattern.endswith(b"%"):
+                # A level above a subscribed one shows, as it would match if the pattern went deeper.
+                levels = wire_name.split(b"/")
+                for depth in range(1, len(levels)):
+                    parent = b"/".join(levels[:depth])
+                    if matches(parent):
+                        found.setdefault(parent, b"\\Noselect")
+        for wire_name, attributes in sorted(found.items()):
+            server.untagged(_row(b"LSUB", attributes, wire_name))
+        server.ok("that is all")
+
+    server.ask(q.ListSubscriptions(), answered)
+
+
+_FIGURES: dict[bytes, Callable[[q.Figures], int]] = {
+    b"MESSAGES": lambda figures: figures.messages,
+    b"RECENT": lambda figures: figures.recent,
+    b"UIDNEXT": lambda figures: figures.uid_next,
+    b"UIDVALIDITY": lambda figures: figures.uid_validity,
+    b"UNSEEN": lambda figures: figures.unseen,
+}
+
+
+def status(server: ImapServer, scanner: Scanner) -> None:
+    """RFC 3501 §6.3.10; APPENDLIMIT is of RFC 7889 §3.1."""
+    name = scanner.mailbox()
+    scanner.space()
+    items = [scanner.keyword() for _ in scanner.items()]
+    scanner.end()
+    if not items or any(item not in _FIGURES and item != b"APPENDLIMIT" for item in items):
+        raise BadSyntax("there is no such status item")
+
+    def answered(figures: q.Figures) -> None:
+        values = {item: figure(figures) for item, figure in _FIGURES.items()}
+        values[b"APPENDLIMIT"] = server.settings.append_limit
+        pairs = b" ".join(b"%s %d" % (item, values[item]) for item in dict.fromkeys(items))
+        server.untagged(b"STATUS " + quoted(encode_name(name)) + b" (" + pairs + b")")
+        server.ok("that is all")
+
+    server.ask(q.Status(name), answered)
+
+
+# --- APPEND --------------------------------------------------------------------------------------
+
+
+def append(server: ImapServer, scanner: Scanner) -> None:
+    """An APPEND that ends before its message: with it, it would have come to `append_literal`."""
+    raise BadSyntax("APPEND needs a message as a literal")
+
+
+def append_literal(server: ImapServer, scanner: Scanner, ahead: LiteralAhead) -> bool:
+    """A literal is announced in an APPEND. False: it is only the mailbox's name. RFC 3501 §6.3.11.
+
+    Raises BadSyntax or BadName for what is wrong before it.
+    """
+    scanner.space()
+    if scanner.done:
+        return False
+    name = decode_name(scanner.astring())
+    scanner.space()
+    flags: tuple[str, ...] = ()
+    internal_date: float | None = None
+    if scanner.at(b"("):
+        flags = scanner.flag_list()
+        scanner.space()
+    if scanner.at(b'"'):
+        internal_date = scanner.date_time()
+        scanner.space()
+    scanner.end()
+    if ahead.size == 0:
+        raise BadSyntax("an empty message is none")
+    if ahead.size > server.settings.append_limit:
+        server.refuse_literal(ahead)
+        server.no(f"a message has at most {server.settings.append_limit} octets", "TOOBIG")  # RFC 7889 §4
+        return True
+
+    def begin(_: object) -> None:
+        server.stream_literal(ahead)
+        server.listen(lambda event: _append_event(server, event))
+
+    def refused(answer: q.Refused) -> None:
+        server.refuse_literal(ahead)
+        server.no(answer.text, answer.code)
+
+    question = q.BeginAppend(name=name, flags=flags, internal_date=internal_date, size=ahead.size)
+    server.ask(question, begin, refused=refused)
+    return True
+
+
+def _append_event(server: ImapServer, event: Event) -> None:
+    match event:
+        case Chunk(data):
+            if data:
+                server.effect(BodyChunk(data))
+            return
+        case Command(b""):
+            server.listen(None)
+            server.ask(q.FinishAppend(keep=True), lambda stored: _appended(server, stored))
+            return
+        case LiteralAhead():
+            server.refuse_literal(event)
+    server.listen(None)
+    server.ask(q.FinishAppend(keep=False), lambda _: server.bad("APPEND takes one message"))
+
+
+def _appended(server: ImapServer, stored: q.Appended) -> None:
+    # RFC 4315 §3
+    server.ok("stored", lambda: b"APPENDUID %d %d" % (stored.uid_validity, stored.uid))

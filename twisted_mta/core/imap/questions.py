@@ -1,0 +1,314 @@
+"""What the IMAP core asks, and the answers it takes. One class a question; no I/O.
+
+Any question may be answered with `Refused`. A name is a mailbox's in Unicode, "/" between levels, "INBOX" in capitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from twisted_mta.core.imap.fetch import Item
+    from twisted_mta.core.imap.search import Key
+
+
+class Entry(Protocol):
+    """One message of the selected mailbox, as `interfaces.MessageEntry` has it."""
+
+    @property
+    def uid(self) -> int:
+        """Its unique identifier."""
+        ...
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """Without \\Recent."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+        ...
+
+    @property
+    def internal_date(self) -> float:
+        """Unix time of arrival."""
+        ...
+
+    @property
+    def recent(self) -> bool:
+        """Whether this session is the first to be told of it."""
+        ...
+
+
+class Listed(Protocol):
+    """One mailbox, as `interfaces.MailboxInfo` has it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def selectable(self) -> bool:
+        """False for a level that exists only for what is below it."""
+        ...
+
+    @property
+    def has_children(self) -> bool:
+        """Whether there is something below it."""
+        ...
+
+
+class Figures(Protocol):
+    """What STATUS tells, as `interfaces.MailboxStatus` has it."""
+
+    @property
+    def messages(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def recent(self) -> int:
+        """How many recent ones."""
+        ...
+
+    @property
+    def uid_next(self) -> int:
+        """The next UID."""
+        ...
+
+    @property
+    def uid_validity(self) -> int:
+        """The UIDVALIDITY."""
+        ...
+
+    @property
+    def unseen(self) -> int:
+        """How many without \\Seen."""
+        ...
+
+
+class Changes(Protocol):
+    """What happened to the mailbox, as `interfaces.MailboxChanges` has it."""
+
+    @property
+    def expunged(self) -> Sequence[int]:
+        """UIDs gone."""
+        ...
+
+    @property
+    def changed(self) -> Sequence[Entry]:
+        """Messages with other flags than before."""
+        ...
+
+    @property
+    def added(self) -> Sequence[Entry]:
+        """New messages by rising UID."""
+        ...
+
+
+@attrs.frozen
+class Refused:
+    """NO, to any question. `code` is a response code such as "TRYCREATE", without the brackets, or ""."""
+
+    text: str
+    code: str = ""
+
+
+# --- Questions -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Login:
+    """Is this the password? Answer: True or False."""
+
+    login: str
+    password: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Select:
+    """Close the mailbox that is open, if any, and open this one. Answer: Opened."""
+
+    name: str
+    read_only: bool
+
+
+@attrs.frozen(kw_only=True)
+class Opened:
+    """A mailbox as SELECT found it."""
+
+    #: All messages by rising UID; looked at once, not kept.
+    entries: Sequence[Entry]
+    uid_validity: int
+    uid_next: int
+    read_only: bool
+
+
+@attrs.frozen
+class Leave:
+    """Close the open mailbox; with `expunge` remove its deleted messages first (CLOSE). Answer: None."""
+
+    expunge: bool
+
+
+@attrs.frozen
+class ListMailboxes:
+    """Answer: a sequence of Listed."""
+
+
+@attrs.frozen
+class ListSubscriptions:
+    """Answer: a sequence of names, whether or not they exist."""
+
+
+@attrs.frozen
+class Subscribe:
+    """Answer: None."""
+
+    name: str
+    on: bool
+
+
+@attrs.frozen
+class Create:
+    """Answer: None."""
+
+    name: str
+
+
+@attrs.frozen
+class Delete:
+    """Answer: None."""
+
+    name: str
+
+
+@attrs.frozen
+class Rename:
+    """Answer: None."""
+
+    old: str
+    new: str
+
+
+@attrs.frozen
+class Status:
+    """Answer: Figures."""
+
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class BeginAppend:
+    """May a message of this size come? Answer: None; its octets follow as BodyChunks, then FinishAppend."""
+
+    name: str
+    flags: tuple[str, ...]
+    #: Unix time, or None for now.
+    internal_date: float | None
+    size: int
+
+
+@attrs.frozen
+class FinishAppend:
+    """All octets were given: store the message (answer: Appended), or without `keep` forget it (answer: None)."""
+
+    keep: bool
+
+
+@attrs.frozen
+class Appended:
+    """Where a message was stored."""
+
+    uid_validity: int
+    uid: int
+
+
+@attrs.frozen
+class Refresh:
+    """What happened to the open mailbox? Answer: Changes. Refused means that the mailbox is lost."""
+
+
+@attrs.frozen
+class BeginIdle:
+    """Call `ImapServer.mailbox_changed` whenever something may have changed, until EndIdle. Answer: Changes until now."""
+
+
+@attrs.frozen
+class EndIdle:
+    """Answer: None."""
+
+
+@attrs.frozen
+class Expunge:
+    """Remove deleted messages, among `uids` if given. Answer: the UIDs that are gone."""
+
+    uids: tuple[int, ...] | None
+
+
+@attrs.frozen
+class Fetch:
+    """Answer in parts: Fetched for each message in order, then FetchDone."""
+
+    uids: tuple[int, ...]
+    items: tuple[Item, ...]
+    #: Set \\Seen, and show the flags of the messages where that changed them.
+    mark_seen: bool
+
+
+@attrs.frozen
+class Fetched:
+    """One message: what stands inside of the parentheses of its FETCH response."""
+
+    uid: int
+    data: bytes
+
+
+@attrs.frozen
+class FetchDone:
+    """The end of a Fetch. `missing`: some messages could not be read, they are gone."""
+
+    missing: bool = False
+
+
+@attrs.frozen
+class Store:
+    """Change flags; `mode` is "set", "add" or "remove". Answer: the Entries as they are now."""
+
+    uids: tuple[int, ...]
+    flags: tuple[str, ...]
+    mode: str
+
+
+@attrs.frozen
+class Copy:
+    """Answer: Copied."""
+
+    uids: tuple[int, ...]
+    target: str
+
+
+@attrs.frozen
+class Copied:
+    """The UIDs that the copies got, in the order of the originals."""
+
+    uid_validity: int
+    uids: Sequence[int]
+
+
+@attrs.frozen
+class Search:
+    """Answer in parts: sequences of the UIDs that match, by rising UID."""
+
+    key: Key
+
+
+Question = (
+    Login | Select | Leave | ListMailboxes | ListSubscriptions | Subscribe | Create | Delete | Rename | Status
+    | BeginAppend | FinishAppend | Refresh | BeginIdle | EndIdle | Expunge | Fetch | Store | Copy | Search
+)  # fmt: skip
