@@ -1,0 +1,486 @@
+"""The POP3 server core: octets in, effects out. RFC 1939, 2449, 2595 (STLS), 3206, 5034.
+
+What it can't know (passwords, messages) it asks with the questions below. Deletions are marks of the session until QUIT
+asks for them; a session that ends in any other way deletes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from twisted_mta.core import sasl
+from twisted_mta.core.effects import Ask, Close, Effect, Send, StartTLS
+from twisted_mta.core.message import header_length
+
+#: RFC 2449 §4: octets of a command, CRLF included.
+MAX_COMMAND = 255
+#: Octets of a SASL response; RFC 5034 §4 frees these from the limit on commands.
+MAX_RESPONSE = 12288
+#: Octets of a line that are thrown away before the connection is cut.
+MAX_GARBAGE = 65536
+
+_NUMBER = re.compile(rb"[0-9]{1,10}")
+
+
+@attrs.frozen
+class Refusal:
+    """A negative answer to any question. `code` is a response code of RFC 2449 §8 ("SYS/TEMP"), or ""."""
+
+    code: str
+    text: str
+
+
+@attrs.frozen
+class Login:
+    """Is this the password? Answer: a sequence of `Drop`, the messages of the maildrop; or a Refusal."""
+
+    login: str
+    password: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Retrieve:
+    """A message, or with `lines` its header and so many lines of its body: see `top`. Answer: octets with CRLF line ends,
+    in as many parts as you like (one at least); or a Refusal in place of the first."""
+
+    uid: int
+    lines: int | None = None
+
+
+@attrs.frozen
+class Update:
+    """Remove these for good. Answer: None, or a Refusal."""
+
+    uids: tuple[int, ...]
+
+
+Question = Login | Retrieve | Update
+
+
+@attrs.frozen
+class Drop:
+    """One message of the maildrop. `size` is in octets, `name` the unique-id of RFC 1939 §7."""
+
+    uid: int
+    size: int
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class Pop3Settings:
+    """What a session is told about its listener."""
+
+    hostname: str
+    #: Whether STLS can be offered (it is not on a connection that has TLS already).
+    tls_available: bool = False
+    error_limit: int = 20
+
+
+class State(enum.Enum):
+    """Where a session stands: the states of RFC 1939 §3, and what lies between them."""
+
+    AUTHORIZATION = "before login"
+    SASL = "in a SASL exchange"
+    TLS = "waiting for the handshake"
+    TRANSACTION = "logged in"
+    UPDATE = "QUIT given"
+    CLOSED = "closed"
+
+
+_BEFORE = frozenset({State.AUTHORIZATION})
+_AFTER = frozenset({State.TRANSACTION})
+
+#: Command -> states in which it is allowed. RFC 1939 §4 to §7, RFC 2449 §5, RFC 2595 §4, RFC 5034 §4.
+_ALLOWED: Mapping[str, frozenset[State]] = {
+    "CAPA": _BEFORE | _AFTER,
+    "USER": _BEFORE,
+    "PASS": _BEFORE,
+    "AUTH": _BEFORE,
+    "STLS": _BEFORE,
+    "STAT": _AFTER,
+    "LIST": _AFTER,
+    "UIDL": _AFTER,
+    "RETR": _AFTER,
+    "TOP": _AFTER,
+    "DELE": _AFTER,
+    "RSET": _AFTER,
+    "NOOP": _AFTER,
+    "QUIT": _BEFORE | _AFTER,
+}
+
+_IN_THE_CLEAR = Refusal("AUTH", "Send STLS first: passwords never travel in the clear")
+_FAULT = Refusal("SYS/TEMP", "Something went wrong here; try again later")
+
+
+class _Wrong(Exception):
+    """The command can't be done as it stands: -ERR, and it counts as an error."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.refusal = Refusal(code, text)
+
+
+def top(message: bytes, lines: int) -> bytes:
+    """The header section with its empty line, and the first lines of the body: RFC 1939 §7 TOP."""
+    end = header_length(message)
+    for _ in range(lines):
+        after = message.find(b"\r\n", end)
+        if after < 0:
+            return message
+        end = after + 2
+    return message[:end]
+
+
+class Pop3Server:
+    """One session; implements `core.effects.Core`."""
+
+    def __init__(self, settings: Pop3Settings) -> None:
+        self._settings = settings
+        self._state = State.AUTHORIZATION
+        self._tls = False
+        self._login = ""
+        self._mechanism: sasl.Mechanism | None = None
+        self._drops: Sequence[Drop] = ()
+        #: Indexes into `_drops`.
+        self._deleted: set[int] = set()
+        self._buffer = b""
+        self._discarded = 0
+        self._errors = 0
+        self._shutting_down = False
+        #: Takes the answer to the open Ask, and whether more parts follow; None when none is open.
+        self._asked: Callable[[Any, bool], Iterator[Effect]] | None = None
+        #: The last octets sent of a message under way, which decide about dots; None when none is.
+        self._tail: bytes | None = None
+        self._handlers: Mapping[str, Callable[[bytes], Iterator[Effect]]] = {
+            "CAPA": self._capa,
+            "USER": self._user,
+            "PASS": self._pass,
+            "AUTH": self._auth,
+            "STLS": self._stls,
+            "STAT": self._stat,
+            "LIST": self._list,
+            "UIDL": self._uidl,
+            "RETR": self._retr,
+            "TOP": self._top,
+            "DELE": self._dele,
+            "RSET": self._rset,
+            "NOOP": self._noop,
+            "QUIT": self._quit,
+        }
+
+    # --- core.effects.Core -----------------------------------------------------------------------
+
+    def greet(self) -> list[Effect]:
+        """See Core."""
+        # No timestamp in angle brackets: that would offer APOP (RFC 1939 §7), which needs passwords in the clear on disk.
+        return [_ok(f"{self._settings.hostname} POP3 ready")]
+
+    def receive(self, data: bytes) -> list[Effect]:
+        """See Core."""
+        if self._state in (State.CLOSED, State.TLS):
+            return []
+        self._buffer += data
+        return list(self._run())
+
+    def answer(self, answer: Any, *, more: bool = False) -> list[Effect]:
+        """See Core. Only Retrieve is answered in parts."""
+        if self._asked is None:
+            raise RuntimeError("no question is open")
+        then = self._asked
+        if not more:
+            self._asked = None
+        effects = list(then(answer, more))
+        if self._shutting_down:
+            self._state = State.CLOSED  # whatever the answer began
+        return [*effects, *self._run()]
+
+    def fault(self) -> list[Effect]:
+        """See Core."""
+        if self._asked is None:
+            raise RuntimeError("no question is open")
+        self._asked = None
+        if self._tail is not None:
+            return list(
+                self._end()
+            )  # half a message was sent: only the end of the connection tells that it is not whole
+        if self._state is State.SASL:
+            self._state = State.AUTHORIZATION
+        effects: list[Effect] = [_err(_FAULT)]
+        if self._state is State.UPDATE:
+            effects += self._end()
+        return [*effects, *self._run()]
+
+    def secured(self) -> list[Effect]:
+        """See Core."""
+        # RFC 2595 §4: what was learnt in the clear is forgotten.
+        self._tls = True
+        self._state = State.AUTHORIZATION
+        self._login = ""
+        self._buffer = b""
+        return []
+
+    def timed_out(self) -> list[Effect]:
+        """See Core."""
+        return list(self._end())  # RFC 1939 §3: without a word, and without removing anything
+
+    def shut_down(self) -> list[Effect]:
+        """See Core."""
+        self._shutting_down = True  # an open question is still answered before this
+        return [
+            _err(Refusal("SYS/TEMP", "The server is shutting down; try again later")),
+            *self._end(),
+        ]
+
+    # --- input -----------------------------------------------------------------------------------
+
+    def _run(self) -> Iterator[Effect]:
+        """Work off the buffer until it needs more input, an answer, or the session is over."""
+        while self._asked is None and self._buffer and self._state not in (State.CLOSED, State.TLS):
+            end = self._buffer.find(b"\n")
+            # A bare LF ends a command too, for those who type by hand.
+            line = self._buffer if end < 0 else self._buffer[:end].removesuffix(b"\r")
+            limit = MAX_RESPONSE if self._state is State.SASL else MAX_COMMAND - 2
+            if self._discarded + len(line) > MAX_GARBAGE:
+                yield _err(Refusal("", "Too much input without a line end"))
+                yield from self._end()
+            elif end < 0:
+                if self._discarded or len(line) > limit + 1:  # it may be the CR that ends it
+                    self._discarded += len(line)
+                    self._buffer = b""
+                return
+            else:
+                self._buffer = self._buffer[end + 1 :]
+                too_long = self._discarded or len(line) > limit
+                self._discarded = 0
+                yield from self._too_long() if too_long else self._line(line)
+
+    def _too_long(self) -> Iterator[Effect]:
+        if self._state is State.SASL:
+            self._state = State.AUTHORIZATION  # and the exchange is over
+        return self._error(Refusal("", "Line too long"))
+
+    def _line(self, line: bytes) -> Iterator[Effect]:
+        try:
+            if self._state is State.SASL:
+                yield from self._sasl_response(line)
+                return
+            word, _, argument = line.partition(b" ")
+            verb = word.decode("ascii", "replace").upper()
+            handler = self._handlers.get(verb)
+            if handler is None:
+                raise _Wrong("Unknown command")
+            if self._state not in _ALLOWED[verb]:
+                raise _Wrong(
+                    "Log in first" if self._state is State.AUTHORIZATION else "You are logged in already"
+                )
+            yield from handler(argument)
+        except _Wrong as wrong:
+            yield from self._error(wrong.refusal)
+
+    def _error(self, refusal: Refusal) -> Iterator[Effect]:
+        """A wrong command: answered, counted, and only too many of them end the session."""
+        self._errors += 1
+        if self._errors > self._settings.error_limit:
+            yield _err(Refusal("", "Too many errors, closing the connection"))
+            yield from self._end()
+        else:
+            yield _err(refusal)
+
+    def _end(self) -> Iterator[Effect]:
+        self._state = State.CLOSED
+        self._buffer = b""
+        yield Close()
+
+    def _ask(self, question: Question, then: Callable[[Any, bool], Iterator[Effect]]) -> Iterator[Effect]:
+        self._asked = then
+        yield Ask(question)
+
+    # --- before login ----------------------------------------------------------------------------
+
+    def _capa(self, argument: bytes) -> Iterator[Effect]:
+        # RFC 2449 §6; AUTH-RESP-CODE is RFC 3206 §6.
+        names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"]
+        if self._tls:
+            names += ["USER", "SASL PLAIN"]  # RFC 5034 §3: and it stays in the list after the login
+        elif self._settings.tls_available and self._state is State.AUTHORIZATION:
+            names.append("STLS")
+        yield _lines("Capabilities follow", names)
+
+    def _user(self, argument: bytes) -> Iterator[Effect]:
+        self._need_tls()
+        try:
+            self._login = argument.strip().decode("utf-8")
+        except UnicodeDecodeError:
+            raise _Wrong("The login is not UTF-8") from None
+        if not self._login:
+            raise _Wrong("Syntax: USER login")
+        yield _ok("Send the password")  # RFC 1939 §7: whether there is such a user is not told
+
+    def _pass(self, argument: bytes) -> Iterator[Effect]:
+        self._need_tls()
+        if not self._login:
+            raise _Wrong("Send USER first")
+        login, self._login = self._login, ""
+        # RFC 1939 §7: the whole argument is the password, spaces and all.
+        return self._ask(Login(login, argument), self._logged_in)
+
+    def _auth(self, argument: bytes) -> Iterator[Effect]:
+        self._need_tls()
+        name, _, initial = argument.strip().partition(b" ")
+        if name.upper() != b"PLAIN":
+            raise _Wrong("Mechanisms offered: PLAIN")
+        self._mechanism = sasl.Plain()
+        # RFC 5034 §4: "=" is an initial response of no octets.
+        return self._sasl_step(None if not initial else b"" if initial == b"=" else initial)
+
+    def _sasl_response(self, line: bytes) -> Iterator[Effect]:
+        self._state = State.AUTHORIZATION
+        if line == b"*":  # RFC 5034 §4: the client cancels
+            raise _Wrong("Authentication cancelled")
+        return self._sasl_step(line)
+
+    def _sasl_step(self, response: bytes | None) -> Iterator[Effect]:
+        assert self._mechanism is not None  # set by AUTH, the only way here
+        try:
+            step = self._mechanism.step(sasl.decode_base64(response) if response is not None else None)
+        except sasl.SaslError as error:
+            raise _Wrong(f"Authentication failed: {error}", "AUTH") from None
+        if isinstance(step, sasl.Challenge):
+            self._state = State.SASL
+            return iter((Send(b"+ " + sasl.encode_base64(step.data) + b"\r\n"),))
+        return self._ask(Login(step.login, step.password), self._logged_in)
+
+    def _logged_in(self, answer: Sequence[Drop] | Refusal, more: bool) -> Iterator[Effect]:
+        if isinstance(answer, Refusal):
+            yield from self._error(answer)
+            return
+        self._state = State.TRANSACTION
+        self._drops = answer
+        yield _ok(f"{self._figures()} in the maildrop")
+
+    def _stls(self, argument: bytes) -> Iterator[Effect]:
+        if self._tls:
+            raise _Wrong("TLS is active already")
+        if not self._settings.tls_available:
+            raise _Wrong("STLS is not offered here")
+        yield _ok("Go ahead with TLS")
+        # RFC 2595 §4: what the client sent before the handshake must have no effect after it.
+        self._buffer = b""
+        self._state = State.TLS
+        yield StartTLS()
+
+    def _need_tls(self) -> None:
+        if not self._tls:
+            raise _Wrong(_IN_THE_CLEAR.text, _IN_THE_CLEAR.code)
+
+    # --- logged in -------------------------------------------------------------------------------
+
+    def _stat(self, argument: bytes) -> Iterator[Effect]:
+        left = [drop.size for _, drop in self._left()]
+        yield _ok(f"{len(left)} {sum(left)}")
+
+    def _list(self, argument: bytes) -> Iterator[Effect]:
+        if argument.strip():
+            number, drop = self._message(argument)
+            yield _ok(f"{number} {drop.size}")
+        else:
+            yield _lines(self._figures(), [f"{number} {drop.size}" for number, drop in self._left()])
+
+    def _uidl(self, argument: bytes) -> Iterator[Effect]:
+        if argument.strip():
+            number, drop = self._message(argument)
+            yield _ok(f"{number} {drop.name}")
+        else:
+            yield _lines("Unique-ids follow", [f"{number} {drop.name}" for number, drop in self._left()])
+
+    def _retr(self, argument: bytes) -> Iterator[Effect]:
+        _, drop = self._message(argument)
+        return self._ask(Retrieve(drop.uid), lambda part, more: self._part(f"{drop.size} octets", part, more))
+
+    def _top(self, argument: bytes) -> Iterator[Effect]:
+        words = argument.split()
+        if len(words) != 2 or not _NUMBER.fullmatch(words[1]):
+            raise _Wrong("Syntax: TOP message lines")
+        _, drop = self._message(words[0])
+        return self._ask(
+            Retrieve(drop.uid, int(words[1])),
+            lambda part, more: self._part("Top of the message follows", part, more),
+        )
+
+    def _part(self, title: str, part: bytes | Refusal, more: bool) -> Iterator[Effect]:
+        """One part of a message; dots at the start of lines doubled (RFC 1939 §3), wherever the parts were cut."""
+        if isinstance(part, Refusal):
+            yield _err(part)
+            return
+        begin = b""
+        if self._tail is None:
+            begin = _ok(title).data
+            self._tail = b"\r\n"
+        joined = self._tail + part
+        stuffed = joined.replace(b"\r\n.", b"\r\n..")[len(self._tail) :]
+        self._tail = joined[-2:]
+        end = b""
+        if not more:
+            end = b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
+            self._tail = None
+        yield Send(begin + stuffed + end)
+
+    def _dele(self, argument: bytes) -> Iterator[Effect]:
+        number, _ = self._message(argument)
+        self._deleted.add(number - 1)
+        yield _ok(f"Message {number} will be deleted at QUIT")
+
+    def _rset(self, argument: bytes) -> Iterator[Effect]:
+        self._deleted.clear()
+        yield _ok(f"{self._figures()} in the maildrop")
+
+    def _noop(self, argument: bytes) -> Iterator[Effect]:
+        yield _ok("Still here")
+
+    def _quit(self, argument: bytes) -> Iterator[Effect]:
+        self._state = State.UPDATE  # RFC 1939 §6
+        if not self._deleted:
+            return self._bye(None, False)
+        return self._ask(Update(tuple(self._drops[index].uid for index in sorted(self._deleted))), self._bye)
+
+    def _bye(self, refusal: Refusal | None, more: bool) -> Iterator[Effect]:
+        yield _ok("Bye") if refusal is None else _err(refusal)
+        yield from self._end()
+
+    def _left(self) -> Iterator[tuple[int, Drop]]:
+        """(message number, message) of those not marked as deleted."""
+        return (
+            (number, drop) for number, drop in enumerate(self._drops, 1) if number - 1 not in self._deleted
+        )
+
+    def _message(self, argument: bytes) -> tuple[int, Drop]:
+        argument = argument.strip()
+        if not _NUMBER.fullmatch(argument):
+            raise _Wrong("A message number is needed")
+        number = int(argument)
+        if not 1 <= number <= len(self._drops) or number - 1 in self._deleted:
+            raise _Wrong("There is no such message")
+        return number, self._drops[number - 1]
+
+    def _figures(self) -> str:
+        sizes = [drop.size for _, drop in self._left()]
+        return f"{len(sizes)} messages ({sum(sizes)} octets)"
+
+
+def _ok(text: str) -> Send:
+    return Send(f"+OK {text}\r\n".encode())
+
+
+def _err(refusal: Refusal) -> Send:
+    code = f"[{refusal.code}] " if refusal.code else ""
+    return Send(f"-ERR {code}{refusal.text}\r\n".encode())
+
+
+def _lines(title: str, lines: Sequence[str]) -> Send:
+    """A multi-line response, RFC 1939 §3. None of our lines begins with a dot."""
+    return Send("".join(f"{line}\r\n" for line in (f"+OK {title}", *lines, ".")).encode())
