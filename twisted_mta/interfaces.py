@@ -7,7 +7,7 @@ they are called in the reactor's thread, and never block it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from typing import BinaryIO
 
 import attrs
@@ -196,6 +196,10 @@ class IDirectory(Interface):
 
     def list_owner(address: Address) -> MailingList | None:
         """The list whose -owner, -bounces or -request address this is."""
+
+    def posters(address: Address) -> Container[str]:
+        """The folded addresses that count as members of the list with that posting address: as the list has them, and
+        those that they lead to. For `twisted_mta.core.lists.refuse_sender`."""
 
 
 class AuthenticationUnavailable(Exception):

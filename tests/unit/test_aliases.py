@@ -178,6 +178,14 @@ _name = st.from_regex(r"[a-z][a-z0-9_-]{0,10}(@[a-z]{1,5}\.test)?", fullmatch=Tr
 
 
 class PropertyTests(unittest.TestCase):
+    @given(st.from_regex(aliases._PLAIN, fullmatch=True) | st.text("aA0-_.@", max_size=12))
+    @settings(max_examples=200, deadline=None)
+    def test_the_quick_way_reads_what_the_full_parser_reads(self, text: str) -> None:
+        quick = aliases._plain(text)
+        if quick is not None:
+            full = Address.parse(text if "@" in text else f"{text}@localhost")
+            self.assertEqual(quick, full if "@" in text else Address(full.local, ""))
+
     @given(_noise)
     @settings(max_examples=200, deadline=None)
     def test_never_raises_and_problems_can_be_printed(self, text: str) -> None:

@@ -32,7 +32,7 @@ class LookupMixin:
             "root: alice\n@second.test: alice\n",
             domains=["example.test", "second.test"],
             includes={"f": "alice"},
-            lists=[make_list("Team@example.test")],
+            lists=[make_list("Team@example.test", ["Root@example.test", "X@example.org"])],
             literals=["[192.0.2.1]"],
         )
         self.directory = self.wrap(self.plain)
@@ -80,6 +80,14 @@ class LookupMixin:
         self.assertIsNone(self.directory.mailing_list(Address("team", "second.test")))
         self.assertIsNotNone(self.directory.list_owner(Address("TEAM-Owner", "example.test")))
         self.assertIsNone(self.directory.list_owner(Address("team", "example.test")))
+
+    def test_posters(self) -> None:
+        address = Address("TEAM", "example.test")
+        self.assertEqual(
+            self.directory.posters(address), {"root@example.test", "alice@example.test", "x@example.org"}
+        )
+        self.assertIs(self.directory.posters(address), self.directory.posters(address))
+        self.assertEqual(self.directory.posters(Address("alice", "example.test")), frozenset())
 
     def test_postmaster(self) -> None:
         self.assertEqual(self.directory.postmaster(), Address("alice", "example.test"))
@@ -157,12 +165,13 @@ class LoadTests(SynchronousTestCase):
         self.write("more", "info: staff\n")
         self.write("lists/staff", "alice\n:include:deep\n")
         self.write("lists/deep", "bob\n")
-        team = make_list("team@example.test")
+        team = make_list("team@example.test", ["info@example.test"], members_only=True)
         directory = self.load("aliases", "more", lists=(team,))
         self.assertEqual(self.told(), [])
         self.assertEqual(directory.domains, ("example.test", "second.test"))
         self.assertTrue(directory.is_local("[192.0.2.1]"))
         self.assertEqual(directory.mailing_list(team.address), team)
+        self.assertIn("bob@example.test", directory.posters(team.address))
         self.assertEqual(
             directory.account(Address("bob", "example.test")),
             Account("bob@example.test", "/var/mail/bob@example.test"),

@@ -218,6 +218,32 @@ def route(recipients: Iterable[Recipient], directory: Lookups) -> Routed:
     return Routed(tuple(routed.values()), tuple(problems))
 
 
+def members(settings: MailingList, directory: Lookups) -> Routed:
+    """Who gets the posts of a list: each place once, the list itself left out.
+
+    RFC 3461 §5.2.7.1 (b): what the author asked for with NOTIFY and ORCPT does not reach the members; the owner hears of
+    failures, and of nothing else.
+    """
+    return without_list(
+        settings, route((Recipient(member, Notify.FAILURE) for member in settings.members), directory)
+    )
+
+
+def without_list(settings: MailingList, routed: Routed) -> Routed:
+    """The same without what leads back to a list."""
+    ours = settings.address.folded
+    kept = (
+        one for one in routed.recipients if one.transport is not Transport.LIST or one.address.folded != ours
+    )
+    return Routed(tuple(kept), routed.problems)
+
+
+def posters(settings: MailingList, directory: Lookups) -> frozenset[str]:
+    """The folded addresses of the members of a list: as written in it, and those that they lead to."""
+    found = [one.address for one in members(settings, directory).recipients]
+    return frozenset(address.folded for address in (*settings.members, *found))
+
+
 # --- The walk ------------------------------------------------------------------------------------
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import Notify, Recipient
-from twisted_mta.core.expand import Routed, route
+from twisted_mta.core.envelope import Recipient
+from twisted_mta.core.expand import Routed, members, route, without_list
 from twisted_mta.core.lists import (
+    Distribute,
     MailingList,
     Refuse,
     ToOwner,
+    Verdict,
     bounce_address,
     delivered_to,
     judge,
     list_fields,
-    refuse_sender,
 )
 from twisted_mta.core.message import header_length
 from twisted_mta.core.queue import (
@@ -27,11 +29,9 @@ from twisted_mta.core.queue import (
     Expanded,
     Failed,
     NewMessage,
-    NewRecipient,
     Outcome,
     QueuedMessage,
     QueuedRecipient,
-    Transport,
     TryLater,
 )
 from twisted_mta.core.replies import Reply
@@ -42,45 +42,19 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 MAX_HEADER = 256 << 10
 
 
-def members_of(settings: MailingList, directory: IDirectory) -> Routed:
-    """Who gets the posts of a list: each place once, the list itself left out.
+@attrs.frozen
+class _Findings:
+    """What is to become of a message, and who gets it."""
 
-    RFC 3461 §5.2.7.1 (b): what the author asked for with NOTIFY and ORCPT does not reach the members; the owner hears of
-    failures, and of nothing else.
-    """
-    return _without(
-        settings, route((Recipient(member, Notify.FAILURE) for member in settings.members), directory)
-    )
-
-
-def may_post(settings: MailingList, sender: Address | None, directory: IDirectory) -> Reply | None:
-    """Whether a sender may post, for use at RCPT so that nobody is bounced who can be refused: None, or the refusal."""
-    if sender is None or not settings.members_only:
-        return None
-    return refuse_sender(settings, sender, _posters(settings, directory))
-
-
-def _posters(settings: MailingList, directory: IDirectory) -> frozenset[str]:
-    """The folded addresses that may post where only members may: as written in the list, and what they lead to."""
-    found = [recipient.address for recipient in members_of(settings, directory).recipients]
-    return frozenset(address.folded for address in (*settings.members, *found))
-
-
-def _without(settings: MailingList, routed: Routed) -> Routed:
-    ours = settings.address.folded
-    kept = (
-        new
-        for new in routed.recipients
-        if not (new.transport is Transport.LIST and new.address.folded == ours)
-    )
-    return Routed(tuple(kept), routed.problems)
+    verdict: Verdict
+    routed: Routed = attrs.field(factory=lambda: Routed((), ()))
 
 
 @implementer(IDelivery)
 class ListDelivery:
     """Takes recipients whose transport is LIST.
 
-    `ids` gives a new queue id; `clock` is for the dates of posts; `workers` read header sections, which may lie in files. A
+    `ids` gives a new queue id; `clock` is for the dates of posts; `workers` examine messages and look up members. A
     post lives as long as its original was given, counted from now. Delivery that is repeated after a crash is harmless: the post
     enters the queue in the commit in which its original leaves it.
     """
@@ -119,12 +93,12 @@ class ListDelivery:
             )
         else:
             try:
-                head = await self._workers.run(_read_head, body)
+                findings = await self._workers.run(self._examine, settings, message, body, first)
             except OSError as error:
                 self._log.failure("can't read the body of {queue_id}", queue_id=message.id)
                 outcome = TryLater(Reply(451, "4.3.0", f"can't read the message: {error.strerror}"))
             else:
-                outcome = self._outcome(settings, message, message.prefix + head, first)
+                outcome = self._outcome(settings, message, findings)
         others: Outcome = outcome
         if isinstance(outcome, Expanded):
             others = Delivered(Reply(250, "2.1.5", f"{first.address} has this message already"))
@@ -133,79 +107,74 @@ class ListDelivery:
     async def close(self) -> None:
         """See IDelivery: there is nothing to let go of."""
 
-    def _outcome(
-        self, settings: MailingList, message: QueuedMessage, header: bytes, recipient: QueuedRecipient
-    ) -> Outcome:
-        posters = _posters(settings, self._directory) if settings.members_only else frozenset()
+    def _examine(
+        self, settings: MailingList, message: QueuedMessage, body: IStoredBody, recipient: QueuedRecipient
+    ) -> _Findings:
+        """In a thread: read the header section, and look up however many members there are."""
+        header = message.prefix + _read_head(body)
+        posters: Container[str] = frozenset()
+        if settings.members_only:
+            posters = self._directory.posters(settings.address)
         verdict = judge(settings, message.sender, header, posters)
-        if isinstance(verdict, Refuse):
-            self._log.info(
-                "{queue_id}: {recipient} refuses it: {reply}",
-                queue_id=message.id,
-                recipient=str(settings.address),
-                reply=str(verdict.reply),
-            )
-            return Failed(verdict.reply)
+        if isinstance(verdict, Distribute):
+            return _Findings(verdict, members(settings, self._directory))
         if isinstance(verdict, ToOwner):
-            return self._to_owner(settings, message, recipient, verdict.why)
-        return self._to_members(settings, message, verdict.present)
+            # As an alias would, with the sender's wishes; to the postmaster where the owner leads nowhere.
+            for owner in (settings.owner, self._directory.postmaster()):
+                routed = route([Recipient(owner, recipient.notify)], self._directory)
+                routed = without_list(settings, routed)
+                if routed.recipients and not routed.problems:
+                    return _Findings(verdict, routed)
+        return _Findings(verdict)
 
-    def _to_members(
-        self, settings: MailingList, message: QueuedMessage, present: frozenset[bytes]
-    ) -> Outcome:
-        routed = members_of(settings, self._directory)
-        self._report(settings, message, routed)
-        if not routed.recipients:
+    def _outcome(self, settings: MailingList, message: QueuedMessage, findings: _Findings) -> Outcome:
+        verdict, routed = findings.verdict, findings.routed
+        name = str(settings.address)
+        for problem in routed.problems:
+            self._log.warn(
+                "{queue_id}: a member of {recipient} leads nowhere: {problem}",
+                queue_id=message.id,
+                recipient=name,
+                problem=problem.text,
+                source=problem.source,
+            )
+        if isinstance(verdict, Refuse):
+            outcome: Outcome = Failed(verdict.reply)
+        elif not routed.recipients:
             # RFC 3463 §3.3: mailing list expansion problem
-            return Failed(Reply(550, "5.2.4", f"the list {settings.address} has no members"))
-        post = self._child(
-            settings,
-            message,
-            routed.recipients,
-            sender=bounce_address(settings.address),  # RFC 5321 §3.9
-            prefix=list_fields(settings, present),
-        )
-        self._log.info(
-            "{queue_id}: {recipient} distributes it to {members} members as {post_id}",
-            queue_id=message.id,
-            recipient=str(settings.address),
-            members=len(routed.recipients),
-            post_id=post.id,
-        )
-        return Expanded(
-            (post,), Reply(250, "2.1.5", f"sent to the members of {settings.address} as {post.id}")
-        )
-
-    def _to_owner(
-        self, settings: MailingList, message: QueuedMessage, recipient: QueuedRecipient, why: str
-    ) -> Outcome:
-        """Pass on mail of programs to the owner, or the postmaster, as an alias would; a list never amplifies it."""
-        for owner in (settings.owner, self._directory.postmaster()):
-            routed = _without(settings, route([Recipient(owner, recipient.notify)], self._directory))
-            self._report(settings, message, routed)
-            if routed.recipients and not routed.problems:
-                break
+            why = verdict.why if isinstance(verdict, ToOwner) else "there are none"
+            outcome = Failed(Reply(550, "5.2.4", f"not sent to the members of {name}: {why}"))
+        elif isinstance(verdict, ToOwner):
+            letter = self._child(
+                settings, message, routed, sender=message.sender, prefix=delivered_to(settings)
+            )
+            outcome = Expanded(
+                (letter,), Reply(250, "2.1.5", f"sent to the owner of {name}, since {verdict.why}")
+            )
         else:
-            return Failed(Reply(550, "5.2.4", f"not for the members of {settings.address}: {why}"))
-        letter = self._child(
-            settings, message, routed.recipients, sender=message.sender, prefix=delivered_to(settings)
-        )
+            # RFC 5321 §3.9: the errors of members go to the list's owner, not to the author.
+            post = self._child(
+                settings,
+                message,
+                routed,
+                sender=bounce_address(settings.address),
+                prefix=list_fields(settings, verdict.present),
+            )
+            outcome = Expanded((post,), Reply(250, "2.1.5", f"sent to the members of {name} as {post.id}"))
         self._log.info(
-            "{queue_id}: not for the members of {recipient}, {why}; its owner gets it as {post_id}",
+            "{queue_id}: {recipient}: {reply}",
             queue_id=message.id,
-            recipient=str(settings.address),
-            why=why,
-            post_id=letter.id,
+            recipient=name,
+            reply=str(outcome.reply),
+            copies=len(routed.recipients),
         )
-        return Expanded(
-            (letter,), Reply(250, "2.1.5", f"sent to the owner of {settings.address}, since {why}")
-        )
+        return outcome
 
     def _child(
         self,
         settings: MailingList,
         message: QueuedMessage,
-        recipients: Iterable[NewRecipient],
+        routed: Routed,
         *,
         sender: Address | None,
         prefix: bytes,
@@ -214,7 +183,7 @@ class ListDelivery:
         return NewMessage(
             id=self._ids(),
             sender=sender,
-            recipients=tuple(recipients),
+            recipients=routed.recipients,
             prefix=prefix + message.prefix,
             arrived=now,
             expires=now + max(0.0, message.expires - message.arrived),
@@ -224,16 +193,6 @@ class ListDelivery:
             message_id=message.message_id,
             origin=f"list {settings.address}",
         )
-
-    def _report(self, settings: MailingList, message: QueuedMessage, routed: Routed) -> None:
-        for problem in routed.problems:
-            self._log.warn(
-                "{queue_id}: {recipient} has an address that leads nowhere: {problem}",
-                queue_id=message.id,
-                recipient=str(settings.address),
-                problem=problem.text,
-                source=problem.source,
-            )
 
 
 def _read_head(body: IStoredBody) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from twisted_mta.core.aliases import (
     parse_aliases,
     parse_include,
 )
+from twisted_mta.core.expand import posters
 from twisted_mta.core.lists import MailingList, check_address, owner_addresses
 from twisted_mta.interfaces import Account, IDirectory
 
@@ -73,6 +74,9 @@ class Directory:
     _local: frozenset[str] = attrs.field(init=False)
     _posting: Mapping[str, MailingList] = attrs.field(init=False)
     _owning: Mapping[str, MailingList] = attrs.field(init=False)
+
+    #: Folded posting address -> who may post; filled when first asked for, since only some lists need it.
+    _posters: dict[str, frozenset[str]] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     @_local.default
     def _make_local(self) -> frozenset[str]:
@@ -135,6 +139,17 @@ class Directory:
         """See IDirectory."""
         return self._owning.get(address.folded)
 
+    def posters(self, address: Address) -> frozenset[str]:
+        """See IDirectory."""
+        key = address.folded
+        found = self._posters.get(key)
+        if found is None:
+            settings = self._posting.get(key)
+            if settings is None:  # not remembered: such addresses have no end
+                return frozenset()
+            found = self._posters[key] = posters(settings, self)
+        return found
+
     def with_users(self, users: Users) -> Directory:
         """The same snapshot with accounts read anew (after the passwd-file changed)."""
         return attrs.evolve(self, accounts=account_table(users))
@@ -191,6 +206,10 @@ class DirectoryHolder:
         """See IDirectory."""
         return self.current.list_owner(address)
 
+    def posters(self, address: Address) -> Container[str]:
+        """See IDirectory."""
+        return self.current.posters(address)
+
 
 # --- Loading -------------------------------------------------------------------------------------
 
@@ -224,6 +243,9 @@ def load_directory(
         lists=tuple(lists),
         literals=frozenset(literals),
     )
+    for settings in lists:
+        if settings.members_only:
+            directory.posters(settings.address)  # here, in a thread, rather than at the first RCPT
     return directory, (*problems, *clashes, *loader.problems)
 
 
