@@ -7,7 +7,7 @@ import attrs
 from twisted_mta.core.imap import bodystructure
 from twisted_mta.core.imap.grammar import BadSyntax, Scanner
 from twisted_mta.core.imap.questions import Entry
-from twisted_mta.core.imap.responses import date_time, flag_list, literal, string
+from twisted_mta.core.imap.responses import astring, date_time, flag_list, literal
 from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.mime import Part, parse_structure
 
@@ -36,7 +36,7 @@ class Section:
             words.append(self.text)
         label = b".".join(words)
         if self.names:
-            label += b" (" + b" ".join(string(name) for name in self.names) + b")"
+            label += b" (" + b" ".join(astring(name) for name in self.names) + b")"
         return label
 
 
@@ -149,7 +149,7 @@ def render(items: tuple[Item, ...], entry: Entry, message: bytes) -> bytes:
     for item in items:
         match item.name:
             case b"FLAGS":
-                pairs.append(b"FLAGS " + flag_list(entry.flags, entry.recent))
+                pairs.append(b"FLAGS " + flag_list(entry.flags, "\\Recent" if entry.recent else ""))
             case b"UID":
                 pairs.append(b"UID %d" % entry.uid)
             case b"INTERNALDATE":

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 _PLAIN = re.compile(rb"[\x20-\x7e]*")
+_WORD = re.compile(rb"[A-Za-z0-9_-]+")
 #: Longer strings go as literals.
 _MAX_QUOTED = 1000
 # What a date of four-digit years can show.
@@ -31,16 +32,21 @@ def string(value: bytes) -> bytes:
     return literal(value)
 
 
+def astring(value: bytes) -> bytes:
+    """An atom where that can be, else a string."""
+    return value if _WORD.fullmatch(value) else string(value)
+
+
 def nstring(value: bytes | None) -> bytes:
     """A string, or NIL."""
     return b"NIL" if value is None else string(value)
 
 
-def flag_list(flags: Iterable[str], recent: bool = False) -> bytes:
-    """Flags in parentheses, in a steady order."""
+def flag_list(flags: Iterable[str], last: str = "") -> bytes:
+    """Flags in parentheses, in a steady order, and behind them `last` if given."""
     names = sorted(flags)
-    if recent:
-        names.append("\\Recent")
+    if last:
+        names.append(last)
     return f"({' '.join(names)})".encode("ascii")
 
 

@@ -142,10 +142,13 @@ class ImapServer:
         return out
 
     def _bye(self, text: str, code: str = "") -> Sequence[Effect]:
+        self._say_bye(text, code)
+        return self._drain()
+
+    def _say_bye(self, text: str, code: str = "") -> None:
         if not self._closed:
             self.send(b"* BYE " + _code(code) + human(text) + b"\r\n")
             self.effect(Close())
-        return self._drain()
 
     # --- input ---------------------------------------------------------------------------------
 
@@ -155,7 +158,7 @@ class ImapServer:
             if event is None:
                 return
             if isinstance(event, Wasted):
-                self._out.extend(self._bye("too much was sent in vain"))
+                self._say_bye("too much was sent in vain")
             elif self._listener is not None:
                 self._listener(event)
             else:
@@ -311,13 +314,13 @@ class ImapServer:
         self.send(self._tag + b" BAD " + human(text) + b"\r\n")
         self._errors += 1
         if self._errors >= self.settings.errors:
-            self._out.extend(self._bye("too many mistakes"))
+            self._say_bye("too many mistakes")
 
     def login_failed(self) -> None:
         """A wrong password was given; too many end the session."""
         self._login_failures += 1
         if self._login_failures >= self.settings.login_failures:
-            self._out.extend(self._bye("too many wrong passwords"))
+            self._say_bye("too many wrong passwords")
 
     def begin_tls(self) -> None:
         """Drop all input until `secured`."""
@@ -356,7 +359,7 @@ class ImapServer:
 
     def _mailbox_lost(self, refused: q.Refused) -> None:
         # RFC 2180 §3.3: the one way that leaves the client with no wrong idea.
-        self._out.extend(self._bye(refused.text, refused.code))
+        self._say_bye(refused.text, refused.code)
 
 
 def _code(code: str) -> bytes:

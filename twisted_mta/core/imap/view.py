@@ -73,7 +73,7 @@ class View:
     def greeting(self) -> bytes:
         """The untagged responses of SELECT, RFC 3501 §6.3.1."""
         flags = self._flags_line()
-        permanent = b"()" if self.read_only else flag_list([*SYSTEM_FLAGS, *self._keywords, "\\*"])
+        permanent = b"()" if self.read_only else flag_list([*SYSTEM_FLAGS, *self._keywords], "\\*")
         lines = [
             flags,
             b"* OK [PERMANENTFLAGS %s] what can be changed" % permanent,
@@ -133,6 +133,6 @@ class View:
             if number is None or silent:
                 continue
             uid = b"UID %d " % entry.uid if with_uid else b""
-            flags = flag_list(entry.flags, entry.recent)
+            flags = flag_list(entry.flags, "\\Recent" if entry.recent else "")
             out.append(b"* %d FETCH (%sFLAGS %s)\r\n" % (number, uid, flags))
         return b"".join(out)
