@@ -1,0 +1,581 @@
+"""The queue manager on a Clock: retries, bounces, limits, and what a crash or a stop leaves."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial import unittest
+from zope.interface.verify import verifyObject
+
+from twisted_mta.config.schema import Queue
+from twisted_mta.core.address import Address
+from twisted_mta.core.envelope import Notify
+from twisted_mta.core.queue import (
+    Delivered,
+    Expanded,
+    Failed,
+    NewMessage,
+    NewRecipient,
+    Outcome,
+    QueuedMessage,
+    QueuedRecipient,
+    Transport,
+    TryLater,
+)
+from twisted_mta.core.queueids import QueueIds
+from twisted_mta.core.replies import Reply
+from twisted_mta.interfaces import IDelivery, IQueue, IQueueStore, StoreFull
+from twisted_mta.service.queue import STORE_PAUSE, QueueManager
+from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.testing.deliveries import ScriptedDelivery
+from twisted_mta.testing.queue import MemoryQueueStore
+
+ALICE = Address("alice", "example.test")
+POSTMASTER = Address("postmaster", "example.test")
+START = 1_000_000.0
+DAY = 86400.0
+ORIGINAL = b"Subject: lunch\r\n\r\nAt noon?\r\n"
+DELIVERED = Delivered(Reply(250, "2.0.0", "ok"))
+REFUSED = Failed(Reply(550, "5.1.1", "no such user here"), "mx.example.org [192.0.2.1]")
+BUSY = TryLater(Reply(451, "4.3.2", "come back later"), "mx.example.org [192.0.2.1]")
+
+
+def remote(text: str, **changes: Any) -> NewRecipient:
+    address = Address.parse(text)
+    return attrs.evolve(NewRecipient(address, Transport.SMTP, address), **changes)
+
+
+def by_domain(address: Address) -> tuple[NewRecipient, ...]:
+    """The routing of the tests: example.test is local, nowhere.test is nowhere."""
+    if address.domain == "nowhere.test":
+        return ()
+    transport = Transport.LOCAL if address.domain == "example.test" else Transport.SMTP
+    return (NewRecipient(address, transport, address),)
+
+
+def replies(*outcomes: Outcome) -> Any:
+    """A script that gives these outcomes in turn; the last one repeats."""
+    left = list(outcomes)
+    return lambda message, recipient: left.pop(0) if len(left) > 1 else left[0]
+
+
+class ManagerTestCase(unittest.SynchronousTestCase):
+    """A manager over a store in memory, two scripted deliveries, and a Clock."""
+
+    settings = Queue(schedule=(600.0, 3600.0), expire=5 * DAY, warn_after=4 * 3600.0)
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.store: Any = self.make_store()
+        self.local, self.smtp, self.lists = ScriptedDelivery(), ScriptedDelivery(), ScriptedDelivery()
+        self.ids = QueueIds(self.clock.seconds, lambda: 0.5)
+        self.events: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.manager = self.make_manager()
+
+    def make_store(self) -> IQueueStore:
+        return MemoryQueueStore()
+
+    def make_manager(self, **changes: Any) -> QueueManager:
+        options: dict[str, Any] = {
+            "random": lambda: 0.5,
+            "ids": self.ids,
+            "settings": self.settings,
+            "hostname": "mx.example.test",
+            "postmaster": POSTMASTER,
+            "bounce_router": by_domain,
+        }
+        deliveries = {Transport.LOCAL: self.local, Transport.SMTP: self.smtp, Transport.LIST: self.lists}
+        manager = QueueManager(self.store, deliveries, self.clock, **(options | changes))
+        manager.startService()
+        return manager
+
+    def result(self, awaitable: Any) -> Any:
+        async def run() -> Any:
+            return await awaitable
+
+        return self.successResultOf(Deferred.fromCoroutine(run()))
+
+    def message(self, *recipients: NewRecipient, **changes: Any) -> NewMessage:
+        now = self.clock.seconds()
+        made = NewMessage(
+            id=self.ids(),
+            sender=ALICE,
+            recipients=recipients or (remote("bob@example.org"),),
+            prefix=b"Received: by mx.example.test\r\n",
+            arrived=now,
+            expires=now + self.settings.expire,
+            message_id="lunch@example.test",
+        )
+        return attrs.evolve(made, **changes)
+
+    def submit(self, *recipients: NewRecipient, manager: QueueManager | None = None, **changes: Any) -> str:
+        message = self.message(*recipients, **changes)
+        manager = manager or self.manager
+        body = manager.new_body()
+        body.write(ORIGINAL)
+        self.result(manager.submit([message], body))
+        return message.id
+
+    def run_until(self, when: float) -> None:
+        """Let the time pass call by call, so that each sees the time it is due at."""
+        while True:
+            due = [call.getTime() for call in self.clock.getDelayedCalls()]
+            if not due or min(due) > when:
+                break
+            self.clock.advance(max(min(due) - self.clock.seconds(), 0))
+        self.clock.advance(when - self.clock.seconds())
+
+    def queue(self) -> list[str]:
+        return [str(r.address) for item in self.result(self.store.listing()) for r in item.recipients]
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        return [logged for logged in self.events if logged.get("event") == event]
+
+    def notifications(self) -> list[Any]:
+        parse = email.message_from_bytes
+        return [parse(call.data, policy=email.policy.default) for call in self.local.calls]
+
+
+class DeliveryTests(ManagerTestCase):
+    def test_interfaces(self) -> None:
+        verifyObject(IQueue, self.manager)
+        verifyObject(IDelivery, self.smtp)
+
+    def test_delivery_begins_at_once(self) -> None:
+        self.submit()
+        (call,) = self.smtp.calls
+        self.assertEqual(call.data, b"Received: by mx.example.test\r\n" + ORIGINAL)
+        self.assertEqual(self.queue(), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_recipients_are_grouped_by_destination(self) -> None:
+        self.submit(
+            remote("a@example.org"),
+            remote("b@example.com"),
+            remote("c@example.org"),
+            remote("d@example.org", transport=Transport.LOCAL),
+        )
+        self.assertEqual(
+            [(call.destination, call.recipients) for call in self.smtp.calls],
+            [("example.org", ("a@example.org", "c@example.org")), ("example.com", ("b@example.com",))],
+        )
+        self.assertEqual([call.recipients for call in self.local.calls], [("d@example.org",)])
+
+    def test_451_twice_is_retried_on_schedule_and_succeeds(self) -> None:
+        self.smtp.script = replies(BUSY, BUSY, DELIVERED)
+        name = self.submit()
+        self.run_until(START + 599)
+        self.assertEqual(len(self.smtp.calls), 1)
+        self.run_until(START + 600)
+        self.assertEqual(len(self.smtp.calls), 2)
+        self.run_until(START + 600 + 3599)
+        self.assertEqual(len(self.smtp.calls), 2)
+        self.run_until(START + 600 + 3600)
+        self.assertEqual(len(self.smtp.calls), 3)
+        self.assertEqual((self.queue(), self.local.calls), ([], []))
+        first, second = self.told("deferred")
+        self.assertEqual((first["queue_id"], first["next_attempt"]), (name, START + 600))
+        self.assertEqual((second["attempts"], second["reply"]), (2, "451 4.3.2 come back later"))
+        (delivered,) = self.told("delivered")
+        self.assertEqual((delivered["attempts"], delivered["delay"]), (3, 4200.0))
+
+    def test_a_bug_in_a_delivery_is_logged_and_tried_later(self) -> None:
+        def broken(message: QueuedMessage, recipient: QueuedRecipient) -> Outcome:
+            raise ZeroDivisionError
+
+        self.smtp.script = broken
+        self.submit(remote("a@example.org"), remote("b@example.com"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(self.queue(), ["a@example.org", "b@example.com"])
+        self.smtp.script = replies(DELIVERED)
+        self.run_until(START + 600)
+        self.assertEqual(self.queue(), [])
+
+    def test_a_wrong_number_of_outcomes_is_a_bug_too(self) -> None:
+        async def deliver(*_: object) -> list[Outcome]:
+            return []
+
+        self.smtp.deliver = deliver  # type: ignore[assignment]
+        self.submit()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.queue(), ["bob@example.org"])
+
+    def test_a_transport_that_is_not_there_keeps_the_mail(self) -> None:
+        manager = self.make_manager()
+        manager._deliveries = {}
+        self.submit(manager=manager)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+        self.assertEqual(self.queue(), ["bob@example.org"])
+
+    def test_expanded_messages_start_at_once(self) -> None:
+        def expand(message: QueuedMessage, recipient: QueuedRecipient) -> Outcome:
+            child = self.message(
+                remote("x@example.org"),
+                remote("y@example.com"),
+                parent=message.id,
+                prefix=b"List-Id: <team>\r\n",
+            )
+            return Expanded((child,), Reply(250, "2.0.0", "to 2 members"))
+
+        self.lists.script = expand
+        self.submit(remote("team@example.test", transport=Transport.LIST))
+        self.assertEqual([call.data for call in self.smtp.calls], [b"List-Id: <team>\r\n" + ORIGINAL] * 2)
+        self.assertEqual((self.queue(), self.store.body_count), ([], 0))
+
+    def test_a_full_store_is_told_to_the_client_and_leaves_nothing(self) -> None:
+        body = self.manager.new_body()
+        body.write(ORIGINAL)
+        self.store.full = True
+        self.failureResultOf(self.manager.submit([self.message()], body), StoreFull)  # type: ignore[arg-type]
+        self.assertEqual((self.manager.active, self.smtp.calls), (0, []))
+        self.store.full = False
+        self.submit()
+        self.assertEqual(len(self.smtp.calls), 1)
+
+    def test_a_client_that_hangs_up_does_not_stop_what_is_committed(self) -> None:
+        hold = self.store.hold("add")
+        body = self.manager.new_body()
+        body.write(ORIGINAL)
+        waiting: Any = self.manager.submit([self.message()], body)
+        waiting.addErrback(lambda _: None)
+        waiting.cancel()
+        hold.callback(None)
+        self.assertEqual(len(self.smtp.calls), 1)
+        self.assertEqual(self.queue(), [])
+
+    def test_the_administrator(self) -> None:
+        self.smtp.script = replies(BUSY, DELIVERED)
+        name, other = self.submit(), self.submit(remote("x@example.com"))
+        self.assertEqual([item.message.id for item in self.result(self.manager.listing())], [name])
+        self.assertEqual(self.result(self.manager.find(name)).message.id, name)
+        self.assertIsNone(self.result(self.manager.find(other)))
+        self.assertEqual(self.result(self.manager.retry([name])), 1)
+        self.assertEqual(self.queue(), [])
+        self.smtp.script = replies(BUSY)
+        name = self.submit()
+        self.assertEqual(self.result(self.manager.delete([name])), 1)
+        self.run_until(START + 6 * DAY)
+        self.assertEqual((self.queue(), self.local.calls), ([], []))
+
+    def test_a_message_deleted_during_its_delivery_does_not_bounce(self) -> None:
+        self.smtp.hold()
+        self.smtp.script = replies(REFUSED)
+        name = self.submit()
+        self.assertEqual(self.result(self.manager.delete([name])), 1)
+        self.smtp.let_go()
+        self.assertEqual((self.queue(), self.local.calls), ([], []))
+
+    def test_reconfigure(self) -> None:
+        self.smtp.script = replies(BUSY)
+        self.manager.reconfigure(attrs.evolve(self.settings, schedule=(60.0,)), 1)
+        self.submit()
+        self.run_until(START + 60)
+        self.assertEqual(len(self.smtp.calls), 2)
+
+
+class NotificationTests(ManagerTestCase):
+    def test_550_bounces_to_the_sender_with_the_head_of_the_message(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        name = self.submit()
+        (call,) = self.local.calls
+        self.assertIsNone(call.message.sender)
+        self.assertEqual((call.recipients, call.message.parent), (("alice@example.test",), name))
+        (bounce,) = self.notifications()
+        self.assertEqual(bounce.get_content_type(), "multipart/report")
+        words, status, original = bounce.iter_parts()
+        self.assertIn("no such user here", words.get_content())
+        self.assertEqual(status.get_payload()[1]["Action"], "failed")
+        self.assertEqual(original.get_payload()[0]["Subject"], "lunch")
+        self.assertEqual(self.queue(), [])
+        (event,) = self.told("bounced")
+        self.assertEqual((event["queue_id"], event["remote"]), (name, "mx.example.org [192.0.2.1]"))
+
+    def test_five_days_down_yield_one_warning_and_one_bounce(self) -> None:
+        self.smtp.script = replies(BUSY)
+        self.submit()
+        self.run_until(START + 4 * 3600 - 1)
+        self.assertEqual(self.local.calls, [])
+        self.run_until(START + 5 * 3600)
+        self.assertEqual(len(self.local.calls), 1)
+        self.run_until(START + 5 * DAY - 1)
+        self.assertEqual(len(self.local.calls), 1)
+        self.assertEqual(self.queue(), ["bob@example.org"])
+        self.run_until(START + 5 * DAY)
+        warning, bounce = self.notifications()
+        self.assertEqual(warning["Subject"], "Your message is delayed")
+        fields = list(warning.iter_parts())[1].get_payload()[1]
+        self.assertEqual((fields["Action"], fields["Status"]), ("delayed", "4.3.2"))
+        self.assertIn("Will-Retry-Until", fields)
+        self.assertEqual(bounce["Subject"], "Your message could not be delivered")
+        fields = list(bounce.iter_parts())[1].get_payload()[1]
+        self.assertEqual((fields["Action"], fields["Status"]), ("failed", "4.3.2"))
+        self.assertEqual(self.queue(), [])
+        self.assertEqual(len(self.told("expired")), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_several_failures_make_one_bounce_when_all_is_over(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        self.smtp.hold()
+        self.submit(remote("a@example.org"), remote("b@example.com"), remote("c@example.net"))
+        self.smtp.let_go(2)
+        self.assertEqual(self.local.calls, [])
+        self.smtp.script = replies(DELIVERED)
+        self.smtp.let_go()
+        (bounce,) = self.notifications()
+        words = next(bounce.iter_parts()).get_content()
+        self.assertIn("a@example.org", words)
+        self.assertIn("b@example.com", words)
+        self.assertNotIn("c@example.net", words)
+
+    def test_a_bounce_never_bounces(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        self.local.script = replies(REFUSED)
+        name = self.submit()
+        self.assertEqual(len(self.local.calls), 1)
+        self.assertEqual(self.queue(), [])
+        self.assertEqual(
+            [event["queue_id"] for event in self.told("dropped")], [self.local.calls[0].message.id]
+        )
+        self.assertNotEqual(self.local.calls[0].message.id, name)
+
+    def test_a_warning_about_a_bounce_is_not_sent_either(self) -> None:
+        self.smtp.script = replies(BUSY)
+        self.submit(sender=None)
+        self.run_until(START + 6 * DAY)
+        self.assertEqual((self.local.calls, self.queue()), ([], []))
+
+    def test_notify(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        self.submit(remote("bob@example.org", notify=Notify.NEVER))
+        self.submit(remote("bob@example.org", notify=Notify.DELAY | Notify.SUCCESS))
+        self.assertEqual((self.local.calls, self.queue()), ([], []))
+        self.smtp.script = replies(BUSY)
+        self.submit(remote("bob@example.org", notify=Notify.FAILURE))
+        self.run_until(START + 6 * DAY)
+        (bounce,) = self.notifications()
+        self.assertEqual(bounce["Subject"], "Your message could not be delivered")
+
+    def test_success_is_told_if_asked_for(self) -> None:
+        self.smtp.script = replies(attrs.evolve(DELIVERED, relayed=True))
+        self.submit(remote("bob@example.org", notify=Notify.SUCCESS))
+        self.submit(remote("x@example.test", notify=Notify.SUCCESS, transport=Transport.LOCAL))
+        self.local.calls = [call for call in self.local.calls if call.message.sender is None]
+        subjects = [notification["Subject"] for notification in self.notifications()]
+        self.assertEqual(subjects, ["Your message was passed on", "Your message was delivered"])
+
+    def test_where_the_sender_is_nowhere_the_postmaster_is_told(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        self.submit(sender=Address("gone", "nowhere.test"))
+        self.assertEqual([call.recipients for call in self.local.calls], [("postmaster@example.test",)])
+
+    def test_with_no_route_at_all_it_is_logged(self) -> None:
+        def route(address: Address) -> tuple[NewRecipient, ...]:
+            raise LookupError(address)
+
+        manager = self.make_manager(bounce_router=route)
+        self.smtp.script = replies(REFUSED)
+        self.submit(manager=manager)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
+        self.assertEqual((self.queue(), self.local.calls), ([], []))
+        self.assertTrue(any("nobody can be told" in (e.get("log_format") or "") for e in self.events))
+
+    def test_a_notification_that_cannot_be_written_gives_nothing_up(self) -> None:
+        self.smtp.script = replies(REFUSED)
+
+        def broken() -> str:
+            raise ZeroDivisionError
+
+        manager = self.make_manager(ids=broken)
+        self.submit(manager=manager)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.queue(), ["bob@example.org"])
+
+    def test_a_body_that_is_gone_ends_in_a_bounce(self) -> None:
+        self.store.fail("body", *[KeyError("gone")] * 1000)
+        self.submit(expires=START + 60)
+        self.run_until(START + 700)
+        self.flushLoggedErrors(KeyError)
+        self.store.errors.clear()
+        self.result(self.manager.retry())
+        self.run_until(START + DAY)
+        self.assertEqual(self.smtp.calls, [])
+        self.assertEqual(len(self.notifications()), 1)
+
+
+class WindowTests(ManagerTestCase):
+    settings = attrs.evolve(ManagerTestCase.settings, active=8)
+
+    def test_the_window_limits_what_is_worked_on(self) -> None:
+        self.smtp.hold()
+        for n in range(30):
+            self.submit(remote(f"bob@{n}.example.org"))
+        self.assertEqual((self.smtp.waiting, self.manager.active), (8, 8))
+        seen = 8
+        while self.smtp.waiting:
+            self.smtp.let_go(1)
+            self.assertLessEqual(self.manager.active, 8)
+            seen = len(self.smtp.calls)
+        self.assertEqual((seen, self.queue()), (30, []))
+
+    def test_a_message_larger_than_the_window_goes_in_parts(self) -> None:
+        self.smtp.hold()
+        self.submit(*(remote(f"bob@{n}.example.org") for n in range(20)))
+        self.assertEqual(self.smtp.waiting, 8)
+        while self.smtp.waiting:
+            self.smtp.let_go(1)
+        self.assertEqual((len(self.smtp.calls), self.queue()), (20, []))
+
+    def test_one_destination_gets_so_many_at_once(self) -> None:
+        manager = self.make_manager(concurrency=2)
+        self.smtp.hold()
+        for _ in range(5):
+            self.submit(manager=manager)
+        self.submit(remote("x@example.com"), manager=manager)
+        self.assertEqual(
+            [call.destination for call in self.smtp.calls], ["example.org"] * 2 + ["example.com"]
+        )
+        while self.smtp.waiting:
+            self.smtp.let_go(1)
+        self.assertEqual((self.smtp.most, len(self.smtp.calls), self.queue()), (2, 6, []))
+
+    def test_mail_submitted_while_the_store_is_asked_for_work_is_not_forgotten(self) -> None:
+        hold = self.store.hold("claim_due")
+        self.manager.reconfigure(self.settings, 5)
+        self.submit()
+        hold.callback(None)
+        self.assertEqual((len(self.smtp.calls), self.queue()), (1, []))
+
+
+class TroubleTests(ManagerTestCase):
+    def test_outcomes_are_recorded_until_the_store_takes_them(self) -> None:
+        self.store.fail("record", StoreFull("no room"), StoreFull("no room"))
+        self.smtp.script = replies(REFUSED)
+        self.submit()
+        self.assertEqual((self.queue(), self.local.calls), (["bob@example.org"], []))
+        self.run_until(START + 2 * STORE_PAUSE)
+        self.assertEqual(len(self.flushLoggedErrors(StoreFull)), 2)
+        self.assertEqual((self.queue(), len(self.local.calls), len(self.smtp.calls)), ([], 1, 1))
+
+    def test_a_store_that_gives_no_work_is_asked_again(self) -> None:
+        self.smtp.script = replies(BUSY, DELIVERED)
+        self.submit()
+        self.store.fail("claim_due", OSError("disk"))
+        self.run_until(START + 600)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.run_until(START + 600 + STORE_PAUSE)
+        self.assertEqual(self.queue(), [])
+
+    def test_before_the_start_mail_is_only_stored(self) -> None:
+        self.result(self.manager.stopService())
+        self.submit()
+        self.assertEqual((self.smtp.calls, self.queue()), ([], ["bob@example.org"]))
+        self.manager.startService()
+        self.assertEqual((len(self.smtp.calls), self.queue()), (1, []))
+
+    def test_stop_waits_for_attempts_and_gives_the_others_back(self) -> None:
+        manager = self.make_manager(concurrency=1)
+        self.smtp.hold()
+        self.submit(manager=manager)
+        self.submit(manager=manager)
+        stopped = manager.stopService()
+        self.assertNoResult(stopped)
+        self.smtp.let_go()
+        self.successResultOf(stopped)
+        self.assertEqual((len(self.smtp.calls), self.queue()), (1, ["bob@example.org"]))
+        self.assertEqual(self.result(self.store.next_due()), START)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_cuts_off_what_takes_too_long(self) -> None:
+        self.smtp.hold()
+        self.submit()
+        stopped = self.manager.stopService()
+        self.clock.advance(4.9)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.2)
+        self.successResultOf(stopped)
+        self.assertEqual(self.queue(), ["bob@example.org"])
+        self.assertEqual(self.result(self.store.next_due()), START)
+
+    def test_stop_records_the_failures_that_waited_for_others(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        manager = self.make_manager(concurrency=1)
+        self.smtp.hold()
+        self.submit(remote("first@example.com"), manager=manager)
+        self.submit(remote("a@example.org"), remote("b@example.com"), manager=manager)
+        stopped = manager.stopService()
+        self.smtp.let_go()
+        self.successResultOf(stopped)
+        left = self.queue()
+        self.assertNotIn("a@example.org", left)
+        self.assertIn("b@example.com", left)
+
+    def test_work_claimed_while_stopping_is_given_back(self) -> None:
+        hold = self.store.hold("add")
+        body = self.manager.new_body()
+        body.write(ORIGINAL)
+        submitted: Any = self.manager.submit([self.message()], body)
+        self.successResultOf(self.manager.stopService())
+        hold.callback(None)
+        self.successResultOf(submitted)
+        self.assertEqual(self.smtp.calls, [])
+        self.assertEqual(self.result(self.store.next_due()), START)
+
+
+class CrashTests(ManagerTestCase):
+    """On the disk: the process dies, and another one opens the same file."""
+
+    def make_store(self) -> IQueueStore:
+        if not hasattr(self, "directory"):
+            self.directory = Path(tempfile.mkdtemp())
+            self.addCleanup(shutil.rmtree, self.directory)
+        store = SQLiteQueueStore.inline(self.directory, self.clock)
+        self.addCleanup(store._writer.close)
+        self.addCleanup(store._reader.close)
+        return store
+
+    def crash(self) -> None:
+        """Forget everything but the disk."""
+        self.store._writer.close()
+        for call in self.clock.getDelayedCalls():
+            call.cancel()
+        self.manager = None  # type: ignore[assignment]
+        self.store = self.make_store()
+        self.smtp, self.local = ScriptedDelivery(), ScriptedDelivery()
+        self.manager = self.make_manager()
+
+    def test_claims_left_by_a_crash_are_delivered(self) -> None:
+        self.smtp.hold()
+        names = [self.submit(), self.submit(remote("x@example.com"))]
+        self.crash()
+        self.assertEqual([call.message.id for call in self.smtp.calls], names)
+        self.assertEqual(self.smtp.calls[0].data, b"Received: by mx.example.test\r\n" + ORIGINAL)
+        self.assertEqual(self.queue(), [])
+
+    def test_what_was_recorded_is_not_done_again(self) -> None:
+        self.smtp.script = lambda message, recipient: DELIVERED if recipient.address.local == "a" else BUSY
+        self.submit(remote("a@example.org"), remote("b@example.org"))
+        self.crash()
+        self.assertEqual(self.smtp.calls, [])
+        self.run_until(START + 600)
+        self.assertEqual([call.recipients for call in self.smtp.calls], [("b@example.org",)])
+
+    def test_a_bounce_survives(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        self.local.hold()
+        self.submit()
+        self.assertEqual(self.local.waiting, 1)
+        self.crash()
+        self.assertEqual([call.recipients for call in self.local.calls], [("alice@example.test",)])
+        self.assertEqual((self.queue(), self.smtp.calls), ([], []))

@@ -1,0 +1,337 @@
+"""Delivery status notifications: what a sender is told of a message that failed, is late, or arrived. RFC 3464, RFC 3461.
+
+A notification is a multipart/report (RFC 6522): plain words for people, fields for programs, and the message or its
+header section. It never tells where an alias leads (RFC 3464 §4.2): recipients go by the address the sender gave.
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+import re
+import textwrap
+from collections.abc import Sequence
+
+import attrs
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.message import format_date, header_length
+from twisted_mta.core.queue import QueuedMessage, QueuedRecipient
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.schedule import format_duration
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
+_EIGHT_BIT = re.compile(rb"[\x80-\xff]")
+_ID_TOKEN = re.compile(r"[!-;=?-~]{1,250}")
+#: Characters of a reply that are passed on, and lines of it.
+_MAX_LINE = 500
+_MAX_LINES = 20
+
+
+class Action(enum.StrEnum):
+    """What became of a recipient, RFC 3464 §2.3.3."""
+
+    FAILED = "failed"
+    DELAYED = "delayed"
+    DELIVERED = "delivered"
+    RELAYED = "relayed"
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What there is to tell of one recipient."""
+
+    recipient: QueuedRecipient
+    action: Action
+    #: The words of `remote`, or our own where that is "".
+    reply: Reply
+    remote: str = ""
+    #: When the attempt ended that this is about.
+    attempted: float
+    #: Whether it failed because its time was up.
+    expired: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Notification:
+    """A message to be queued, from the null reverse-path (RFC 3461 §6.1)."""
+
+    data: bytes
+    #: "7BIT" or "8BITMIME".
+    body_type: str
+    #: Whether its header needs SMTPUTF8: the sender's address does.
+    smtputf8: bool
+    #: Without brackets.
+    message_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Reporter:
+    """Who reports: names this server in its notifications, and says how much of a message they quote."""
+
+    hostname: str
+    #: Whom a person may write to about it.
+    postmaster: Address
+    #: Octets of the original that are sent back.
+    quote: int
+
+    def notify(
+        self,
+        message: QueuedMessage,
+        reports: Sequence[Report],
+        *,
+        queue_id: str,
+        now: float,
+        original: bytes,
+    ) -> Notification:
+        """Build the notification `queue_id` about `message`, whose sender is not null.
+
+        `original` is the message from its prefix on: `quote` octets or more of it, unless it is shorter.
+        """
+        assert message.sender is not None  # RFC 5321 §4.5.5: never tell the null reverse-path
+        people = _text_part(self._words(message, reports, now))
+        parts = [
+            people,
+            _status_part(self.hostname, message, reports),
+            self._original(message, reports, original),
+        ]
+        eight_bit = any(_EIGHT_BIT.search(part) for part in parts)
+        boundary = _boundary(queue_id, parts)
+        message_id = f"{queue_id}@{self.hostname}"
+        header = [
+            f"From: Mail Delivery System <MAILER-DAEMON@{self.hostname}>",
+            f"To: <{message.sender}>",
+            f"Subject: {_SUBJECTS[_worst(reports)]}",
+            f"Date: {format_date(now)}",
+            f"Message-ID: <{message_id}>",
+            "Auto-Submitted: auto-replied",  # RFC 3834 §5.2: not auto-generated
+            "MIME-Version: 1.0",
+            "Content-Type: multipart/report; report-type=delivery-status;",
+            f'\tboundary="{boundary}"',
+        ]
+        if _ID_TOKEN.fullmatch(message.message_id):
+            header.insert(5, f"References: <{message.message_id}>")
+        if eight_bit:
+            header.append("Content-Transfer-Encoding: 8bit")
+        top = "\r\n".join([*header, "", "This is a delivery status notification in MIME format.", ""])
+        delimiter = f"\r\n--{boundary}".encode()
+        data = b"".join(
+            [
+                top.encode("utf-8", "surrogateescape"),
+                *(delimiter + b"\r\n" + part for part in parts),
+                delimiter + b"--\r\n",
+            ]
+        )
+        smtputf8 = not str(message.sender).isascii()
+        return Notification(
+            data=data,
+            body_type="8BITMIME" if eight_bit or smtputf8 else "7BIT",
+            smtputf8=smtputf8,
+            message_id=message_id,
+        )
+
+    def _words(self, message: QueuedMessage, reports: Sequence[Report], now: float) -> str:
+        """The part for people: who, what happened, the words of the other side, what to do."""
+        lines = [f"This is the mail server {self.hostname}.", ""]
+        lines += [f"It writes about your message of {format_date(message.arrived)}."]
+        for action in Action:
+            those = [report for report in reports if report.action is action]
+            if those:
+                lines += ["", _INTRODUCTIONS[action]]
+            for report in those:
+                lines += [
+                    "",
+                    f"  {_printable(str(report.recipient.original))}",
+                    *_explain(message, report, now),
+                ]
+        if any(report.action is Action.FAILED for report in reports):
+            lines += ["", "Your message, or its header, is attached."]
+        lines += ["", f"Questions about this server go to {self.postmaster}.", ""]
+        return "\r\n".join(lines)
+
+    def _original(self, message: QueuedMessage, reports: Sequence[Report], original: bytes) -> bytes:
+        """The third part: the whole message where it fits and is wanted, else its header section."""
+        # RFC 3461 §6.2: all of it only about a failure; only the header when it is longer than we quote.
+        failed = any(report.action is Action.FAILED for report in reports)
+        if failed and message.ret != "HDRS" and message.size <= min(self.quote, len(original)):
+            header = original[: header_length(original)]
+            # RFC 6532 §3.7: a header with UTF-8 is not for message/rfc822.
+            kind = b"global" if _EIGHT_BIT.search(header) else b"rfc822"
+            encoding = b"8bit" if _EIGHT_BIT.search(original) else b"7bit"
+            return b"Content-Type: message/%b\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (
+                kind,
+                encoding,
+                original,
+            )
+        # RFC 6522 §4: what is not the whole message is not labelled message/rfc822.
+        header = original[: header_length(original)].removesuffix(b"\r\n")
+        if len(header) > self.quote:
+            whole, end, _ = header[: self.quote].rpartition(b"\r\n")
+            header = whole + end
+        encoding = b"7bit"
+        if _EIGHT_BIT.search(header):
+            header = binascii.b2a_qp(header, istext=True)
+            encoding = b"quoted-printable"
+        return b"Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (
+            encoding,
+            header,
+        )
+
+
+_SUBJECTS = {
+    Action.FAILED: "Your message could not be delivered",
+    Action.DELAYED: "Your message is delayed",
+    Action.DELIVERED: "Your message was delivered",
+    Action.RELAYED: "Your message was passed on",
+}
+_INTRODUCTIONS = {
+    Action.FAILED: "It could not be delivered to:",
+    Action.DELAYED: "It has not been delivered yet, but will be tried again. You need not send it again:",
+    Action.DELIVERED: "It was delivered to:",
+    Action.RELAYED: "It was passed on to a mail server that may not report what becomes of it:",
+}
+#: What to do about a failure, by the status without its class (RFC 3463 §3), first match.
+_ADVICE = (
+    (
+        "1.",
+        "Please check the address. If it is right, ask the recipient in another way for the one now in use.",
+    ),
+    ("2.2", "The mailbox is full. Please try again later, or tell the recipient in another way."),
+    ("2.3", "The message is too large for the recipient. Please send a smaller one, or a link to it."),
+    ("3.4", "The message is too large for the other server. Please send a smaller one, or a link to it."),
+    ("4.6", "The message went round in circles. Please tell the postmaster named below."),
+    (
+        "7.",
+        "The other side does not take this message from you. Please show its words above to your administrator.",
+    ),
+    ("", "Please show the words above to your administrator if they don't tell you what to do."),
+)
+
+
+def _worst(reports: Sequence[Report]) -> Action:
+    """The action that gives the notification its subject."""
+    present = {report.action for report in reports}
+    return next(action for action in Action if action in present)
+
+
+def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
+    """What happened to one recipient, and what to do."""
+    who = _printable(report.remote) or "This server"
+    words = [f"      {_printable(line)[:_MAX_LINE]}" for line in _reply_lines(report.reply)]
+    waited = format_duration(max(now - message.arrived, 0))
+    match report.action:
+        case Action.FAILED if report.expired:
+            told = [f"    It was tried for {waited}, then given up. The last time, {who} said:", *words]
+            advice = "You may send it again later, or reach the recipient in another way."
+        case Action.FAILED:
+            told = [f"    {who} said:", *words]
+            kind = report.reply.status.partition(".")[2]
+            advice = next(text for start, text in _ADVICE if kind.startswith(start))
+        case Action.DELAYED:
+            told = [f"    It has been tried for {waited}. The last time, {who} said:", *words]
+            advice = f"It will be tried until {format_date(message.expires)}."
+        case _:
+            return []
+    return [*told, *textwrap.wrap(advice, 76, initial_indent="    ", subsequent_indent="    ")]
+
+
+def _reply_lines(reply: Reply) -> list[str]:
+    return reply.encode().decode("utf-8", "replace").split("\r\n")[:-1][:_MAX_LINES]
+
+
+def _printable(text: str) -> str:
+    return _CONTROLS.sub(" ", text).strip()
+
+
+def _text_part(words: str) -> bytes:
+    # An address may hold octets that are no UTF-8: they are shown as "?".
+    data = words.encode("utf-8", "replace")
+    charset, encoding = ("us-ascii", "7bit") if words.isascii() else ("utf-8", "8bit")
+    return (
+        f"Content-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode()
+        + data
+    )
+
+
+def _status_part(hostname: str, message: QueuedMessage, reports: Sequence[Report]) -> bytes:
+    """message/delivery-status, RFC 3464 §2.1: always seven bits."""
+    groups = [_message_fields(hostname, message)]
+    groups += [_recipient_fields(message, report) for report in reports]
+    # RFC 3464 §2.1: an empty line between the groups, none behind the last.
+    content = "\r\n\r\n".join("\r\n".join(group) for group in groups)
+    return b"Content-Type: message/delivery-status\r\n\r\n" + content.encode("ascii", "replace") + b"\r\n"
+
+
+def _message_fields(hostname: str, message: QueuedMessage) -> list[str]:
+    """RFC 3464 §2.2."""
+    fields = []
+    if message.envid:  # RFC 3461 §6.3 (a): decoded
+        fields.append(_field("Original-Envelope-Id", message.envid))
+    fields.append(_field("Reporting-MTA", f"dns; {hostname}"))
+    fields.append(_field("Arrival-Date", format_date(message.arrived)))
+    return fields
+
+
+def _recipient_fields(message: QueuedMessage, report: Report) -> list[str]:
+    """RFC 3464 §2.3."""
+    recipient = report.recipient
+    fields = []
+    if recipient.orcpt:  # RFC 3461 §6.3 (d): only then
+        kind, _, address = recipient.orcpt.partition(";")
+        fields.append(_field("Original-Recipient", _typed(kind.strip(), address.strip())))
+    # RFC 3464 §2.3.2: as it was when we accepted the message.
+    fields.append(_field("Final-Recipient", _typed("rfc822", str(recipient.original))))
+    fields.append(f"Action: {report.action}")
+    # RFC 3464 §2.3.3: what was given up after temporary failures keeps the status of the last one.
+    fields.append(_field("Status", report.reply.status))
+    if report.remote:
+        fields.append(_field("Remote-MTA", f"dns; {_remote(report.remote)}"))
+    # RFC 3461 §9.2: the lines of a reply are kept apart by folding.
+    lines = [f"smtp; {line}" if n == 0 else line for n, line in enumerate(_reply_lines(report.reply))]
+    if report.action is not Action.DELIVERED:
+        fields.append(_field("Diagnostic-Code", *lines))
+    fields.append(f"Last-Attempt-Date: {format_date(report.attempted)}")
+    if report.action is Action.DELAYED:  # RFC 3464 §2.3.9: in no other
+        fields.append(f"Will-Retry-Until: {format_date(message.expires)}")
+    return fields
+
+
+def _remote(remote: str) -> str:
+    """``host [address]``: the address becomes a comment."""
+    host, _, address = remote.partition(" ")
+    address = address.strip("[]() ")
+    return f"{host} ({address})" if address and "(" not in address and ")" not in address else host
+
+
+def _typed(kind: str, address: str) -> str:
+    if address.isascii():
+        return f"{kind}; {address}"
+    # RFC 6533 §3: in a seven-bit report the address is spelled utf-8-addr-xtext.
+    escaped = "".join(
+        char if "!" <= char <= "~" and char not in "\\+=" else f"\\x{{{ord(char):02X}}}" for char in address
+    )
+    return f"utf-8; {escaped}"
+
+
+def _field(name: str, *lines: str) -> str:
+    """A field, folded where a line would pass 76 characters and between `lines`."""
+    folded: list[str] = []
+    for n, line in enumerate(lines):
+        start = f"{name}: " if n == 0 else " "
+        folded += textwrap.wrap(
+            _printable(line)[:_MAX_LINE],
+            76,
+            initial_indent=start,
+            subsequent_indent=" ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [start]
+    return "\r\n".join(folded)
+
+
+def _boundary(queue_id: str, parts: Sequence[bytes]) -> str:
+    """A boundary that no part contains, RFC 2046 §5.1.1."""
+    number = 0
+    while any(f"--{queue_id}={number}".encode() in part for part in parts):
+        number += 1
+    return f"{queue_id}={number}"

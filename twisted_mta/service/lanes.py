@@ -1,0 +1,47 @@
+"""So many attempts at once to one destination, the others wait their turn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Lanes(Generic[T]):
+    """Starts jobs, at most `limit` under one key at a time; the rest wait in order."""
+
+    def __init__(self, limit: int, start: Callable[[T], None]) -> None:
+        self.limit = limit
+        self._start = start
+        self._running: dict[Hashable, int] = {}
+        self._waiting: dict[Hashable, deque[T]] = {}
+
+    def enter(self, key: Hashable, job: T) -> None:
+        """Start the job, now or when there is room. Its end must be told by `leave`."""
+        running = self._running.get(key, 0)
+        if running >= self.limit:
+            self._waiting.setdefault(key, deque()).append(job)
+            return
+        self._running[key] = running + 1
+        self._start(job)
+
+    def leave(self, key: Hashable) -> None:
+        """A job that was started has ended: the next one may start."""
+        waiting = self._waiting.get(key)
+        if waiting and self._running[key] <= self.limit:
+            job = waiting.popleft()
+            if not waiting:
+                del self._waiting[key]
+            self._start(job)
+            return
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]
+
+    def clear(self) -> list[T]:
+        """Take out the jobs that wait, and return them."""
+        jobs = [job for waiting in self._waiting.values() for job in waiting]
+        self._waiting.clear()
+        return jobs

@@ -1,0 +1,104 @@
+"""Who is told what: from outcomes to notifications in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+from twisted.logger import Logger
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.dsn import Action, Report, Reporter
+from twisted_mta.core.envelope import Notify
+from twisted_mta.core.queue import NewMessage, NewRecipient, QueuedMessage
+from twisted_mta.interfaces import IStoredBody
+
+#: What a recipient's NOTIFY must hold for it to be told (RFC 3461 §4.1).
+_WANTED = {
+    Action.FAILED: Notify.FAILURE,
+    Action.DELAYED: Notify.DELAY,
+    Action.DELIVERED: Notify.SUCCESS,
+    Action.RELAYED: Notify.SUCCESS,
+}
+
+
+@attrs.define(kw_only=True)
+class Notices:
+    """Turns reports about a message into messages to its sender."""
+
+    log = Logger()
+
+    reporter: Reporter
+    ids: Callable[[], str]
+    #: Where mail to an address goes; () if nowhere.
+    route: Callable[[Address], tuple[NewRecipient, ...]]
+    #: Seconds until a notification itself is given up.
+    expire: float
+
+    def wanted(self, message: QueuedMessage, report: Report) -> bool:
+        """Whether the sender is to be told. Never the null reverse-path: a bounce of a bounce would be a loop."""
+        # RFC 5321 §4.5.5, RFC 3461 §4.1: NEVER is the empty set.
+        return message.sender is not None and bool(_WANTED[report.action] & report.recipient.notify)
+
+    def write(
+        self, message: QueuedMessage, body: IStoredBody | None, reports: Sequence[Report], now: float
+    ) -> list[tuple[NewMessage, bytes]]:
+        """The notification about `reports`, all wanted, for IQueueStore.record. Empty if it can't go anywhere."""
+        assert message.sender is not None
+        recipients = self._recipients(message.sender)
+        if not recipients:
+            self.log.error(
+                "nobody can be told what became of {queue_id} from {sender}",
+                queue_id=message.id,
+                sender=str(message.sender),
+            )
+            return []
+        queue_id = self.ids()
+        made = self.reporter.notify(
+            message, reports, queue_id=queue_id, now=now, original=self._head(message, body)
+        )
+        notice = NewMessage(
+            id=queue_id,
+            sender=None,  # RFC 3461 §6.1
+            recipients=recipients,
+            arrived=now,
+            expires=now + self.expire,
+            body_type=made.body_type,
+            smtputf8=made.smtputf8,
+            parent=message.id,
+            message_id=made.message_id,
+            origin="notification",
+        )
+        self.log.info(
+            "queued {queue_id}: notification about {parent} to {recipient}",
+            event="queued",
+            queue_id=queue_id,
+            parent=message.id,
+            recipient=str(message.sender),
+            size=len(made.data),
+        )
+        return [(notice, made.data)]
+
+    def _recipients(self, sender: Address) -> tuple[NewRecipient, ...]:
+        """Where the sender's mail goes; the postmaster gets what has nowhere to go."""
+        for address in (sender, self.reporter.postmaster):
+            try:
+                found = self.route(address)
+            except Exception:  # noqa: BLE001  the outcome must be recorded, whatever is wrong with the routing
+                self.log.failure("can't route a notification to {recipient}", recipient=str(address))
+                continue
+            if found:
+                # RFC 3461 §6.1: with NOTIFY, if at all, NEVER.
+                return tuple(attrs.evolve(recipient, notify=Notify.NEVER, orcpt="") for recipient in found)
+        return ()
+
+    def _head(self, message: QueuedMessage, body: IStoredBody | None) -> bytes:
+        """What may be quoted of the original."""
+        if body is None:
+            return message.prefix
+        try:
+            with body.open() as file:
+                return message.prefix + file.read(self.reporter.quote + 1)
+        except OSError:
+            self.log.failure("can't read {queue_id} to quote it", queue_id=message.id)
+            return message.prefix

@@ -1,0 +1,91 @@
+"""What the outcome of an attempt means, for the recipient's row and for the sender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.logger import Logger
+
+from twisted_mta.core.dsn import Action, Report
+from twisted_mta.core.queue import (
+    Delivered,
+    Expanded,
+    Failed,
+    Outcome,
+    QueuedMessage,
+    QueuedRecipient,
+)
+from twisted_mta.core.schedule import Schedule
+from twisted_mta.interfaces import Update
+
+
+@attrs.define
+class Judge:
+    """Decides by the schedule. `random` gives 0 <= x < 1."""
+
+    log = Logger()
+
+    schedule: Schedule
+    random: Callable[[], float]
+
+    def judge(
+        self, message: QueuedMessage, recipient: QueuedRecipient, outcome: Outcome, now: float
+    ) -> tuple[Update, Report | None]:
+        """What an outcome means: for the row, and for the sender."""
+        report = Report(
+            recipient=recipient,
+            action=Action.FAILED,
+            reply=outcome.reply,
+            remote="" if isinstance(outcome, Expanded) else outcome.remote,
+            attempted=now,
+        )
+        match outcome:
+            case Delivered(relayed=relayed):
+                self._tell("delivered", message, recipient, outcome, now)
+                action = Action.RELAYED if relayed else Action.DELIVERED
+                return Update(row=recipient.row, outcome=outcome), attrs.evolve(report, action=action)
+            case Expanded():
+                self._tell("expanded", message, recipient, outcome, now)
+                # RFC 3464 §2.3.3: delivery to a mailing list is delivery.
+                return Update(row=recipient.row, outcome=outcome), attrs.evolve(
+                    report, action=Action.DELIVERED
+                )
+            case Failed():
+                self._tell("bounced", message, recipient, outcome, now)
+                return Update(row=recipient.row, outcome=outcome), report
+        if self.schedule.expired(now, message.expires):
+            self._tell("expired", message, recipient, outcome, now)
+            failed = Failed(outcome.reply, outcome.remote)
+            return Update(row=recipient.row, outcome=failed), attrs.evolve(report, expired=True)
+        following = self.schedule.next_attempt(now, recipient.attempts + 1, message.expires, self.random)
+        self._tell("deferred", message, recipient, outcome, now, following)
+        warn = not recipient.warned and self.schedule.warning_due(now, message.arrived)
+        update = Update(row=recipient.row, outcome=outcome, next_attempt=following, warned=warn)
+        return update, attrs.evolve(report, action=Action.DELAYED) if warn else None
+
+    def _tell(
+        self,
+        event: str,
+        message: QueuedMessage,
+        recipient: QueuedRecipient,
+        outcome: Outcome,
+        now: float,
+        following: float = 0.0,
+    ) -> None:
+        """The line in the log."""
+        self.log.info(
+            "{event} {queue_id} to {recipient}: {reply}"
+            + (" (next attempt in {next_in:.0f} s)" if following else ""),
+            event=event,
+            queue_id=message.id,
+            recipient=str(recipient.address),
+            original=str(recipient.original),
+            transport=recipient.transport.value,
+            reply=str(outcome.reply),
+            remote="" if isinstance(outcome, Expanded) else outcome.remote,
+            delay=now - message.arrived,
+            attempts=recipient.attempts + 1,
+            next_attempt=following,
+            next_in=following - now,
+        )

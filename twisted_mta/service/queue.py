@@ -1,0 +1,438 @@
+"""The queue manager: takes messages in, hands them to the deliveries, and acts on how that ends.
+
+What is in memory here may be lost at any time; the store has it all. A recipient is worked on only while it is claimed,
+and its claim ends with the very commit that records the outcome, and with it the notification that the outcome causes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from twisted_mta.config.schema import Queue
+from twisted_mta.core.address import Address
+from twisted_mta.core.dsn import Action, Report, Reporter
+from twisted_mta.core.queue import (
+    Delivered,
+    Expanded,
+    Failed,
+    NewMessage,
+    NewRecipient,
+    Outcome,
+    QueuedMessage,
+    QueuedRecipient,
+    Transport,
+    TryLater,
+    WorkItem,
+)
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.schedule import Schedule
+from twisted_mta.interfaces import IBodyWriter, IDelivery, IQueue, IQueueStore, IStoredBody, Update
+from twisted_mta.service.lanes import Lanes
+from twisted_mta.service.notices import Notices
+from twisted_mta.service.outcomes import Judge
+
+#: Seconds after which a store that failed is asked again.
+STORE_PAUSE = 5.0
+#: Recipients claimed in one go.
+_CLAIM = 250
+_BUG = TryLater(Reply(451, "4.3.0", "internal error of this server; it will be tried again"))
+
+
+@attrs.define(eq=False)
+class _Job:
+    """One WorkItem: its failures wait until all its attempts are over, so that the sender gets one notification."""
+
+    message: QueuedMessage
+    attempts: int = 0
+    held: list[tuple[Update, Report]] = attrs.field(factory=list)
+    #: Whether an administrator removed the message meanwhile.
+    deleted: bool = False
+
+
+@attrs.frozen(eq=False)
+class _Attempt:
+    job: _Job
+    recipients: tuple[QueuedRecipient, ...]
+    transport: Transport
+    destination: str
+
+    @property
+    def lane(self) -> tuple[Transport, str]:
+        return self.transport, self.destination
+
+
+@implementer(IQueue)
+class QueueManager(Service):
+    """Runs the queue in `store`. Does not close the store or the deliveries: stop it first, then close those.
+
+    `random` gives 0 <= x < 1, `ids` a new queue id; `bounce_router` tells where mail to a sender goes; `concurrency`
+    limits the attempts at once to one remote destination; `grace` is how many seconds attempts may go on at a stop.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: IQueueStore,
+        deliveries: Mapping[Transport, IDelivery],
+        clock: IReactorTime,
+        *,
+        random: Callable[[], float],
+        ids: Callable[[], str],
+        settings: Queue,
+        hostname: str,
+        postmaster: Address,
+        bounce_router: Callable[[Address], tuple[NewRecipient, ...]],
+        concurrency: int = 5,
+        grace: float = 5.0,
+    ) -> None:
+        self._store = store
+        self._deliveries = deliveries
+        self._clock = clock
+        self._grace = grace
+        self._notices = Notices(
+            reporter=Reporter(hostname=hostname, postmaster=postmaster, quote=settings.bounce_quote),
+            ids=ids,
+            route=bounce_router,
+            expire=settings.expire,
+        )
+        self._lanes: Lanes[_Attempt] = Lanes(concurrency, self._start_attempt)
+        self._judge = Judge(Schedule(settings.schedule, settings.expire, settings.warn_after), random)
+        self._limit = settings.active
+        #: Rows that are claimed, and room taken by those about to be.
+        self._rows: set[int] = set()
+        self._reserved = 0
+        self._jobs: set[_Job] = set()
+        self._live: set[Deferred[None]] = set()
+        self._timer: IDelayedCall | None = None
+        self._pumping = self._again = False
+        #: Whether more may be due than there was room for.
+        self._backlog = False
+
+    def reconfigure(self, settings: Queue, concurrency: int) -> None:
+        """Take over changed settings; what is scheduled already keeps its time."""
+        self._judge.schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)
+        self._limit = settings.active
+        self._lanes.limit = concurrency
+        self._notices.expire = settings.expire
+        self._notices.reporter = attrs.evolve(self._notices.reporter, quote=settings.bounce_quote)
+        self._pump()
+
+    @property
+    def active(self) -> int:
+        """Recipients worked on now."""
+        return len(self._rows) + self._reserved
+
+    # --- IQueue ----------------------------------------------------------------------------------
+
+    def new_body(self) -> IBodyWriter:
+        return self._store.new_body()
+
+    def submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> Awaitable[None]:
+        # Who waits may lose interest (the client hangs up) and cancel; what is committed must be delivered all the same.
+        told: Deferred[None] = Deferred()
+        Deferred.fromCoroutine(self._submit(messages, body)).addBoth(told.callback)
+        return told
+
+    async def _submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> None:
+        count = sum(len(message.recipients) for message in messages)
+        claim = bool(self.running) and self.active + count <= self._limit
+        if claim:
+            self._reserved += count
+        try:
+            items = await self._store.add(messages, body, claim=claim)
+        finally:
+            if claim:
+                self._reserved -= count
+        for message in messages:
+            self.log.info(
+                "queued {queue_id} from {sender} for {recipients} recipients, {size} octets",
+                event="queued",
+                queue_id=message.id,
+                sender=str(message.sender or "<>"),
+                recipients=len(message.recipients),
+                size=body.size,
+                message_id=message.message_id,
+                parent=message.parent,
+            )
+        if claim:
+            await self._take(items)
+        else:
+            self._backlog = True
+            self._refill()
+
+    # --- the administrator -----------------------------------------------------------------------
+
+    async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
+        """See IQueueStore.listing."""
+        return await self._store.listing(limit)
+
+    async def find(self, queue_id: str) -> WorkItem | None:
+        """See IQueueStore.find."""
+        return await self._store.find(queue_id)
+
+    async def retry(self, queue_ids: Sequence[str] | None = None) -> int:
+        """Try messages (None: all) at once; returns how many recipients."""
+        count = await self._store.retry(queue_ids, self._clock.seconds())
+        self.log.info("retry of {count} recipients was asked for", event="retry", count=count)
+        self._pump()
+        return count
+
+    async def delete(self, queue_ids: Sequence[str]) -> int:
+        """Remove messages without a bounce; returns how many."""
+        count = await self._store.delete(queue_ids)
+        # Nor is there to be one from an attempt under way.
+        for job in self._jobs:
+            job.deleted |= job.message.id in queue_ids
+        self.log.info(
+            "{count} messages were deleted", event="deleted", count=count, queue_ids=list(queue_ids)
+        )
+        return count
+
+    # --- the service -----------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        Service.startService(self)  # type: ignore[no-untyped-call]
+        self._pump()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop starting, let attempts end for `grace` seconds, cut off the rest, and give their recipients back."""
+        Service.stopService(self)  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        for attempt in self._lanes.clear():
+            self._watch(self._settle(attempt.job, []))
+        if self._live:
+            ended = DeferredList(list(self._live))
+            force = self._clock.callLater(self._grace, self._cut_off)
+            await ended
+            if force.active():
+                force.cancel()
+        rows = sorted(self._rows)
+        self._rows.clear()
+        if rows:
+            await self._store.release(rows)
+
+    def _cut_off(self) -> None:
+        for live in list(self._live):
+            live.cancel()
+
+    def _watch(self, work: Awaitable[None]) -> None:
+        """Run in the background, so that a stop can wait for it."""
+
+        async def run() -> None:
+            try:
+                await work
+            except CancelledError:
+                self.log.info("an attempt was cut off by the stop")
+            except Exception:  # noqa: BLE001  the other messages go on
+                self.log.failure("a message stays claimed until the next start, because of a bug")
+
+        live = Deferred.fromCoroutine(run())
+        if not live.called:
+            self._live.add(live)
+            live.addBoth(lambda _: self._live.discard(live))
+
+    # --- finding work ----------------------------------------------------------------------------
+
+    def _refill(self) -> None:
+        """There may be room now for what waits in the store. Not for every single place: claims go in batches."""
+        if self._backlog and (self._pumping or self.active * 4 <= self._limit * 3):
+            self._pump()
+
+    def _wake_at(self, when: float) -> None:
+        """Have a look at the store at `when`, or earlier."""
+        if not self.running:
+            return
+        delay = max(when - self._clock.seconds(), 0.0)
+        if self._timer is None or not self._timer.active():
+            self._timer = self._clock.callLater(delay, self._pump)
+        elif self._timer.getTime() > when:
+            self._timer.reset(delay)
+
+    def _pump(self) -> None:
+        """Claim and start what is due."""
+        if not self.running:
+            return
+        if self._pumping:
+            self._again = True
+            return
+        self._pumping = True
+        self._watch(self._claim())
+
+    async def _claim(self) -> None:
+        try:
+            self._again = True
+            while self._again and self.running:
+                self._again = False
+                room = min(self._limit - self.active, _CLAIM)
+                self._backlog = room <= 0
+                if room > 0:
+                    self._reserved += room
+                    try:
+                        items = await self._store.claim_due(self._clock.seconds(), room)
+                    finally:
+                        self._reserved -= room
+                    await self._take(items)
+                    self._again |= bool(items)
+            if not self._backlog and self.running:
+                due = await self._store.next_due()
+                if due is not None:
+                    self._wake_at(due)
+        except Exception:  # noqa: BLE001  a store that fails now may work again
+            self.log.failure(
+                "can't get work from the queue's store; trying again in {seconds} s", seconds=STORE_PAUSE
+            )
+            self._wake_at(self._clock.seconds() + STORE_PAUSE)
+        finally:
+            self._pumping = False
+            if self._again:
+                self._pump()
+
+    # --- attempts --------------------------------------------------------------------------------
+
+    async def _take(self, items: Sequence[WorkItem]) -> None:
+        """Start on recipients that now are ours."""
+        if not self.running:  # stopped while they were being claimed
+            await self._store.release([recipient.row for item in items for recipient in item.recipients])
+            return
+        for item in items:
+            self._rows.update(recipient.row for recipient in item.recipients)
+        for item in items:
+            attempts = self._group(item)
+            job = attempts[0].job
+            job.attempts = len(attempts)
+            self._jobs.add(job)
+            for attempt in attempts:
+                if attempt.transport is Transport.SMTP:
+                    self._lanes.enter(attempt.lane, attempt)
+                else:
+                    self._start_attempt(attempt)
+
+    def _group(self, item: WorkItem) -> list[_Attempt]:
+        groups: dict[tuple[Transport, str], list[QueuedRecipient]] = {}
+        for recipient in item.recipients:
+            try:
+                destination = self._deliveries[recipient.transport].destination(recipient)
+            except Exception:  # noqa: BLE001  `deliver` will fail in its turn, and be tried later
+                self.log.failure("no destination for {recipient}", recipient=str(recipient.address))
+                destination = ""
+            groups.setdefault((recipient.transport, destination), []).append(recipient)
+        job = _Job(item.message)
+        return [
+            _Attempt(job, tuple(found), transport, destination)
+            for (transport, destination), found in groups.items()
+        ]
+
+    def _start_attempt(self, attempt: _Attempt) -> None:
+        self._watch(self._attempt(attempt))
+
+    async def _attempt(self, attempt: _Attempt) -> None:
+        try:
+            outcomes = await self._deliver(attempt)
+        finally:
+            if attempt.transport is Transport.SMTP:
+                self._lanes.leave(attempt.lane)
+        await self._settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)))
+
+    async def _deliver(self, attempt: _Attempt) -> Sequence[Outcome]:
+        message = attempt.job.message
+        try:
+            delivery = self._deliveries[attempt.transport]
+            body = await self._store.body(message)
+            outcomes = await delivery.deliver(message, body, attempt.recipients, attempt.destination)
+            if len(outcomes) != len(attempt.recipients):
+                raise RuntimeError(f"{len(outcomes)} outcomes for {len(attempt.recipients)} recipients")
+            return outcomes
+        except CancelledError:
+            if not self.running:
+                raise
+            self.log.failure("delivery of {queue_id} was cancelled", queue_id=message.id)
+        except Exception:  # noqa: BLE001  a bug of one delivery must not lose the message
+            self.log.failure("delivery of {queue_id} failed because of a bug", queue_id=message.id)
+        return [_BUG] * len(attempt.recipients)
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    async def _settle(self, job: _Job, outcomes: Sequence[tuple[QueuedRecipient, Outcome]]) -> None:
+        """Record how an attempt ended; with the last one of the job, tell the sender what failed."""
+        message, now = job.message, self._clock.seconds()
+        updates: list[Update] = []
+        reports: list[Report] = []
+        for recipient, outcome in outcomes:
+            update, report = self._judge.judge(message, recipient, outcome, now)
+            if report is None or not self._notices.wanted(message, report):
+                updates.append(attrs.evolve(update, warned=False) if update.warned else update)
+                if report is not None and report.action is Action.FAILED and message.sender is None:
+                    self.log.warn(
+                        "dropped {queue_id} to {recipient}: it is itself a notification, nobody is told",
+                        event="dropped",
+                        queue_id=message.id,
+                        recipient=str(recipient.address),
+                    )
+            elif isinstance(outcome, Delivered | Expanded):
+                # What has arrived is recorded at once, lest it arrives twice.
+                updates.append(update)
+                reports.append(report)
+            else:
+                job.held.append((update, report))
+        job.attempts -= 1
+        if job.attempts <= 0:
+            self._jobs.discard(job)
+            updates += [update for update, _ in job.held]
+            reports += [report for _, report in job.held]
+        if updates:
+            await self._record(message, updates, [] if job.deleted else reports, now)
+
+    async def _record(
+        self, message: QueuedMessage, updates: Sequence[Update], reports: Sequence[Report], now: float
+    ) -> None:
+        """Record until the store takes it; then see to what came of it."""
+        new: list[tuple[NewMessage, bytes]] = []
+        if reports:
+            try:
+                new = self._notices.write(message, await self._quotable(message), reports, now)
+            except Exception:  # noqa: BLE001  then nothing is given up, lest it is lost without a word
+                self.log.failure("can't write the notification about {queue_id}", queue_id=message.id)
+                updates = [self._unless_failed(update, now) for update in updates]
+        while True:
+            try:
+                await self._store.record(updates, new)
+                break
+            except Exception:  # noqa: BLE001  a full disk may get room; the claims are ours until then
+                self.log.failure("can't record outcomes of {queue_id}", queue_id=message.id)
+                if not self.running:
+                    return
+            await deferLater(self._clock, STORE_PAUSE)
+        self._rows.difference_update(update.row for update in updates)
+        later = [update.next_attempt for update in updates if isinstance(update.outcome, TryLater)]
+        if later:
+            self._wake_at(min(later))
+        if new or any(isinstance(update.outcome, Expanded) for update in updates):
+            self._pump()
+        else:
+            self._refill()
+
+    def _unless_failed(self, update: Update, now: float) -> Update:
+        if not isinstance(update.outcome, Failed):
+            return update
+        return Update(row=update.row, outcome=_BUG, next_attempt=now + self._judge.schedule.delays[-1])
+
+    async def _quotable(self, message: QueuedMessage) -> IStoredBody | None:
+        try:
+            return await self._store.body(message)
+        except Exception:  # noqa: BLE001  then the notification quotes what we have
+            self.log.failure("can't read {queue_id} to quote it", queue_id=message.id)
+            return None
