@@ -191,3 +191,13 @@ class Config:
     queue: Queue = Queue()
     limits: Limits = Limits()
     dns: Dns = Dns()
+
+    @property
+    def queue_directory(self) -> Path:
+        """Where the queue's files are."""
+        return self.data / "queue"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the running server listens for `mta`."""
+        return self.data / "control"

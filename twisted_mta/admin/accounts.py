@@ -1,0 +1,161 @@
+"""`mta user`: accounts in the passwd-file."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import pwd
+import secrets
+import sys
+from pathlib import Path
+
+from twisted_mta.admin.client import ServerDown, call
+from twisted_mta.admin.errors import EX_CONFIG, EX_DATAERR, EX_NOUSER, AdminError
+from twisted_mta.admin.paths import config_path
+from twisted_mta.config.loader import load
+from twisted_mta.config.schema import Config
+from twisted_mta.store.passwords import MAX_PASSWORD, hash_password
+from twisted_mta.store.users import PasswdFile, UserError
+
+#: Without those that are mistaken for each other.
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+def random_password() -> str:
+    """Four groups of four, 79 bits: "k3fd-9xzq-..."."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
+
+
+def add(options: argparse.Namespace) -> int:
+    """mta user add NAME"""
+    config, users = _open(options)
+    _refuse_other_domains(options.name, config)
+    password, text = _password(options)
+    try:
+        name = users.add(options.name, hash_password(password, os.urandom))
+    except UserError as error:
+        raise AdminError(str(error)) from None
+    _give_to_server(users.path, config)
+    print(f"added {name}{text}")
+    _tell_server(config)
+    return 0
+
+
+def passwd(options: argparse.Namespace) -> int:
+    """mta user passwd NAME"""
+    config, users = _open(options)
+    _known(users, options.name)
+    password, text = _password(options)
+    name = _edited(users.set_password, options.name, hash_password(password, os.urandom))
+    print(f"changed the password of {name}{text}")
+    _tell_server(config)
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """mta user remove NAME"""
+    config, users = _open(options)
+    account = _known(users, options.name)
+    name = _edited(users.remove, options.name)
+    print(f"removed {name}; its mail stays in {account}")
+    _tell_server(config)
+    return 0
+
+
+def list_accounts(options: argparse.Namespace) -> int:
+    """mta user list"""
+    _, users = _open(options)
+    if users.path.exists():
+        users.refresh()
+    accounts = [account for name in users.names() if (account := users.account(name))]
+    if options.json:
+        print(json.dumps([{"name": account.name, "maildir": account.maildir} for account in accounts]))
+    for account in accounts if not options.json else ():
+        print(f"{account.name}\t{account.maildir}")
+    for problem in users.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return 0
+
+
+def _open(options: argparse.Namespace) -> tuple[Config, PasswdFile]:
+    config = load(config_path(options), check_files=False)
+    return config, PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
+
+
+def _known(users: PasswdFile, name: str) -> str:
+    """The Maildir of an account that must exist."""
+    if users.path.exists():
+        users.refresh()
+    account = users.account(name)
+    if account is None:
+        raise AdminError(f"there is no account {name} in {users.path}", EX_NOUSER)
+    return account.maildir
+
+
+def _edited(edit: object, *arguments: str) -> str:
+    assert callable(edit)
+    try:
+        return str(edit(*arguments))
+    except UserError as error:
+        raise AdminError(str(error), EX_NOUSER) from None
+
+
+def _refuse_other_domains(name: str, config: Config) -> None:
+    domain = name.rpartition("@")[2].lower() if "@" in name else config.domains[0]
+    if domain not in config.domains:
+        raise AdminError(
+            f"{domain} is no local domain: mail for {name} would not end here; "
+            f"valid: {', '.join(config.domains)}",
+            EX_DATAERR,
+        )
+
+
+def _password(options: argparse.Namespace) -> tuple[bytes, str]:
+    """The new password, and what is said about it."""
+    if options.random:
+        made = random_password()
+        return made.encode(), f", password {made}"
+    if sys.stdin.isatty():
+        typed = getpass.getpass("New password: ")
+        if typed != getpass.getpass("Again: "):
+            raise AdminError("the two are not the same; nothing was changed", EX_DATAERR)
+    else:
+        typed = sys.stdin.readline().rstrip("\r\n")
+    password = typed.encode("utf-8", "surrogateescape")
+    if not password:
+        raise AdminError("the password is empty; nothing was changed", EX_DATAERR)
+    if len(password) > MAX_PASSWORD or b"\0" in password:
+        raise AdminError(f"a password has at most {MAX_PASSWORD} octets, none of them NUL", EX_DATAERR)
+    return password, ""
+
+
+def _give_to_server(path: Path, config: Config) -> None:
+    """A file made by root must be readable for the server, which runs as somebody else."""
+    if os.geteuid() != 0 or path.stat().st_uid != 0:
+        return
+    if config.user:
+        try:
+            entry = pwd.getpwnam(config.user)
+        except KeyError:
+            raise AdminError(f"there is no user {config.user} to give {path} to", EX_CONFIG) from None
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+    elif config.data.exists():
+        status = config.data.stat()
+        os.chown(path, status.st_uid, status.st_gid)
+    else:
+        print(
+            f"note: {path} is root's; if the server runs as another user, give it to that user",
+            file=sys.stderr,
+        )
+
+
+def _tell_server(config: Config) -> None:
+    """A running server learns of it at once; one that is down will when it starts."""
+    try:
+        call(config.control_socket, "accounts.refresh")
+    except ServerDown:
+        return
+    except AdminError as error:
+        print(f"warning: the running server did not take it up ({error}): mta reload", file=sys.stderr)

@@ -1,0 +1,182 @@
+"""The `mta` command: reads the command line and calls what does the work, which is imported only then."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from twisted_mta.admin.errors import EX_CONFIG, EX_IOERR, EX_USAGE, AdminError
+
+_EPILOG = """\
+A first server, to try:
+  mta init --demo run             write a demo site and tell how to use it
+  twistd -n mta --config run/mta.toml
+
+Every day:
+  mta check-config                is the configuration right?
+  mta user add carol              asks for a password; --random makes one
+  mta queue list                  what waits, since when, and why
+  mta queue retry --all           try everything now
+  mta reload                      read the configuration and the accounts again
+  echo hello | mta sendmail bob   as other programs call sendmail
+
+The configuration is the file after --config, else $MTA_CONFIG, else /etc/mta/mta.toml.
+Exit codes: 0 done, 1 failed, 64 wrong usage, 75 try again later (no server), 78 the configuration is wrong.
+"""
+
+#: What other mail systems call some of our commands.
+_CLASSIC = {
+    "sendmail": ["sendmail"],
+    "mailq": ["queue", "list"],
+    "newaliases": ["sendmail", "-bi"],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit code. `argv` is without the program's name (default: sys.argv)."""
+    if argv is None:
+        program = os.path.basename(sys.argv[0])
+        argv = _CLASSIC.get(program, []) + sys.argv[1:]
+    try:
+        return _run(list(argv))
+    except AdminError as error:
+        print(f"mta: {error}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    from twisted_mta.config.errors import ConfigErrors
+
+    try:
+        before, command = _split_at_sendmail(argv)
+        if command is not None:
+            # The classic flags (-oi, -FName, -bs) are none that argparse could read.
+            options = _parser().parse_args([*before, "sendmail"])
+            from twisted_mta.admin.sendmail import main as sendmail
+
+            return sendmail(options, command)
+        options = _parser().parse_args(argv)
+        if not hasattr(options, "run"):
+            _parser().print_help()
+            return EX_USAGE
+        return _imported(options.run)(options)
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return EX_CONFIG
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
+        return EX_USAGE if stop.code == 2 else int(stop.code or 0)
+
+
+def _split_at_sendmail(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """What precedes "sendmail", and its own arguments; (argv, None) if that is not the command."""
+    position = 0
+    while position < len(argv) and argv[position].startswith("-"):
+        position += 2 if argv[position] in ("-c", "--config") else 1
+    if argv[position : position + 1] == ["sendmail"]:
+        return argv[:position], argv[position + 1 :]
+    return argv, None
+
+
+def _imported(name: str) -> Callable[[argparse.Namespace], int]:
+    module, _, function = name.partition(":")
+    found: Callable[[argparse.Namespace], int] = getattr(
+        import_module(f"twisted_mta.admin.{module}"), function
+    )
+    return found
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints a hint to --help with its errors."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        print(f"{self.prog}: {message}\nTry: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mta",
+        description="Administer a twisted_mta mail server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(
+        name: str, run: str, text: str, into: argparse._SubParsersAction[_Parser] = commands
+    ) -> argparse.ArgumentParser:
+        added = into.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(run=run)
+        return added
+
+    _add_users(command, commands.add_parser("user", help="accounts: add, passwd, remove, list"))
+    check = command(
+        "check-config", "check:check_config", "tell everything that is wrong with the configuration"
+    )
+    check.add_argument("file", nargs="?", metavar="FILE", help="instead of the one in use")
+    _add_queue(command, commands.add_parser("queue", help="the queue: list, show, retry, delete"))
+    command("reload", "server:reload", "let the server read its configuration, aliases and accounts again")
+    status = command("status", "server:status", "tell what the server is doing")
+    status.add_argument("--json", action="store_true", help="for programs")
+    commands.add_parser(
+        "sendmail", help="send a message from standard input (see: mta sendmail --help)", add_help=False
+    )
+    init = command("init", "init:init", "write a new site: configuration, accounts, certificate")
+    init.add_argument(
+        "directory", metavar="DIR", help="made if it is not there; nothing in it is overwritten"
+    )
+    init.add_argument(
+        "--demo", action="store_true", help="a site to try on this machine, with users alice and bob"
+    )
+    init.add_argument("--domain", metavar="DOMAIN", help="the domain whose mail ends here")
+    init.add_argument("--hostname", metavar="NAME", help="the full name of this machine")
+    return parser
+
+
+def _add_users(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:
+    into = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("add", "accounts:add", "add an account"),
+        ("passwd", "accounts:passwd", "set the password of an account"),
+    ):
+        added = command(name, run, text, into)
+        added.add_argument("name", metavar="NAME", help='"alice@example.org", or "alice" of the first domain')
+        added.add_argument("--random", action="store_true", help="make a password and print it")
+    removed = command("remove", "accounts:remove", "remove an account, but not its mail", into)
+    removed.add_argument("name", metavar="NAME")
+    listed = command("list", "accounts:list_accounts", "list the accounts", into)
+    listed.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:
+    into = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listed = command("list", "queue:list_queue", "list the messages that wait, oldest first", into)
+    listed.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (1000)")
+    shown = command("show", "queue:show", "show one message and how its delivery stands", into)
+    shown.add_argument("id", metavar="ID")
+    retried = command("retry", "queue:retry", "try messages now instead of on schedule", into)
+    retried.add_argument("ids", nargs="*", metavar="ID")
+    retried.add_argument("--all", action="store_true", help="everything that waits")
+    deleted = command("delete", "queue:delete", "remove messages; nobody is told", into)
+    deleted.add_argument("ids", nargs="+", metavar="ID")
+    for each in (listed, shown, retried, deleted):
+        each.add_argument("--json", action="store_true", help="for programs")
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from twisted_mta import __version__
+
+        print(f"mta {__version__}")
+        raise SystemExit(0)
