@@ -208,8 +208,6 @@ class Pop3Server:
             return list(
                 self._end()
             )  # half a message was sent: only the end of the connection tells that it is not whole
-        if self._state is State.SASL:
-            self._state = State.AUTHORIZATION
         effects: list[Effect] = [_err(_FAULT)]
         if self._state is State.UPDATE:
             effects += self._end()
