@@ -77,7 +77,8 @@ class BodyFiles:
     def __init__(self, directory: Path, owner: str) -> None:
         self.directory = directory
         self._tmp = directory / "tmp"
-        self._tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (directory, self._tmp):  # parents=True would make the upper one as the umask allows
+            made.mkdir(mode=0o700, exist_ok=True)
         self._name = re.compile(re.escape(owner) + r"-([0-9]+)")
         self._owner = owner
         self._count = 0
