@@ -16,7 +16,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.expand import expand
 from twisted_mta.interfaces import Account, IDirectory
 from twisted_mta.store import directory as module
-from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
+from twisted_mta.store.directory import Directory, DirectoryHolder, check_directory, load_directory
 from twisted_mta.testing.directory import MemoryUsers, make_directory, make_list
 
 
@@ -166,7 +166,7 @@ class LoadTests(SynchronousTestCase):
         self.write("lists/staff", "alice\n:include:deep\n")
         self.write("lists/deep", "bob\n")
         team = make_list("team@example.test", ["info@example.test"], members_only=True)
-        directory = self.load("aliases", "more", lists=(team,))
+        directory = self.load("aliases", "more", lists=(team, make_list("open@example.test")))
         self.assertEqual(self.told(), [])
         self.assertEqual(directory.domains, ("example.test", "second.test"))
         self.assertTrue(directory.is_local("[192.0.2.1]"))
@@ -247,10 +247,12 @@ class LoadTests(SynchronousTestCase):
 
     def test_includes_that_include_each_other(self) -> None:
         self.write("aliases", "a: :include:f\n")
-        self.write("f", ":include:./f2\nbob\n")
+        self.write("f", ":include:lists/../f2\nbob\n")
         self.write("f2", ":include:f\n")
+        (self.folder / "lists").mkdir()
         self.load("aliases")
         self.assertEqual(self.told(), [])
+        self.assertEqual(len(self.directory.includes), 2)
         found = expand(Address("a", "example.test"), self.directory)
         self.assertEqual([str(one.address) for one in found.recipients], ["bob@example.test"])
         self.assertIn("alias loop", found.problems[0].text)
@@ -293,6 +295,49 @@ class LoadTests(SynchronousTestCase):
         for n in range(0, count, 20):
             directory.alias(Address(f"NAME{n}", "second.test"))
         self.assertLess((time.perf_counter() - start) / (count / 20), 0.001)
+
+
+class CheckTests(SynchronousTestCase):
+    def told(self, directory: Directory) -> list[str]:
+        return [f"{problem.source}: {problem.text}" for problem in check_directory(directory)]
+
+    def test_all_is_well(self) -> None:
+        directory = make_directory(
+            aliases="root: alice\nall: root, bob, x@example.org\n@example.test: all\n",
+            lists=[make_list("team@example.test", ["all@example.test"], "bob@example.test")],
+        )
+        self.assertEqual(self.told(directory), [])
+
+    def test_everything_that_leads_nowhere_is_told_once(self) -> None:
+        directory = make_directory(
+            aliases=(
+                "a: ghost, alice\nb: a\nc: d\nd: c\nteam: alice\nteam-owner: alice\n"
+                "x@example.org: alice\n@example.org: alice\n@example.test: spirit\n"
+            ),
+            lists=[
+                make_list(
+                    "team@example.test", ["poltergeist@second.test", "a@example.test"], "alice@example.test"
+                ),
+                make_list("far@example.org", ["nobody@example.test"]),
+            ],
+            domains=["example.test", "second.test"],
+            postmaster="spook@second.test",
+        )
+        self.assertEqual(
+            self.told(directory),
+            [
+                "postmaster: there is no user spook@second.test here",
+                "list team@example.test: there is no user poltergeist@second.test here",
+                "aliases:9: spirit@example.test leads only to itself, and there is no such mailbox",
+                "list far@example.org: example.org is not a local domain, so nothing is ever looked up there",
+                "aliases:7: example.org is not a local domain, so nothing is ever looked up there",
+                "aliases:4: alias loop: c@example.test -> d@example.test -> c@example.test",
+                "aliases:3: alias loop: d@example.test -> c@example.test -> d@example.test",
+                "aliases:5: team@example.test belongs to a mailing list, so its alias is never looked up",
+                "aliases:6: team-owner@example.test belongs to a mailing list, so its alias is never looked up",
+                "aliases:8: example.org is not a local domain, so nothing is ever looked up there",
+            ],
+        )
 
 
 class FactoryTests(SynchronousTestCase):

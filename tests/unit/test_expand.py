@@ -254,6 +254,11 @@ class SelfReferenceTests(unittest.TestCase):
         (problem,) = plan("postmaster@example.test", directory).problems
         self.assertEqual(problem.kind, Kind.LOOP)
 
+    def test_postmaster_that_is_an_alias_of_itself_and_configured_as_itself(self) -> None:
+        directory = make_directory([], {"postmaster": "postmaster"}, postmaster="postmaster@example.test")
+        (problem,) = plan("postmaster@example.test", directory).problems
+        self.assertEqual(problem.kind, Kind.LOOP)
+
     def test_owner_configured_as_itself(self) -> None:
         directory = make_directory(lists=[make_list("team@example.test", owner="team-owner@example.test")])
         (problem,) = plan("team-owner@example.test", directory).problems

@@ -145,6 +145,7 @@ class JudgeTests(unittest.TestCase):
             b"List-Id: <team.example.test.org>\r\n",
             b"List-Id: team.example.test <other.example.test>\r\n",
             b"List-Id: team.example.test\r\n",
+            b'List-Id: "<team.example.test>" <other.example.test>\r\n',
             b"Delivered-To: alice@example.test\r\n",
             b"X-List-Id: <team.example.test>\r\n",
         ):

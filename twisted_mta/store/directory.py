@@ -27,7 +27,7 @@ from twisted_mta.core.aliases import (
     parse_aliases,
     parse_include,
 )
-from twisted_mta.core.expand import posters
+from twisted_mta.core.expand import Kind, Problem, expand, posters
 from twisted_mta.core.lists import MailingList, check_address, owner_addresses
 from twisted_mta.interfaces import Account, IDirectory
 
@@ -247,6 +247,46 @@ def load_directory(
         if settings.members_only:
             directory.posters(settings.address)  # here, in a thread, rather than at the first RCPT
     return directory, (*problems, *clashes, *loader.problems)
+
+
+def check_directory(directory: Directory) -> tuple[Problem, ...]:
+    """What is written down but leads nowhere, or is never looked at: for an administrator, not for the running server,
+    which reports such things when mail meets them. Blocks for about a second where there are 20,000 aliases."""
+    found: dict[tuple[str, str], Problem] = {}
+
+    def note(problem: Problem, source: str) -> None:
+        source = problem.source or source
+        found.setdefault((source, problem.text), attrs.evolve(problem, source=source))
+
+    def follow(address: Address, source: str) -> Kind:
+        plan = expand(address, directory)
+        for problem in plan.problems:
+            note(problem, source)
+        return plan.root.kind
+
+    def is_used(address: Address, source: str) -> bool:
+        if directory.is_local(address.domain):
+            return True
+        text = f"{address.domain} is not a local domain, so nothing is ever looked up there"
+        note(Problem(Kind.UNKNOWN, address, text), source)
+        return False
+
+    follow(directory.postmaster(), "postmaster")
+    for settings in directory.lists:
+        source = f"list {settings.address}"
+        if is_used(settings.address, source):
+            for address in (settings.owner, *settings.members):
+                follow(address, source)
+    table = directory.aliases
+    for alias in (*table.full.values(), *table.bare.values(), *table.catch_all.values()):
+        name = alias.name
+        # No account or alias begins with a space, so such a name meets the catch-all.
+        address = Address(name.local or " ", name.domain or directory.first_domain())
+        kind = follow(address, alias.source) if is_used(address, alias.source) else Kind.ALIAS
+        if kind in (Kind.LIST, Kind.LIST_OWNER):
+            text = f"{address} belongs to a mailing list, so its alias is never looked up"
+            note(Problem(Kind.UNKNOWN, address, text), alias.source)
+    return tuple(found.values())
 
 
 class _Unusable(Exception):
