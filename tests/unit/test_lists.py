@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import time
 import unittest
 from email.header import decode_header, make_header
 
@@ -185,6 +186,18 @@ class JudgeTests(unittest.TestCase):
             str(verdict.reply),
             "550 5.7.1 only members may post to team@example.test; write to team-owner@example.test to become one",
         )
+
+    def test_hostile_header_costs_no_quadratic_time(self) -> None:
+        size = 256 << 10
+        start = time.process_time()
+        for header in (
+            b"a" * size,
+            b"a:" * (size // 2),
+            b"List-Id:" + b"<" * size,
+            b"Auto-Submitted:" + b"(" * size,
+        ):
+            self.judge(header)
+        self.assertLess(time.process_time() - start, 5)
 
     @given(st.binary(max_size=300))
     @settings(max_examples=100, deadline=None)
