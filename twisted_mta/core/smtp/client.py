@@ -143,6 +143,8 @@ class SmtpClient:
         self.tls = False
         #: What the peer's last EHLO answer offers: upper-case keyword -> parameters.
         self.extensions: Mapping[str, str] = {}
+        #: Replies received: what grows when the peer makes progress, other than by dribbling octets.
+        self.replies = 0
         #: The peer's greeting, for the log.
         self.greeting: Reply | None = None
 
@@ -256,6 +258,7 @@ class SmtpClient:
     # --- replies -------------------------------------------------------------------------------
 
     def _on_reply(self, reply: Reply) -> None:
+        self.replies += 1
         state = self.state
         row = _TABLE[state]
         if state is State.QUIT:
@@ -497,7 +500,7 @@ def _in(state: State) -> Callable[[SmtpClient, Reply], None]:
 
 
 _C = SmtpClient
-#: The whole life of a session. Timeouts: RFC 5321 §4.5.3.2.
+#: The whole life of a session. Timeouts: RFC 5321 §4.5.3.2; nobody depends on the answer to QUIT.
 _TABLE: Mapping[State, _Row] = {
     State.GREETING: _Row(300, {2: _C._greeted, 4: _in(State.GREETING), 5: _in(State.GREETING)}),
     State.EHLO: _Row(300, {2: _C._ehlo_accepted, 4: _in(State.EHLO), 5: _C._say_helo}),
@@ -518,6 +521,6 @@ _TABLE: Mapping[State, _Row] = {
     State.BODY: _Row(180, {4: _C._interrupted, 5: _C._interrupted}),
     State.FINAL: _Row(600, {2: _C._message_answered, 4: _C._message_answered, 5: _C._message_answered}),
     State.DISCARD: _Row(600, {2: _C._discarded, 4: _C._discarded, 5: _C._discarded}),
-    State.QUIT: _Row(300),
+    State.QUIT: _Row(30),
     State.CLOSED: _Row(None),
 }

@@ -1,0 +1,144 @@
+"""One attempt to hand a message to other hosts: who is still to be served, and what was said about each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from twisted.logger import Logger
+
+from twisted_mta.core.envelope import Recipient
+from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.delivery.body import MessageReader
+from twisted_mta.interfaces import IStoredBody
+from twisted_mta.net.smtp_client import SmtpConnection
+from twisted_mta.store.threads import InlineWorkers, Workers
+
+#: Characters of a peer's reply that go into the queue, the log and bounces.
+MAX_TEXT = 1000
+
+
+@attrs.define
+class Trouble:
+    """Why no host took it so far. Refusals are final only when every host was heard and refused."""
+
+    reply: Reply
+    remote: str = ""
+    temporary: bool = False
+
+    def note(self, reply: Reply, remote: str = "", *, final: bool = False) -> None:
+        """Another host that did not work. A temporary trouble is remembered over a refusal."""
+        if final and self.temporary:
+            return
+        self.reply, self.remote = reply, remote
+        self.temporary = not final
+
+
+class Attempt:
+    """`recipients` are addressed by their index throughout."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        message: QueuedMessage,
+        body: IStoredBody,
+        recipients: Sequence[QueuedRecipient],
+        workers: Workers | InlineWorkers,
+        max_recipients: int,
+    ) -> None:
+        self.message = message
+        self.recipients = recipients
+        self._body = body
+        self._workers = workers
+        self._max_recipients = max(1, max_recipients)
+        self._outcomes: dict[int, Outcome] = {}
+        #: What ended the last session that was lost.
+        self.lost = Reply(451, "4.4.2", "lost the connection")
+
+    def outcomes(self) -> Sequence[Outcome]:
+        """One for each recipient. All must have been decided."""
+        return [self._outcomes[index] for index in range(len(self.recipients))]
+
+    def give_up(self, indexes: Sequence[int], trouble: Trouble) -> None:
+        """No host was left to try for these."""
+        final = trouble.reply.permanent and not trouble.temporary
+        for index in indexes:
+            self._decide(index, trouble.reply, trouble.remote, "", final=final)
+
+    async def use(self, connection: SmtpConnection, indexes: Sequence[int]) -> list[int]:
+        """Send the message over a session; those that another session may be tried for at once."""
+        waiting = list(indexes)
+        undecided: list[int] = []
+        while waiting:
+            batch, waiting = waiting[: self._max_recipients], waiting[self._max_recipients :]
+            again, lost = await self._transaction(connection, batch)
+            undecided += lost
+            waiting = again + waiting
+            if lost and not connection.idle:
+                return undecided + waiting
+        return undecided
+
+    async def _transaction(
+        self, connection: SmtpConnection, batch: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """One transaction: (those for the next one on this session, those undecided because it ended)."""
+        reader = MessageReader(self.message.prefix, self._body, self._workers)
+        try:
+            done = await connection.send(self._envelope(batch), reader.read)
+        finally:
+            reader.close()
+        progress = any(reply.positive for reply in done.replies)
+        again: list[int] = []
+        lost: list[int] = []
+        for position, (index, reply) in enumerate(zip(batch, done.replies, strict=True)):
+            if position in done.undecided:
+                self.lost = reply
+                lost.append(index)
+            elif progress and _too_many(reply):
+                again.append(index)
+            else:
+                self._decide(index, reply, connection.remote, connection.tls, final=reply.permanent)
+        return again, lost
+
+    def _envelope(self, batch: Sequence[int]) -> Transaction:
+        chosen = [self.recipients[index] for index in batch]
+        return Transaction(
+            sender=self.message.sender,
+            recipients=tuple(Recipient(one.address, one.notify, one.orcpt) for one in chosen),
+            size=self.message.size,
+            body_type=self.message.body_type,
+            smtputf8=self.message.smtputf8,
+            envid=self.message.envid,
+            ret=self.message.ret,
+        )
+
+    def _decide(self, index: int, reply: Reply, remote: str, tls: str, *, final: bool) -> None:
+        reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
+        outcome: Outcome
+        if reply.positive:
+            outcome = Delivered(reply, remote, relayed=True)
+        elif final:
+            outcome = Failed(reply, remote)
+        else:
+            outcome = TryLater(reply, remote)
+        self._outcomes[index] = outcome
+        self.log.info(
+            "{queue_id}: {result} to {recipient} by {remote}: {reply}",
+            queue_id=self.message.id,
+            result=_WORDS[type(outcome)],
+            recipient=str(self.recipients[index].address),
+            remote=remote or "ourselves",
+            tls=tls,
+            reply=str(reply),
+        )
+
+
+_WORDS: dict[type[Outcome], str] = {Delivered: "delivered", Failed: "failed", TryLater: "deferred"}
+
+
+def _too_many(reply: Reply) -> bool:
+    # RFC 5321 §4.5.3.1.10: whoever did not fit in one transaction goes into the next.
+    return reply.code == 452 and reply.enhanced in ("", "4.5.3")

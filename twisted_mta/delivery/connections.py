@@ -1,0 +1,102 @@
+"""Keeps idle SMTP sessions for a while, for the next message to the same destination."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from twisted_mta.net.smtp_client import SmtpConnection
+
+#: Messages over one connection; some servers end a session after as many.
+MAX_MESSAGES = 100
+#: Idle sessions kept in all.
+MAX_IDLE = 200
+#: Seconds for the sessions to say goodbye when the server stops.
+GRACE = 5.0
+
+
+class ConnectionCache:
+    """All sessions that are open, those idle by destination. A destination's key says host and port or the domain."""
+
+    def __init__(self, clock: IReactorTime, keep_open: float) -> None:
+        """`keep_open` is in seconds; 0 keeps none."""
+        self._clock = clock
+        self.keep_open = keep_open
+        self._idle: dict[str, list[SmtpConnection]] = {}
+        #: The destination of an idle session, and what ends it.
+        self._timers: dict[SmtpConnection, tuple[str, IDelayedCall]] = {}
+        self._open: set[SmtpConnection] = set()
+        self._empty: Deferred[None] | None = None
+        self._closing = False
+
+    def opened(self, connection: SmtpConnection) -> None:
+        """A new session exists: it is known here until its end."""
+        self._open.add(connection)
+        connection.on_end = self._ended
+
+    def take(self, destination: str) -> SmtpConnection | None:
+        """An idle session for the destination, the one used last; None if there is none."""
+        waiting = self._idle.get(destination, [])
+        while waiting:
+            connection = waiting[-1]
+            self._forget(connection)
+            if connection.idle:
+                return connection
+        return None
+
+    def give_back(self, destination: str, connection: SmtpConnection) -> None:
+        """A session that is not needed now: it is kept, or told to quit."""
+        full = connection.transactions >= MAX_MESSAGES or len(self._timers) >= MAX_IDLE
+        if self._closing or full or self.keep_open <= 0 or not connection.idle:
+            connection.quit()
+            return
+        self._idle.setdefault(destination, []).append(connection)
+        timer = self._clock.callLater(self.keep_open, self._expire, connection)
+        self._timers[connection] = (destination, timer)
+
+    def _expire(self, connection: SmtpConnection) -> None:
+        self._forget(connection)
+        connection.quit()
+
+    def _forget(self, connection: SmtpConnection) -> None:
+        """It is no longer idle."""
+        destination, timer = self._timers.pop(connection, ("", None))
+        if timer is None:
+            return
+        if timer.active():
+            timer.cancel()
+        waiting = self._idle[destination]
+        waiting.remove(connection)
+        if not waiting:
+            del self._idle[destination]
+
+    def _ended(self, connection: SmtpConnection) -> None:
+        self._forget(connection)
+        self._open.discard(connection)
+        if not self._open and self._empty is not None:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+    def quit_idle(self) -> None:
+        """End all idle sessions (the routes may have changed)."""
+        for connection in list(self._timers):
+            self._expire(connection)
+
+    async def close(self) -> None:
+        """End all sessions: idle ones with QUIT, those at work at once. None is open afterwards."""
+        self._closing = True
+        for connection in list(self._open):
+            self._forget(connection)
+            connection.quit()
+        if not self._open:
+            return
+        empty: Deferred[None] = Deferred()
+        self._empty = empty
+        force = self._clock.callLater(GRACE, self._abort_all)
+        await empty
+        if force.active():
+            force.cancel()
+
+    def _abort_all(self) -> None:
+        for connection in list(self._open):
+            connection.abort()

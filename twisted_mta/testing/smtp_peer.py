@@ -1,0 +1,183 @@
+"""A remote SMTP server for tests: takes mail, remembers it, and misbehaves as told. For sockets and simulated networks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: In place of a reply: say nothing, and nothing more on this connection.
+SILENCE = "silence"
+#: In place of a reply: close the connection.
+DROP = "drop"
+
+_ADDRESS = re.compile(r"<([^>]*)>")
+
+
+@attrs.define
+class Received:
+    """One message that the peer took."""
+
+    sender: str
+    recipients: list[str]
+    data: bytes
+    tls: bool
+    #: The commands as they came, MAIL first.
+    commands: list[str] = attrs.field(factory=list)
+
+
+class SmtpPeer(ServerFactory):
+    """`replies` says what to answer instead of the normal: a key is a verb, "greeting", "." for the end of a message, or
+    a verb with an address ("RCPT bob@x.test"); a value is a reply (lines split by LF), SILENCE, DROP, or a list of those
+    to be used up one a time.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        extensions: Iterable[str] = ("PIPELINING", "8BITMIME", "SIZE 100000000"),
+        replies: dict[str, str | list[str]] | None = None,
+        tls: Any = None,
+    ) -> None:
+        """With `tls` (a server context) STARTTLS is offered."""
+        self.extensions = list(extensions)
+        self.replies = replies or {}
+        self.tls = tls
+        self.messages: list[Received] = []
+        #: Connections so far.
+        self.connections = 0
+        #: Those still open.
+        self.sessions: set[_PeerSession] = set()
+        #: All command lines, over all connections.
+        self.commands: list[str] = []
+        #: Whether the text of messages is kept; without it only `size` grows.
+        self.keep = True
+        self.size = 0
+
+    def buildProtocol(self, addr: Any) -> _PeerSession:
+        self.connections += 1
+        return _PeerSession(self)
+
+    def reply(self, keys: Iterable[str], normal: str) -> str:
+        """The reply set for the first of the keys that has one."""
+        for key in keys:
+            told = self.replies.get(key)
+            if isinstance(told, list):
+                if told:
+                    return told.pop(0)
+            elif told is not None:
+                return told
+        return normal
+
+
+@implementer(IHandshakeListener)
+class _PeerSession(Protocol):
+    transport: Any
+
+    def __init__(self, peer: SmtpPeer) -> None:
+        self._peer = peer
+        self._buffer = b""
+        self._in_data = False
+        self._silent = False
+        self._secure = False
+        self._now = Received("", [], b"", False)
+
+    def connectionMade(self) -> None:
+        self._peer.sessions.add(self)
+        self._say(["greeting"], "220 peer.test ESMTP")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._peer.sessions.discard(self)
+
+    def handshakeCompleted(self) -> None:
+        self._secure = True
+
+    def dataReceived(self, data: bytes) -> None:
+        self._buffer += data
+        while not self._silent and (self._take_data() if self._in_data else self._take_line()):
+            pass
+
+    def _take_line(self) -> bool:
+        line, end, rest = self._buffer.partition(b"\r\n")
+        if not end:
+            return False
+        self._buffer = rest
+        text = line.decode("utf-8", "replace")
+        self._peer.commands.append(text)
+        self._command(text)
+        return True
+
+    def _take_data(self) -> bool:
+        """Message text as it comes; the line end before its first line is ours, so that an empty message ends too."""
+        end = self._buffer.find(b"\r\n.\r\n")
+        if end < 0:
+            self._add(self._buffer[:-4])  # the last octets may be the beginning of the end
+            self._buffer = self._buffer[-4:]
+            return False
+        self._add(self._buffer[: end + 2])
+        self._buffer, self._in_data = self._buffer[end + 5 :], False
+        received, self._now = self._now, Received("", [], b"", self._secure)
+        received.data = received.data.replace(b"\r\n..", b"\r\n.")[2:]
+        if self._say(["."], "250 2.0.0 taken").startswith("2"):
+            self._peer.messages.append(received)
+        return True
+
+    def _add(self, data: bytes) -> None:
+        self._peer.size += len(data)
+        if self._peer.keep:
+            self._now.data += data
+
+    def _command(self, line: str) -> None:
+        verb = line[:4].upper()
+        match = _ADDRESS.search(line)
+        address = match[1] if match else ""
+        keys = [f"{verb} {address}", line.split(" ", 1)[0].upper(), verb]
+        if verb == "EHLO":
+            offered = [*self._peer.extensions]
+            if self._peer.tls is not None and not self._secure:
+                offered.append("STARTTLS")
+            self._say(keys, "\n".join(["250 peer.test", *offered]))
+        elif verb == "MAIL":
+            if self._say(keys, "250 2.1.0 ok").startswith("2"):
+                self._now = Received(address, [], b"", self._secure, [line])
+        elif verb == "RCPT":
+            if self._say(keys, "250 2.1.5 ok").startswith("2"):
+                self._now.recipients.append(address)
+                self._now.commands.append(line)
+        elif verb == "DATA":
+            normal = "354 go on" if self._now.recipients else "554 5.5.1 no valid recipients"
+            self._in_data = self._say(keys, normal).startswith("3")
+            if self._in_data:
+                self._buffer = b"\r\n" + self._buffer
+        elif verb == "STAR":
+            if self._say(keys, "220 go ahead").startswith("2"):
+                self._buffer = b""
+                self.transport.startTLS(self._peer.tls)
+        elif verb == "QUIT":
+            self._say(keys, "221 2.0.0 bye")
+            self.transport.loseConnection()
+        else:
+            if verb == "RSET":
+                self._now = Received("", [], b"", self._secure)
+            self._say(keys, "250 2.0.0 ok" if verb in ("RSET", "HELO", "NOOP") else "500 5.5.1 what?")
+
+    def _say(self, keys: Iterable[str], normal: str) -> str:
+        reply = self._peer.reply(keys, normal)
+        if reply == SILENCE:
+            self._silent = True
+        elif reply == DROP:
+            self._silent = True
+            self.transport.loseConnection()
+        else:
+            code, lines = reply[:3], reply[4:].split("\n")
+            last = len(lines) - 1
+            text = "".join(f"{code}{' ' if n == last else '-'}{line}\r\n" for n, line in enumerate(lines))
+            self.transport.write(text.encode())
+        return reply
