@@ -24,6 +24,14 @@ coverage: $(STAMP)
 	$(BIN)/coverage report --include='twisted_mta/core/*' --fail-under=100
 	$(BIN)/coverage report
 
+interop: $(STAMP)
+	tests/interop/install
+	$(BIN)/python -m pytest tests/interop $(ARGS)
+
+bench: $(STAMP)
+	tests/interop/install
+	$(BIN)/python benchmarks/receive.py $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -29,7 +29,7 @@ import attrs
 
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
 
-S = TypeVar("S", bound=attrs.AttrsInstance)
+S = TypeVar("S")
 
 
 @attrs.frozen
@@ -60,8 +60,9 @@ class Transcript:
         return cls(settings, lines)
 
     def configure(self, settings: S) -> S:
-        """The settings with those that the transcript sets."""
-        return attrs.evolve(settings, **self.settings)
+        """The settings (an attrs object) with those that the transcript sets."""
+        changed: S = attrs.evolve(settings, **self.settings)  # type: ignore[misc]
+        return changed
 
 
 def play(core: Core, lines: Iterable[str], answer: Callable[[Any], Any]) -> list[str]:

@@ -1,0 +1,146 @@
+"""Makes the parts of a server from a configuration and joins them. Nothing here runs yet: see `service.server`."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import attrs
+from twisted.internet.ssl import CertificateOptions
+
+from twisted_mta.config.schema import Config, Dns, Route
+from twisted_mta.core.address import Address
+from twisted_mta.core.envelope import Recipient
+from twisted_mta.core.expand import route
+from twisted_mta.core.queue import NewRecipient, Transport
+from twisted_mta.core.queueids import QueueIds
+from twisted_mta.core.smtp.client import Login
+from twisted_mta.delivery.list import ListDelivery
+from twisted_mta.delivery.local import LocalDelivery
+from twisted_mta.delivery.smtp import SmtpDelivery
+from twisted_mta.interfaces import IDirectory, IPolicyCheck
+from twisted_mta.net.dns import StubResolver, system_servers
+from twisted_mta.net.dns_exchange import Server
+from twisted_mta.net.smtp_client import opportunistic_context
+from twisted_mta.net.tls import server_options
+from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
+from twisted_mta.service.accounts import Accounts
+from twisted_mta.service.queue import QueueManager
+from twisted_mta.service.reception import Reception, Rules
+from twisted_mta.store.lock import DirectoryInUse, DirectoryLock
+from twisted_mta.store.maildir import MaildirMailboxes
+from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.store.queue.schema import QueueFileError
+from twisted_mta.store.threads import Workers
+
+#: Threads for mailboxes and their files, for password hashes, and for the rest.
+_DISK_THREADS = 8
+_HASH_THREADS = 2
+
+
+class StartError(Exception):
+    """The server can't start; the text is for the administrator."""
+
+
+@attrs.define(kw_only=True)
+class Parts:
+    """What a running server is made of."""
+
+    lock: DirectoryLock
+    disk: Workers
+    hashing: Workers
+    accounts: Accounts
+    resolver: StubResolver
+    store: SQLiteQueueStore
+    mailboxes: MaildirMailboxes
+    smtp: SmtpDelivery
+    queue: QueueManager
+    reception: Reception
+
+
+def tls_options(config: Config) -> CertificateOptions | None:
+    """The context for the servers; None without a certificate. Raises TlsError."""
+    if config.tls.certificate is None or config.tls.key is None:
+        return None
+    return server_options(config.tls.certificate, config.tls.key)
+
+
+def rules(config: Config, directory: IDirectory) -> Rules:
+    """What a configuration says about receiving."""
+    checks: tuple[IPolicyCheck, ...] = (
+        RelayCheck(directory, config.relay.networks),
+        RecipientCheck(directory),
+        LoopCheck(config.limits.received_headers),
+    )
+    return Rules(hostname=config.hostname, expire=config.queue.expire, checks=checks)
+
+
+def dns_servers(dns: Dns) -> tuple[Server, ...]:
+    """The configured name servers, else those of the system."""
+    return tuple(Server.parse(text) for text in dns.servers) or system_servers()
+
+
+def smarthost_login(smarthost: Route | None) -> Login | None:
+    """What to log in with at the smarthost. Raises OSError or ValueError where the password can't be read."""
+    if smarthost is None or not smarthost.username or smarthost.password_file is None:
+        return None
+    lines = smarthost.password_file.read_text(encoding="utf-8").splitlines()
+    password = lines[0] if lines else ""
+    return Login(smarthost.username, password)
+
+
+def assemble(config: Config, reactor: Any) -> Parts:
+    """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError."""
+    try:
+        lock = DirectoryLock(config.data)
+        store = SQLiteQueueStore.open(
+            config.queue_directory, reactor, disk_reserve=config.limits.disk_reserve
+        )
+        login = smarthost_login(config.relay.smarthost)
+        disk = Workers(reactor, _DISK_THREADS, "disk")
+        hashing = Workers(reactor, _HASH_THREADS, "hashing")
+        accounts = Accounts(config, hashing, reactor, os.urandom)
+    except (DirectoryInUse, QueueFileError, OSError, UnicodeDecodeError) as error:
+        raise StartError(str(error)) from error
+    chance = random.SystemRandom()
+    directory = accounts.directory
+    ids = QueueIds(reactor.seconds, chance.random)
+    mailboxes = MaildirMailboxes(disk, reactor)
+    resolver = StubResolver(reactor, chance, dns_servers(config.dns), config.dns.timeout)
+    smtp = SmtpDelivery(
+        reactor, resolver, chance, config.relay, config.hostname, disk, opportunistic_context(), login
+    )
+    local = LocalDelivery(
+        directory,
+        disk,
+        hostname=config.hostname,
+        started=reactor.seconds(),
+        told=mailboxes.delivered,
+        separator=config.accounts.separator,
+    )
+
+    def route_notice(address: Address) -> tuple[NewRecipient, ...]:
+        return route([Recipient(address)], directory).recipients
+
+    queue = QueueManager(
+        store,
+        {
+            Transport.LOCAL: local,
+            Transport.LIST: ListDelivery(directory, ids, reactor, disk),
+            Transport.SMTP: smtp,
+        },
+        reactor,
+        random=chance.random,
+        ids=ids,
+        settings=config.queue,
+        hostname=config.hostname,
+        postmaster=config.postmaster,
+        bounce_router=route_notice,
+        concurrency=config.relay.concurrency,
+    )
+    reception = Reception(rules(config, directory), directory, queue, accounts, ids, reactor.seconds)
+    return Parts(
+        lock=lock, disk=disk, hashing=hashing, accounts=accounts, resolver=resolver, store=store, mailboxes=mailboxes,
+        smtp=smtp, queue=queue, reception=reception,
+    )  # fmt: skip

@@ -1,0 +1,228 @@
+"""The listening sockets: binds each [[listen]], and makes the right session for who connects."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+import attrs
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort, IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import CertificateOptions
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twisted_mta.config.schema import Config, Listen, Role
+from twisted_mta.core.imap.server import ImapSettings
+from twisted_mta.core.pop3 import Pop3Settings
+from twisted_mta.core.smtp.server import ServerSettings
+from twisted_mta.interfaces import IAuthenticator, IMailboxes, IReception, Peer
+from twisted_mta.net.imap import ImapTimeouts, imap_session
+from twisted_mta.net.pop3 import pop3_session
+from twisted_mta.net.session import Session, SessionFactory
+from twisted_mta.net.smtp import smtp_session
+from twisted_mta.store.threads import Workers
+
+
+class BindError(Exception):
+    """A socket can't be bound; the text names the endpoint."""
+
+
+@attrs.define(kw_only=True)
+class Serving:
+    """What new sessions are made from. A reload replaces fields; sessions that are open keep what they began with."""
+
+    reactor: Any
+    config: Config
+    tls: CertificateOptions | None
+    reception: IReception
+    mailboxes: IMailboxes
+    authenticator: IAuthenticator
+    workers: Workers
+
+
+def peer_host(address: IAddress | None) -> tuple[str, int]:
+    """The IP address and port of a peer. An IPv4 client on an IPv6 socket is an IPv4 client; a UNIX socket is this host."""
+    host = getattr(address, "host", "127.0.0.1")
+    parsed = ip_address(host.partition("%")[0])
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return str(parsed), getattr(address, "port", 0)
+
+
+def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
+    config, limits = serving.config, serving.config.limits
+    host, port = peer_host(address)
+    settings = ServerSettings(
+        hostname=config.hostname,
+        greeting=config.greeting,
+        size_limit=limits.message_size,
+        recipient_limit=limits.recipients,
+        error_limit=limits.errors,
+        submission=role is not Role.MX,
+    )
+    peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
+    return smtp_session(
+        settings,
+        serving.reception,
+        peer,
+        serving.reactor,
+        idle=limits.smtp_timeout,
+        tls=serving.tls,
+        implicit_tls=role.implicit_tls,
+    )
+
+
+def _imap(serving: Serving, role: Role, address: IAddress | None) -> Session:
+    limits = serving.config.limits
+    settings = ImapSettings(
+        hostname=serving.config.hostname,
+        tls_available=serving.tls is not None,
+        append_limit=limits.message_size,
+        errors=limits.errors,
+    )
+    return imap_session(
+        settings,
+        serving.mailboxes,
+        serving.authenticator,
+        serving.reactor,
+        serving.workers.run,
+        peer=peer_host(address)[0],
+        timeouts=ImapTimeouts(login=limits.login_timeout, idle=limits.imap_timeout),
+        tls=serving.tls,
+        implicit_tls=role.implicit_tls,
+    )
+
+
+def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
+    limits = serving.config.limits
+    return pop3_session(
+        Pop3Settings(hostname=serving.config.hostname, error_limit=limits.errors),
+        serving.mailboxes,
+        serving.authenticator,
+        peer_host(address)[0],
+        serving.reactor,
+        login_timeout=limits.login_timeout,
+        idle=limits.pop3_timeout,
+        tls=serving.tls,
+        implicit_tls=role.implicit_tls,
+    )
+
+
+Maker = Callable[[Serving, Role, IAddress | None], Session]
+
+# What a client over the connection limit hears: RFC 5321 §3.8, RFC 3501 §7.1.5, RFC 2449 §8.1.1.
+_SMTP_BUSY = b"421 4.7.0 Too many connections, try again later\r\n"
+_IMAP_BUSY = b"* BYE Too many connections, try again later\r\n"
+_POP3_BUSY = b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
+
+#: Role -> what makes its sessions, and what a client hears when there are too many.
+_ROLES: Mapping[Role, tuple[Maker, bytes]] = {
+    Role.MX: (_smtp, _SMTP_BUSY),
+    Role.SUBMISSION: (_smtp, _SMTP_BUSY),
+    Role.SUBMISSIONS: (_smtp, _SMTP_BUSY),
+    Role.IMAP: (_imap, _IMAP_BUSY),
+    Role.IMAPS: (_imap, _IMAP_BUSY),
+    Role.POP3: (_pop3, _POP3_BUSY),
+    Role.POP3S: (_pop3, _POP3_BUSY),
+}
+
+
+@attrs.define
+class Listener:
+    """One bound socket."""
+
+    listen: Listen
+    factory: SessionFactory
+    port: IListeningPort
+
+    @property
+    def address(self) -> str:
+        """Where it really listens ("127.0.0.1:2525"): of interest where the configuration says port 0."""
+        host: Any = self.port.getHost()
+        return f"{host.host}:{host.port}" if hasattr(host, "port") else str(host.name)
+
+
+class Listeners:
+    """All listening sockets of the server."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, config: Config) -> None:
+        self._reactor = reactor
+        self._limits = config.limits
+        #: Set before the reactor accepts the first connection.
+        self._serving: Serving | None = None
+        self.bound: list[Listener] = []
+
+    def serve(self, serving: Serving) -> None:
+        """Make sessions from this from now on."""
+        self._serving = serving
+
+    @property
+    def serving(self) -> Serving:
+        """What sessions are made from."""
+        assert self._serving is not None  # startService comes before the reactor runs
+        return self._serving
+
+    def bind(self, listens: Sequence[Listen]) -> None:
+        """Bind every socket. Raises BindError; what was bound until then stays so (the program ends)."""
+        for listen in listens:
+            factory = self._factory(listen.role)
+            wrapped: Any = factory
+            if listen.role.implicit_tls:
+                wrapped = TLSMemoryBIOFactory(_CurrentTls(self), False, factory)
+            outcome: list[Any] = []
+            endpoint = serverFromString(self._reactor, listen.endpoint)  # type: ignore[no-untyped-call]
+            maybeDeferred(endpoint.listen, wrapped).addBoth(outcome.append)
+            # Every stream endpoint that the configuration admits binds at once.
+            if not outcome or isinstance(outcome[0], Failure):
+                why = outcome[0].value if outcome else "it does not bind at once"
+                reason = getattr(why, "socketError", None) or why
+                raise BindError(f"can't listen on {listen.endpoint} (role {listen.role}): {reason}")
+            listener = Listener(listen, factory, outcome[0])
+            self.bound.append(listener)
+            self.log.info("{role} listens on {address}", role=listen.role.value, address=listener.address)
+
+    def _factory(self, role: Role) -> SessionFactory:
+        make, busy = _ROLES[role]
+        return SessionFactory(
+            lambda address: make(self.serving, role, address),
+            b"" if role.implicit_tls else busy,
+            self._limits.connections,
+            self._limits.connections_per_address,
+        )
+
+    def reconfigure(self) -> None:
+        """Take over changed limits."""
+        limits = self.serving.config.limits
+        for listener in self.bound:
+            listener.factory.limit = limits.connections
+            listener.factory.limit_per_address = limits.connections_per_address
+
+    async def stop(self) -> None:
+        """Stop listening, tell open sessions, and wait until they are gone."""
+        await DeferredList([maybeDeferred(listener.port.stopListening) for listener in self.bound])
+        endings = [
+            Deferred.fromCoroutine(listener.factory.shut_down(self._reactor)) for listener in self.bound
+        ]
+        await DeferredList(endings)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _CurrentTls:
+    """The certificate in force when a connection comes in, so that a reload needs no new socket."""
+
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        tls = self._listeners.serving.tls
+        assert tls is not None  # the configuration has no such role without a certificate
+        return SSL.Connection(tls.getContext(), None)

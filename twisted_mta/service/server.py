@@ -1,0 +1,169 @@
+"""The whole server as one Twisted service, started and stopped in the right order.
+
+Start: bind every socket, give up privileges, open what lasts, start the queue, open the control socket.
+Stop: the same in reverse, so that nobody is told "accepted" by a server that can't keep it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.error import CannotListenError
+from twisted.internet.ssl import CertificateOptions
+from twisted.logger import Logger
+
+from twisted_mta import __version__
+from twisted_mta.config.schema import Config
+from twisted_mta.net.tls import TlsError
+from twisted_mta.service.assembly import Parts, StartError, assemble, tls_options
+from twisted_mta.service.control import AlreadyRunning, ControlServer, Handler
+from twisted_mta.service.listeners import BindError, Listeners, Serving
+from twisted_mta.service.privileges import PrivilegeError, drop_privileges
+from twisted_mta.service.queue_control import queue_handlers
+from twisted_mta.service.reload import reload
+
+
+class MailServer(Service):
+    """`twistd mta`. Construct with `from_config`."""
+
+    name = "mta"
+    log = Logger()
+
+    def __init__(self, config: Config, tls: CertificateOptions | None, reactor: Any) -> None:
+        self._config = config
+        self._tls = tls
+        self._reactor = reactor
+        self._listeners = Listeners(reactor, config)
+        self._parts: Parts | None = None
+        self._serving: Serving | None = None
+        self._control: ControlServer | None = None
+        self._started = 0.0
+        #: One reload at a time.
+        self._reloading = DeferredLock()
+
+    @classmethod
+    def from_config(cls, config: Config) -> MailServer:
+        """The service for `config` on the global reactor. Raises StartError for a certificate that can't be used."""
+        from twisted.internet import reactor
+
+        try:
+            return cls(config, tls_options(config), reactor)
+        except TlsError as error:
+            raise StartError(str(error)) from error
+
+    # --- start -----------------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Bind the sockets, as root if that is what we are, and be root no longer."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        try:
+            self._listeners.bind(self._config.listen)
+            drop_privileges(self._config.user, self._config.group, self._config.data)
+        except (BindError, PrivilegeError) as error:
+            _give_up(error)
+
+    def startService(self) -> None:
+        """Open the queue and begin to serve. twistd has called privilegedStartService before."""
+        super().startService()  # type: ignore[no-untyped-call]
+        try:
+            parts = self._parts = assemble(self._config, self._reactor)
+            self._control = ControlServer(self._config.control_socket, self._handlers(parts), self._reactor)
+            self._control.startService()
+        except (StartError, AlreadyRunning, CannotListenError, OSError) as error:
+            _give_up(error)
+        self._serving = Serving(
+            reactor=self._reactor,
+            config=self._config,
+            tls=self._tls,
+            reception=parts.reception,
+            mailboxes=parts.mailboxes,
+            authenticator=parts.accounts,
+            workers=parts.disk,
+        )
+        self._listeners.serve(self._serving)
+        self._started = self._reactor.seconds()
+        parts.queue.startService()
+        parts.accounts.start()
+        signal.signal(signal.SIGHUP, self._hang_up)
+        self.log.info(
+            "twisted_mta {version} is up as {hostname}", version=__version__, hostname=self._config.hostname
+        )
+
+    # --- stop ------------------------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:
+        """Stop taking mail, let what is under way come to an end, close. Fires when everything is on disk."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        await self._listeners.stop()
+        if self._control is not None:
+            await self._control.stopService()
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        parts.accounts.stop()
+        await parts.queue.stopService()
+        await parts.smtp.close()
+        await parts.store.close()
+        await parts.mailboxes.close()
+        parts.hashing.close()
+        parts.disk.close()
+        parts.lock.release()
+        self.log.info("stopped; what is in the queue waits for the next start")
+
+    # --- while it runs -----------------------------------------------------------------------------
+
+    def _hang_up(self, *_: object) -> None:
+        """SIGHUP: reload. Signal handlers run between any two instructions, so the reactor does it later."""
+        self._reactor.callFromThread(lambda: Deferred.fromCoroutine(self._reload({})))
+
+    def _handlers(self, parts: Parts) -> Mapping[str, Handler]:
+        """The commands of the control socket."""
+        queue = queue_handlers(parts.store, self._reactor.seconds, lambda: parts.queue._pump())
+        return {"status": self._status, "reload": self._reload, **queue}
+
+    async def _reload(self, arguments: Mapping[str, Any]) -> Any:
+        await self._reloading.acquire()
+        try:
+            if self._parts is None or self._serving is None:
+                return {"failed": True, "problems": ["the server is not running yet, or stopping"]}
+            result = await reload(self._serving, self._parts, self._listeners)
+        except Exception:
+            self.log.failure("reload failed")
+            raise
+        finally:
+            self._reloading.release()
+        return attrs.asdict(result)
+
+    async def _status(self, arguments: Mapping[str, Any]) -> Any:
+        assert self._parts is not None  # the control socket is open only while they are
+        return {
+            "version": __version__,
+            "hostname": self._config.hostname,
+            "started": self._started,
+            "config": str(self._config.path),
+            "listen": [
+                {
+                    "role": bound.listen.role.value,
+                    "address": bound.address,
+                    "connections": len(bound.factory.sessions),
+                }
+                for bound in self._listeners.bound
+            ],
+            "queue": {"being delivered": self._parts.queue.active},
+        }
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """The server can't start: one line to the terminal instead of a traceback."""
+    print(f"mta: {error}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,53 @@
+"""`twistd mta`: reads the configuration and makes the service. Nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from twisted_mta import __version__
+from twisted_mta.config.errors import ConfigErrors
+from twisted_mta.config.loader import load_with_warnings
+from twisted_mta.service.assembly import StartError
+from twisted_mta.service.server import MailServer
+
+#: sysexits.h: the configuration is wrong.
+EX_CONFIG = 78
+
+
+class Options(usage.Options):
+    """The command line of `twistd mta`."""
+
+    synopsis = "[--config FILE]"
+    longdesc = """\
+Runs a mail server: it receives mail, takes submissions from those who log in, keeps what it can't deliver at once
+in a durable queue, delivers to Maildirs, aliases, mailing lists and other hosts, and serves the mailboxes by POP3
+and IMAP. What it does is said in one file: see etc/mta.toml, where every setting is explained.
+
+    mta init --demo run                        makes a demo site to play with
+    twistd -n mta --config run/mta.toml        runs it in the foreground
+    mta check-config /etc/mta/mta.toml         tells what is wrong with a configuration
+    kill -HUP PID, or mta reload               reads it again; a bad file changes nothing
+
+Started as root it binds its ports first and then runs as the configured user."""
+
+    optParameters = (("config", "c", "/etc/mta/mta.toml", "The configuration file."),)
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"twisted_mta {__version__}")
+        sys.exit(0)
+
+
+def makeService(options: Options) -> IService:
+    """Make the service from the configuration named on the command line; a bad one ends the program with 78."""
+    try:
+        config, warnings = load_with_warnings(options["config"])
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        return MailServer.from_config(config)
+    except (ConfigErrors, StartError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(EX_CONFIG)

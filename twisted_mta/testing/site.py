@@ -1,0 +1,181 @@
+"""A whole server in a subprocess, on loopback ports that the system picks: for integration, interop and benchmarks.
+
+with Site() as site:
+    smtplib.SMTP("127.0.0.1", site.port("mx")).sendmail(...)
+    site.wait_for(lambda: site.maildir("alice"))
+    site.kill()                 # as kill -9
+    site.start()                # the same data again
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from twisted_mta.admin.client import call
+from twisted_mta.admin.errors import AdminError
+from twisted_mta.admin.init import self_signed
+from twisted_mta.store.passwords import hash_password
+
+T = TypeVar("T")
+
+PASSWORD = "correct horse battery staple"  # noqa: S105  for tests, on loopback
+
+_CONFIG = """\
+hostname = "mx.example.test"
+domains = ["example.test"]
+data = "data"
+postmaster = "alice@example.test"
+aliases = ["aliases"]
+
+[tls]
+certificate = "cert.pem"
+key = "key.pem"
+
+[accounts]
+file = "users"
+maildir = "mail/{user}"
+"""
+
+_ROLES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
+
+
+class Site:
+    """A configuration directory and the server that runs on it. `config` is more TOML, `aliases` an aliases(5) text.
+
+    `top` has further top-level keys; they stand before the tables.
+    """
+
+    def __init__(
+        self,
+        config: str = "",
+        *,
+        top: str = "",
+        aliases: str = "",
+        accounts: tuple[str, ...] = ("alice", "bob"),
+        roles: tuple[str, ...] = _ROLES,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._owned = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="mta-site-"))
+        self.process: subprocess.Popen[bytes] | None = None
+        self._environment = dict(environment or {})
+        self._ports: dict[str, int] = {}
+        listens = "".join(
+            f'[[listen]]\nrole = "{role}"\nendpoint = "tcp:0:interface=127.0.0.1"\n\n' for role in roles
+        )
+        self.config_file = self.directory / "mta.toml"
+        self.config_file.write_text(top + _CONFIG + listens + config, encoding="utf-8")
+        self.alias_file = self.directory / "aliases"
+        self.alias_file.write_text(aliases, encoding="utf-8")
+        self._write_secrets(accounts)
+
+    def _write_secrets(self, accounts: tuple[str, ...]) -> None:
+        certificate, key = self_signed("mx.example.test", ("localhost",))
+        stored = hash_password(PASSWORD.encode(), os.urandom)
+        users = "".join(f"{name}@example.test:{stored}::::::\n" for name in accounts)
+        for name, content in (("cert.pem", certificate), ("key.pem", key), ("users", users)):
+            path = self.directory / name
+            path.write_text(content, encoding="utf-8")
+            path.chmod(0o600)
+
+    # --- the process ---------------------------------------------------------------------------
+
+    def start(self) -> Site:
+        """Start the server and wait until it listens."""
+        log = (self.directory / "log").open("ab")
+        self.process = subprocess.Popen(
+            [self._twistd(), "-n", "--pidfile=", "mta", "--config", str(self.config_file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self._environment},
+        )
+        log.close()
+        self.wait_for(self._answers, 30)
+        return self
+
+    def _twistd(self) -> str:
+        beside = Path(sys.executable).with_name("twistd")
+        return str(beside) if beside.exists() else "twistd"
+
+    def _answers(self) -> bool:
+        assert self.process is not None  # start() made it
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+        try:
+            status = self.control("status")
+        except AdminError:
+            return False
+        self._ports = {
+            listen["role"]: int(listen["address"].rpartition(":")[2]) for listen in status["listen"]
+        }
+        return True
+
+    def stop(self) -> int:
+        """Stop it in an orderly way; the exit code."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process = None
+
+    def kill(self) -> None:
+        """Kill it as a power cut would kill it."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Site:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        if error is not None:
+            print(self.log(), file=sys.stderr)
+        if self._owned:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- looking at it -------------------------------------------------------------------------
+
+    def port(self, role: str) -> int:
+        """The port of the listener of that role."""
+        return self._ports[role]
+
+    def control(self, command: str, **arguments: object) -> Any:
+        """Ask through the control socket."""
+        return call(self.directory / "data" / "control", command, arguments)
+
+    def log(self) -> str:
+        """What the server logged."""
+        return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+
+    def maildir(self, user: str, folder: str = "") -> list[Path]:
+        """The messages of a user, new and seen, in the order of their names."""
+        base = self.directory / "mail" / f"{user}@example.test" / folder
+        return sorted((*base.glob("new/*"), *base.glob("cur/*")), key=lambda path: path.name)
+
+    def wait_for(self, condition: Callable[[], T], seconds: float = 20) -> T:
+        """Wait until `condition` is true and return its value; a test's patience, not a pause."""
+        deadline = time.monotonic() + seconds
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {seconds} s: {condition}\n{self.log()}")
+            time.sleep(0.02)
