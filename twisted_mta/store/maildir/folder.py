@@ -58,8 +58,7 @@ class Incoming:
 class View:
     """What a session sees of a mailbox; replaced whole by each look."""
 
-    #: The index's id of the mailbox: another one under the same name is none of ours.
-    identity: int
+    #: Differs for every mailbox the index ever had: another one under the same name is none of ours.
     uid_validity: int
     uid_next: int
     generation: int
@@ -99,7 +98,7 @@ class Folder:
         """The first look. `claim` consumes \\Recent. Raises NoSuchMailbox."""
         with self._index.transaction() as db:
             row = self._sync(db)
-            empty = View(row.id, row.uid_validity, row.uid_next, -1, [], frozenset())
+            empty = View(row.uid_validity, row.uid_next, -1, [], frozenset())
             return self._look(db, empty, claim)[0]
 
     def look(self, view: View, claim: bool) -> tuple[View, MailboxChanges]:
@@ -248,7 +247,7 @@ class Folder:
     # --- keeping step; all within a transaction --------------------------------------------------
 
     def _is(self, view: View) -> bool:
-        return self._row is not None and self._row.id == view.identity
+        return self._row is not None and self._row.uid_validity == view.uid_validity
 
     def _find_row(self, db: sqlite3.Connection) -> MailboxRow:
         if not self._layout.exists(self.directory):
@@ -374,7 +373,7 @@ class Folder:
     def _look(self, db: sqlite3.Connection, view: View, claim: bool) -> tuple[View, MailboxChanges]:
         row = self._row
         assert row is not None
-        if row.id != view.identity:
+        if not self._is(view):
             return self._lost(view)
         recent = [record for record in self._records.values() if record.recent]
         seen_recent = view.recent | {record.uid for record in recent}
@@ -391,7 +390,7 @@ class Folder:
             ),
             added=tuple(entry for entry in entries if entry.uid not in before),
         )
-        now = View(row.id, row.uid_validity, row.uid_next, self._generation, entries, seen_recent)
+        now = View(row.uid_validity, row.uid_next, self._generation, entries, seen_recent)
         return now, changes
 
     def _claim(self, db: sqlite3.Connection, recent: Iterable[Record]) -> None:
@@ -431,8 +430,11 @@ class Folder:
     def _record(self, view: View, uid: int, again: bool) -> Record:
         """Where a message of a view lies. Raises MailboxError."""
         with self._index.transaction() as db:
-            row = self._sync(db, force=True) if again else self._load(db)
-            if row.id != view.identity or uid not in self._records:
+            if again:
+                self._sync(db, force=True)
+            else:
+                self._load(db)
+            if not self._is(view) or uid not in self._records:
                 raise MailboxError("the message is gone")
             return self._records[uid]
 
