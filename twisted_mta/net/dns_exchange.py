@@ -119,6 +119,10 @@ class _Datagram(protocol.DatagramProtocol):
         if self._stray >= MAX_STRAY:
             self.fail(Forged(f"{self._server.address}: too many answers to other questions"))
 
+    def stopProtocol(self) -> None:
+        # The epoll reactor closes the port on an ICMP error, where others call connectionRefused.
+        self.fail(NoAnswer(f"{self._server.address}: no name server there"))
+
     def connectionRefused(self) -> None:
         self.fail(NoAnswer(f"{self._server.address}: no name server there"))
 
