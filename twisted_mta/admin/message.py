@@ -119,12 +119,11 @@ def _recipients(fields: list[tuple[bytes, bytes]], names: set[bytes]) -> tuple[s
         if name in wanted
     ]
     found = []
-    for value in values:
-        for _, address in getaddresses([_without_groups(value)]):
-            if not address and value:
+    for value in filter(None, map(_without_groups, values)):
+        for _, address in getaddresses([value]):
+            if not address:
                 raise AdminError(f"sendmail: the recipients {value!r} can't be read", EX_DATAERR)
-            if address:
-                found.append(address)
+            found.append(address)
     return tuple(found)
 
 
