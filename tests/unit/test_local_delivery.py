@@ -1,0 +1,397 @@
+"""delivery.local: durable, once, and with a clear outcome for whatever the disk does."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.envelope import DEFAULT_NOTIFY
+from twisted_mta.core.queue import (
+    Delivered,
+    Failed,
+    Outcome,
+    QueuedMessage,
+    QueuedRecipient,
+    Status,
+    Transport,
+    TryLater,
+)
+from twisted_mta.delivery import local
+from twisted_mta.delivery.local import LocalDelivery
+from twisted_mta.interfaces import Account, IDelivery
+from twisted_mta.store.maildir import files
+from twisted_mta.store.threads import InlineWorkers
+
+T = TypeVar("T")
+BODY = b"Subject: hello\r\nFrom: a@example.org\r\n\r\n.line\r\nlast\r\n"
+
+
+@attrs.define
+class Body:
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def open(self) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
+
+class HeldWorkers:
+    """Runs nothing until told."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.jobs.append((lambda: function(*args), done))
+        return done
+
+    def step(self) -> None:
+        job, done = self.jobs.pop(0)
+        done.callback(job())
+
+
+def message(**changes: Any) -> QueuedMessage:
+    values: dict[str, Any] = {
+        "id": "0Aa1",
+        "sender": Address.parse("a@example.org"),
+        "prefix": b"Received: by mx.example.test\r\n",
+        "body_id": 1,
+        "body_size": len(BODY),
+        "arrived": 2000.5,
+        "expires": 9000.0,
+        "body_type": "8BITMIME",
+        "smtputf8": False,
+        "envid": "",
+        "ret": "",
+        "parent": "",
+        "message_id": "",
+        "origin": "",
+    }
+    return QueuedMessage(**{**values, **changes})
+
+
+def recipient(address: str, attempts: int = 0) -> QueuedRecipient:
+    parsed = Address.parse(address)
+    return QueuedRecipient(
+        row=1,
+        address=parsed,
+        transport=Transport.LOCAL,
+        original=parsed,
+        notify=DEFAULT_NOTIFY,
+        orcpt="",
+        status=Status.QUEUED,
+        attempts=attempts,
+        next_attempt=0.0,
+        last_reply="",
+        warned=False,
+    )
+
+
+class LocalDeliveryTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.top = Path(self.mktemp()).absolute()
+        self.told: list[tuple[str, str]] = []
+        self.delivery = self.make(InlineWorkers())
+
+    def make(self, workers: Any, started: float = 1000.0) -> LocalDelivery:
+        return LocalDelivery(
+            self,  # type: ignore[arg-type]
+            workers,
+            hostname="mx.example.test",
+            started=started,
+            told=lambda account, name: self.told.append((account.name, name)),
+        )
+
+    def account(self, address: Address) -> Account | None:
+        """IDirectory: alice and bob exist, with any detail."""
+        name = address.with_local(address.local.partition("+")[0].lower())
+        if str(name) not in ("alice@example.test", "bob@example.test"):
+            return None
+        return Account(str(name), str(self.top / name.local))
+
+    def get(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def deliver(
+        self, *recipients: str, attempts: int = 0, body: bytes = BODY, **changes: Any
+    ) -> list[Outcome]:
+        parsed = [recipient(each, attempts) for each in recipients]
+        return list(self.get(self.delivery.deliver(message(**changes), Body(body), parsed, "local")))
+
+    def files(self, who: str = "alice", *parts: str) -> list[Path]:
+        return sorted(path for part in parts or ("new", "cur") for path in (self.top / who / part).iterdir())
+
+    def outcome(self, kind: type[Outcome], code: int, enhanced: str, outcome: Outcome) -> None:
+        self.assertIsInstance(outcome, kind)
+        self.assertEqual((outcome.reply.code, outcome.reply.enhanced), (code, enhanced))
+
+    def test_interface(self) -> None:
+        verifyObject(IDelivery, self.delivery)
+        self.assertEqual(
+            self.delivery.destination(recipient("alice@example.test")),
+            self.delivery.destination(recipient("bob@example.test")),
+        )
+
+    def test_a_message_with_its_trace(self) -> None:
+        (outcome,) = self.deliver("Alice@example.test")
+        self.outcome(Delivered, 250, "2.0.0", outcome)
+        (file,) = self.files("alice", "new")
+        expected = (
+            b"Return-Path: <a@example.org>\r\nDelivered-To: Alice@example.test\r\nReceived: by mx.example.test\r\n"
+            + BODY
+        )
+        self.assertEqual(file.read_bytes(), expected.replace(b"\r\n", b"\n"))
+        self.assertEqual(stat.S_IMODE(file.stat().st_mode), 0o600)
+        self.assertRegex(file.name, r"^2000\.Q0Aa1R[0-9a-f]{12}\.mx\.example\.test,S=\d+,W=\d+$")
+        self.assertEqual(files.virtual_size_of(file.name), len(expected))
+        self.assertEqual(self.files("alice", "tmp"), [])
+        self.assertEqual(self.told, [("alice@example.test", "INBOX")])
+
+    def test_a_bounce_has_the_null_return_path(self) -> None:
+        self.deliver("alice@example.test", sender=None)
+        self.assertTrue(self.files()[0].read_bytes().startswith(b"Return-Path: <>\n"))
+
+    def test_several_recipients_each_have_their_outcome(self) -> None:
+        outcomes = self.deliver("alice@example.test", "nobody@example.test", "bob@example.test")
+        self.outcome(Delivered, 250, "2.0.0", outcomes[0])
+        self.outcome(Failed, 550, "5.1.1", outcomes[1])
+        self.outcome(Delivered, 250, "2.0.0", outcomes[2])
+        self.assertIn("nobody@example.test", outcomes[1].reply.text)
+        self.assertIn(b"Delivered-To: bob@example.test\n", self.files("bob")[0].read_bytes())
+
+    def test_only_unknown_recipients(self) -> None:
+        self.outcome(Failed, 550, "5.1.1", self.deliver("nobody@example.test")[0])
+
+    def test_one_mailbox_gets_one_copy(self) -> None:
+        outcomes = self.deliver("alice@example.test", "ALICE@example.test", "alice+nothing@example.test")
+        for outcome in outcomes:
+            self.outcome(Delivered, 250, "2.0.0", outcome)
+        self.assertEqual(len(self.files()), 1)
+        self.assertEqual(len(self.told), 1)
+
+    def test_a_large_message_in_chunks(self) -> None:
+        body = b"Subject: x\r\n\r\n" + b"a line\r\n" * 30_000
+        self.deliver("alice@example.test", body=body)
+        self.assertTrue(self.files()[0].read_bytes().endswith(body.replace(b"\r\n", b"\n")))
+
+    # --- detail ----------------------------------------------------------------------------------
+
+    def make_folder(self, directory: str) -> None:
+        self.deliver("alice@example.test", id="first")
+        for part in ("tmp", "new", "cur"):
+            (self.top / "alice" / directory / part).mkdir(parents=True)
+        self.told.clear()
+
+    def test_detail_names_a_mailbox_that_exists(self) -> None:
+        self.make_folder(".work")
+        self.deliver("alice+work@example.test", "alice@example.test")
+        self.assertEqual(len(self.files("alice", ".work/new")), 1)
+        self.assertEqual(len(self.files("alice", "new")), 2)
+        self.assertEqual(self.told, [("alice@example.test", "work"), ("alice@example.test", "INBOX")])
+
+    def test_other_details_go_to_the_inbox(self) -> None:
+        self.make_folder(".work")
+        for number, detail in enumerate(("play", "", "../../bob", "a.b", "INBOX", "work.", "/work")):
+            (outcome,) = self.deliver(f'"alice+{detail}"@example.test', id=f"q{number}")
+            self.outcome(Delivered, 250, "2.0.0", outcome)
+        self.assertEqual(self.files("alice", ".work/new"), [])
+        self.assertEqual(len(self.files("alice", "new")), 8)
+
+    def test_without_a_separator_there_is_no_detail(self) -> None:
+        self.make_folder(".work")
+        self.delivery._separator = ""
+        self.deliver("alice+work@example.test")
+        self.assertEqual(self.files("alice", ".work/new"), [])
+
+    # --- once ------------------------------------------------------------------------------------
+
+    def test_a_repeated_attempt_finds_its_own_work(self) -> None:
+        self.deliver("alice@example.test")
+        (file,) = self.files()
+        for name in (f"new/{file.name}", f"cur/{file.name}:2,S", f"cur/{file.name.partition(',')[0]},U=7:2,"):
+            self.files()[0].rename(self.top / "alice" / name)
+            self.told.clear()
+            (outcome,) = self.deliver("alice@example.test", attempts=1)
+            self.assertIsInstance(outcome, Delivered)
+            self.assertIn("earlier attempt", outcome.reply.text)
+            self.assertEqual((len(self.files()), self.told), (1, []))
+
+    def test_a_message_from_before_this_process_may_have_been_delivered(self) -> None:
+        self.deliver("alice@example.test")
+        (file,) = self.files()
+        file.rename(self.top / "alice" / "cur" / f"{file.name}:2,S")
+        self.delivery = self.make(InlineWorkers(), started=3000.0)
+        self.deliver("alice@example.test")
+        self.assertEqual(len(self.files()), 1)
+
+    def test_found_in_the_inbox_though_the_detail_has_a_mailbox_by_now(self) -> None:
+        self.deliver("alice+work@example.test")
+        for part in ("tmp", "new", "cur"):
+            (self.top / "alice" / ".work" / part).mkdir(parents=True)
+        self.deliver("alice+work@example.test", attempts=1)
+        self.assertEqual(self.files("alice", ".work/new"), [])
+
+    def test_first_attempts_do_not_look(self) -> None:
+        listdir, calls = os.listdir, []
+        self.patch(local.os, "listdir", lambda path: calls.append(path) or listdir(path))
+        self.deliver("alice@example.test")
+        self.assertEqual(calls, [])
+
+    def test_other_messages_and_recipients_are_not_mistaken(self) -> None:
+        self.deliver("alice@example.test", attempts=1)
+        self.deliver("alice@example.test", attempts=1, id="0Aa2")
+        self.deliver("bob@example.test", attempts=1)
+        self.assertEqual((len(self.files("alice")), len(self.files("bob"))), (2, 1))
+
+    def test_an_attempt_that_was_cut_off_leaves_no_obstacle(self) -> None:
+        self.deliver("alice@example.test")
+        (file,) = self.files()
+        key = file.name.partition(",")[0]
+        file.unlink()
+        (self.top / "alice" / "tmp" / key).write_bytes(b"half")
+        self.deliver("alice@example.test", attempts=1)
+        self.assertTrue(self.files()[0].read_bytes().startswith(b"Return-Path"))
+
+    # --- loops -----------------------------------------------------------------------------------
+
+    def test_a_message_that_was_here_before(self) -> None:
+        for body, prefix in (
+            (b"X: y\r\nDELIVERED-TO:  Alice@Example.test \r\n\r\n", b""),
+            (BODY, b"Delivered-To: alice@example.test\r\n"),
+            (b"X: " + b"y" * 100_000 + b"\r\nDelivered-To: alice@example.test\r\n\r\nbody", b""),
+        ):
+            outcomes = self.deliver("alice@example.test", "bob@example.test", body=body, prefix=prefix)
+            self.outcome(Failed, 554, "5.4.6", outcomes[0])
+            self.assertIsInstance(outcomes[1], Delivered)
+        self.assertEqual((self.files("alice"), self.files("alice", "tmp")), ([], []))
+
+    def test_what_is_no_loop(self) -> None:
+        for number, body in enumerate(
+            (
+                b"Subject: x\r\n\r\nDelivered-To: alice@example.test\r\n",
+                b"\r\nDelivered-To: alice@example.test\r\n",
+                b"Delivered-To: alice@example.org\r\n\r\n",
+                b"X: y\r\n Delivered-To: alice@example.test\r\n\r\n",
+                b"",
+            )
+        ):
+            (outcome,) = self.deliver(
+                "alice@example.test", body=body, id=f"q{number}", prefix=b"Received: x\r\n"
+            )
+            self.assertIsInstance(outcome, Delivered, body)
+
+    # --- trouble ---------------------------------------------------------------------------------
+
+    def failing(self, code: int, only: str = "") -> Callable[..., Any]:
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise OSError(code, os.strerror(code))
+
+        return fail
+
+    def test_full_disk_at_each_step(self) -> None:
+        self.deliver("alice@example.test", id="first")
+        for number, name in enumerate(("write", "fsync", "rename", "open")):
+            original = getattr(os, name)
+            patch = self.patch(os, name, self.failing(errno.ENOSPC))
+            (outcome,) = self.deliver("alice@example.test", id=f"q{number}")
+            patch.restore()
+            self.assertIs(getattr(os, name), original)
+            self.outcome(TryLater, 452, "4.3.1", outcome)
+            self.assertEqual((len(self.files()), self.files("alice", "tmp")), (1, []), name)
+
+    def test_no_permission(self) -> None:
+        for code in (errno.EACCES, errno.EROFS, errno.EIO):
+            patch = self.patch(os, "mkdir", self.failing(code))
+            (outcome,) = self.deliver("alice@example.test")
+            patch.restore()
+            self.outcome(TryLater, 451, "4.3.0", outcome)
+        self.assertEqual(self.told, [])
+
+    def test_the_directory_can_not_be_synced(self) -> None:
+        self.deliver("alice@example.test", id="first")
+        patch = self.patch(local, "sync_directory", self.failing(errno.EIO))
+        (outcome,) = self.deliver("alice@example.test")
+        self.outcome(TryLater, 451, "4.3.0", outcome)
+        patch.restore()
+        (outcome,) = self.deliver("alice@example.test", attempts=1)
+        self.assertIn("earlier attempt", outcome.reply.text)
+        self.assertEqual(len(self.files()), 2)
+
+    def test_trouble_of_one_is_not_that_of_others(self) -> None:
+        (self.top).mkdir(parents=True)
+        (self.top / "bob").write_text("a file is in the way")
+        outcomes = self.deliver("bob@example.test", "alice@example.test")
+        self.outcome(TryLater, 451, "4.3.0", outcomes[0])
+        self.outcome(Delivered, 250, "2.0.0", outcomes[1])
+
+    # --- batches ---------------------------------------------------------------------------------
+
+    def start(self, *recipients: str, **changes: Any) -> Deferred[Any]:
+        parsed = [recipient(each) for each in recipients]
+        return Deferred.fromCoroutine(self.delivery.deliver(message(**changes), Body(BODY), parsed, "local"))
+
+    def test_what_waits_shares_a_batch_and_its_syncs(self) -> None:
+        workers = HeldWorkers()
+        self.delivery = self.make(workers)
+        synced: list[str] = []
+        self.patch(local, "sync_directory", synced.append)
+        first = self.start("alice@example.test", id="q0")
+        others = [self.start("alice@example.test", id=f"q{number}") for number in range(1, 5)]
+        closing = Deferred.fromCoroutine(self.delivery.close())
+        workers.step()
+        self.assertIsInstance(self.successResultOf(first)[0], Delivered)
+        self.assertEqual(len(workers.jobs), 1)
+        for other in others:
+            self.assertNoResult(other)
+        self.assertNoResult(closing)
+        workers.step()
+        for other in others:
+            self.assertIsInstance(self.successResultOf(other)[0], Delivered)
+        self.assertEqual(synced, [str(self.top / "alice" / "new")] * 2)
+        self.successResultOf(closing)
+        self.get(self.delivery.close())
+
+    def test_a_batch_is_bounded(self) -> None:
+        workers = HeldWorkers()
+        self.delivery = self.make(workers)
+        done = [self.start("alice@example.test", id=f"q{number}") for number in range(100)]
+        steps = 0
+        while workers.jobs:
+            workers.step()
+            steps += 1
+        self.assertEqual(steps, 3)
+        self.assertEqual(len(self.files()), len(done))
+
+    def test_a_bug_reaches_the_caller_and_ends_nothing_else(self) -> None:
+        workers = HeldWorkers()
+        self.delivery = self.make(workers)
+        failing = self.start("alice@example.test", "bob@example.test", id="q0")
+        after = self.start("alice@example.test", id="q1")
+        workers.jobs.pop(0)[1].errback(RuntimeError("a bug"))
+        self.failureResultOf(failing, RuntimeError)
+        workers.step()
+        self.assertIsInstance(self.successResultOf(after)[0], Delivered)
+
+    def test_cancelled_by_the_caller(self) -> None:
+        workers = HeldWorkers()
+        self.delivery = self.make(workers)
+        cancelled = self.start("alice@example.test")
+        cancelled.cancel()
+        self.failureResultOf(cancelled)
+        workers.step()
+        self.assertEqual(len(self.files()), 1)
