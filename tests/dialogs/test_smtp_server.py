@@ -37,6 +37,8 @@ def answer(question: Any) -> Any:
             return None
         case q.Hello(name):
             return Reply(550, "5.7.1", "Not you") if name == "spammer" else None
+        case q.Authenticate(_, Credentials("busy")):
+            return Reply(454, "4.7.0", "Too many logins")
         case q.Authenticate(_, credentials):
             return credentials == Credentials("alice", b"secret")
         case q.Verify():

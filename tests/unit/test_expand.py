@@ -96,6 +96,17 @@ class LookupOrderTests(unittest.TestCase):
         self.goes("carol+urgent@example.test", "local bob@example.test")
         self.goes("carol+other@example.test", "local carol+other@example.test")
 
+    def test_who_is_forwarded_is_forwarded_with_a_detail_too(self) -> None:
+        directory = make_directory(["alice"], {"alice": "alice@example.org"})
+        self.assertEqual(places(plan("alice+x@example.test", directory)), ["smtp alice@example.org"])
+
+    def test_alias_to_oneself_and_another_with_a_detail(self) -> None:
+        directory = make_directory(["alice", "bob"], {"alice": "alice, bob"})
+        self.assertEqual(
+            places(plan("alice+x@example.test", directory)),
+            ["local alice@example.test", "local bob@example.test"],
+        )
+
     def test_alias_without_the_detail(self) -> None:
         self.goes("forwarded+x@example.test", "smtp forwarded@example.org")
         self.goes("dashed+ed@example.test", "local bob@example.test")

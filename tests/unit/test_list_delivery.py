@@ -253,7 +253,7 @@ class ListDeliveryTests(SynchronousTestCase):
         ):
             self.assertEqual(len(self.post(queued(sender)).recipients), 3, sender)
         self.assertIn(
-            "550 5.7.1 only members may post to team@example.test", self.refusal(queued("eve@example.org"))
+            "550 5.7.2 only members may post to team@example.test", self.refusal(queued("eve@example.org"))
         )
 
     def test_member_who_does_not_exist_is_left_to_local_delivery_so_that_the_owner_hears(self) -> None:

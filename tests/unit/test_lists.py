@@ -157,10 +157,9 @@ class JudgeTests(unittest.TestCase):
         verdict = judge(team, ALICE, lists.delivered_to(team), frozenset())
         self.assertIsInstance(verdict, Refuse)
 
-    def test_programs_write_to_the_owner(self) -> None:
+    def test_answers_of_programs_go_to_the_owner(self) -> None:
         for value in (
             b"auto-replied",
-            b"Auto-Generated; x=y",
             b"(why) auto-notified",
             b"x-mine",
             b"",
@@ -169,8 +168,8 @@ class JudgeTests(unittest.TestCase):
         ):
             self.assertIsInstance(self.judge(b"Auto-Submitted: " + value + b"\r\n"), ToOwner, value)
 
-    def test_people_who_say_so(self) -> None:
-        for value in (b"no", b"NO", b" no (really)", b"(c) no; owner=x"):
+    def test_people_and_programs_that_write_of_themselves(self) -> None:
+        for value in (b"no", b"NO", b" no (really)", b"(c) no; owner=x", b"Auto-Generated; x=y"):
             self.assertIsInstance(self.judge(b"Auto-Submitted: " + value + b"\r\n"), Distribute, value)
 
     def test_null_sender_writes_to_the_owner_even_where_only_members_may_post(self) -> None:
@@ -184,7 +183,7 @@ class JudgeTests(unittest.TestCase):
         assert isinstance(verdict, Refuse)
         self.assertEqual(
             str(verdict.reply),
-            "550 5.7.1 only members may post to team@example.test; write to team-owner@example.test to become one",
+            "550 5.7.2 only members may post to team@example.test; write to team-owner@example.test to become one",
         )
 
     def test_hostile_header_costs_no_quadratic_time(self) -> None:

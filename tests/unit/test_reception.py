@@ -17,7 +17,7 @@ from twisted_mta.interfaces import Account, IAuthenticator, IBodyWriter, IQueue,
 from twisted_mta.policy.base import Accepting
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.service.reception import Reception, Rules, submit_locally
-from twisted_mta.testing.directory import make_directory
+from twisted_mta.testing.directory import make_directory, make_list
 
 
 @implementer(IBodyWriter)
@@ -81,7 +81,11 @@ class Slow(Accepting):
 class ReceptionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.queue = Queue()
-        self.directory = make_directory(["alice"], {"sales": "alice, carol@example.org", "broken": "nobody"})
+        self.directory = make_directory(
+            ["alice"],
+            {"sales": "alice, carol@example.org", "broken": "nobody"},
+            lists=[make_list("team@example.test", ["carol@example.org"], members_only=True)],
+        )
         self.slow = Slow()
         checks = (
             RelayCheck(self.directory, [ip_network("198.51.100.0/24")]),
@@ -106,6 +110,13 @@ class ReceptionTests(SynchronousTestCase):
         self.assertEqual(self.rcpt("Alice+news@EXAMPLE.test"), "250 2.1.5 Recipient OK")
         self.assertEqual(self.rcpt("postmaster"), "250 2.1.5 Recipient OK")
         self.assertIn("550 5.1.1", self.rcpt("nobody@example.test"))
+
+    def test_members_only(self) -> None:
+        team = Recipient(Address.parse("team@example.test"))
+        for sender, code in (("carol@example.org", 250), ("bob@example.org", 550)):
+            reply = self.reception.rcpt(self.peer, self.envelope(sender=sender), team)
+            assert isinstance(reply, Reply)
+            self.assertEqual(reply.code, code)
 
     def test_no_open_relay(self) -> None:
         self.assertIn("550 5.7.1", self.rcpt("carol@example.org"))

@@ -4,10 +4,11 @@ For a local address the first of these that exists decides:
 
 1. a mailing list, or its NAME-owner, NAME-bounces or NAME-request;
 2. an alias of the full address, else of the local part;
-3. an account: exact, else without the +detail (which stays in the address, for the folder);
-4. an alias of the address without its +detail;
-5. postmaster, abuse and mailer-daemon: the configured postmaster;
-6. the catch-all alias of the domain.
+3. an account of exactly this name;
+4. an alias of the address without its +detail: who forwards alice forwards alice+lists too;
+5. an account without the +detail (which stays in the address, for the folder);
+6. postmaster, abuse and mailer-daemon: the configured postmaster;
+7. the catch-all alias of the domain.
 
 An alias that names itself (``alice: alice, bob``) means there the mailbox. A target without a domain belongs to the
 domain of the alias as it was looked up, or, where it does not exist there, to the first local domain.
@@ -163,12 +164,14 @@ def _find(address: Address, directory: Lookups, skip: frozenset[Kind] = _NOTHING
     alias = directory.alias(address) if aliased else None
     if alias:
         return _Found(Kind.ALIAS, alias.targets)
-    if directory.account(address):
-        return _Found(Kind.ACCOUNT)
     base = directory.without_detail(address)
-    alias = directory.alias(base) if base and aliased else None
+    account = directory.account(address)
+    exact = account is not None and (base is None or directory.account(base) != account)
+    alias = directory.alias(base) if base and aliased and not exact else None
     if alias:
         return _Found(Kind.ALIAS, alias.targets)
+    if account is not None:
+        return _Found(Kind.ACCOUNT)
     if Kind.POSTMASTER not in skip and (base or address).local.casefold() in ROLES:
         return _Found(Kind.POSTMASTER, (directory.postmaster(),), "postmaster")
     rest = directory.catch_all(address.domain) if Kind.CATCH_ALL not in skip else None

@@ -109,7 +109,7 @@ def refuse_sender(settings: MailingList, sender: Address | None, posters: Contai
     if sender is None or not settings.members_only or sender.folded in posters:
         return None
     text = f"only members may post to {settings.address}; write to {_owner(settings)} to become one"
-    return Reply(550, "5.7.1", text)  # RFC 3463 §3.8
+    return Reply(550, "5.7.2", text)  # RFC 3463 §3.8: mailing list expansion prohibited
 
 
 def judge(settings: MailingList, sender: Address | None, header: bytes, posters: Container[str]) -> Verdict:
@@ -137,9 +137,12 @@ def judge(settings: MailingList, sender: Address | None, header: bytes, posters:
 
 
 def _is_automatic(value: bytes) -> bool:
-    """RFC 3834 §5.1: a keyword, perhaps behind a comment, and parameters. One that can't be read is no person's."""
+    """Whether it answers something: RFC 3834 §5.1, a keyword, perhaps behind a comment, and parameters.
+
+    What a program sends of itself (a nightly build's report) may go to a list; what can't be read may not.
+    """
     match = _KEYWORD.match(_COMMENT.sub(b"", value[:1000]).strip())
-    return match is None or match.group().lower() != b"no"  # RFC 3834 §5.2
+    return match is None or match.group().lower() not in (b"no", b"auto-generated")  # RFC 3834 §5.2
 
 
 def _bracketed(value: bytes) -> bytes:

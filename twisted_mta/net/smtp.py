@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.server import ServerSettings, SmtpServer
-from twisted_mta.interfaces import IMessageSink, IReception, Peer
+from twisted_mta.interfaces import AuthenticationUnavailable, IMessageSink, IReception, Peer
 from twisted_mta.net.session import Session
 
 
@@ -76,9 +76,12 @@ class SmtpHandler:
             case q.Verify(argument):
                 return reception.verify(peer, argument)
 
-    async def _authenticate(self, question: q.Authenticate) -> bool:
+    async def _authenticate(self, question: q.Authenticate) -> bool | Reply:
         credentials = question.credentials
-        account = await self._reception.authenticate(self._peer, credentials.login, credentials.password)
+        try:
+            account = await self._reception.authenticate(self._peer, credentials.login, credentials.password)
+        except AuthenticationUnavailable as error:
+            return Reply(454, "4.7.0", str(error))  # RFC 4954 §6
         self._peer.account = account
         return account is not None
 

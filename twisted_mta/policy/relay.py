@@ -9,7 +9,8 @@ from zope.interface import implementer
 
 from twisted_mta.config.schema import Network
 from twisted_mta.core.envelope import Envelope, Recipient
-from twisted_mta.core.expand import resolves
+from twisted_mta.core.expand import canonical, resolves
+from twisted_mta.core.lists import refuse_sender
 from twisted_mta.core.message import count_fields
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IDirectory, IPolicyCheck, Peer
@@ -43,7 +44,7 @@ class RelayCheck(Accepting):
 
 @implementer(IPolicyCheck)
 class RecipientCheck(Accepting):
-    """Mail for a local domain is taken only where it can be delivered."""
+    """Mail for a local domain is taken only where it can be delivered, and for a list only from who may post."""
 
     def __init__(self, directory: IDirectory) -> None:
         self._directory = directory
@@ -53,9 +54,14 @@ class RecipientCheck(Accepting):
         address = recipient.address
         if address.domain and not self._directory.is_local(address.domain):
             return None
-        problem = resolves(address, self._directory)
         # RFC 5321 §3.3: said now, the sender learns it from its own server and no bounce is needed.
-        return None if problem is None else problem.reply
+        problem = resolves(address, self._directory)
+        if problem is not None:
+            return problem.reply
+        settings = self._directory.mailing_list(canonical(address, self._directory))
+        if settings is None:
+            return None
+        return refuse_sender(settings, envelope.sender, self._directory.posters(settings.address))
 
 
 @implementer(IPolicyCheck)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,7 +21,7 @@ from twisted_mta.store.users import PasswdFile
 #: Seconds between looks at the files.
 INTERVAL = 2.0
 
-_Stamps = tuple[tuple[int, int, int] | None, ...]
+_Stamps = dict[str, tuple[int, int, int] | None]
 
 
 @implementer(IAuthenticator)
@@ -41,20 +41,21 @@ class Accounts:
         self._clock = clock
         self._random = random
         self._config = config
-        self._stamps = _stamps(config)
-        users, directory = self._load(config)
+        users, directory, self._stamps = self._load(config)
         self.directory = DirectoryHolder(directory)
         self._authenticator = self._make_authenticator(users)
         self._watch = LoopingCall(self._look)
         self._watch.clock = clock
 
-    def _load(self, config: Config) -> tuple[PasswdFile, Directory]:
+    def _load(self, config: Config) -> tuple[PasswdFile, Directory, _Stamps]:
+        # Looked at before reading: so a change in between is noticed, if twice.
+        stamps = {str(path): _stamp(path) for path in (config.accounts.file, *config.aliases)}
         users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
         users.refresh()
         directory, problems = load_directory(config, users)
         for problem in problems:
             self.log.warn("aliases: {problem}", problem=str(problem))
-        return users, directory
+        return users, directory, stamps | {path: _stamp(path) for path in directory.includes}
 
     def _make_authenticator(self, users: PasswdFile) -> PasswdAuthenticator:
         return PasswdAuthenticator(users, self._workers, self._clock, self._random)
@@ -65,8 +66,7 @@ class Accounts:
 
     async def reload(self, config: Config) -> None:
         """Read everything again, by a new configuration. Raises OSError, and then nothing has changed."""
-        stamps = await self._workers.run(_stamps, config)
-        users, directory = await self._workers.run(self._load, config)
+        users, directory, stamps = await self._workers.run(self._load, config)
         self._config, self._stamps = config, stamps
         self.directory.replace(directory)
         self._authenticator = self._make_authenticator(users)
@@ -84,7 +84,7 @@ class Accounts:
         return Deferred.fromCoroutine(self._refresh())
 
     async def _refresh(self) -> None:
-        stamps = await self._workers.run(_stamps, self._config)
+        stamps = await self._workers.run(_look_at, tuple(self._stamps))
         if stamps == self._stamps:
             return
         try:
@@ -96,14 +96,14 @@ class Accounts:
             self.log.info("accounts and aliases were read again")
 
 
-def _stamps(config: Config) -> _Stamps:
-    """What changes with the files: inode, modification time and size of each; None for one that is not there."""
+def _look_at(paths: Iterable[str]) -> _Stamps:
+    return {path: _stamp(path) for path in paths}
 
-    def stamp(path: os.PathLike[str]) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(path)
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
 
-    return tuple(stamp(path) for path in (config.accounts.file, *config.aliases))
+def _stamp(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
+    """What changes with a file: inode, modification time and size; None if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -46,7 +46,7 @@ class Verify:
 
 @attrs.frozen
 class Authenticate:
-    """Answer: whether the credentials are right (bool)."""
+    """Answer: whether the credentials are right (bool), or the Reply to give where that can't be told now."""
 
     mechanism: str
     credentials: Credentials

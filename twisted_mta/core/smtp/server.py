@@ -484,8 +484,11 @@ class SmtpServer:
             case sasl.Credentials():
                 yield from self._ask(q.Authenticate(name, step), self._authenticated_as)
 
-    def _authenticated_as(self, success: bool) -> Iterator[Effect]:
+    def _authenticated_as(self, success: bool | Reply) -> Iterator[Effect]:
         self._state = State.READY
+        if isinstance(success, Reply):
+            yield from self._reply(success)
+            return
         if not success:
             yield from self._error(_AUTH_FAILED)  # RFC 4954 §6
             return
