@@ -19,7 +19,7 @@ from twisted.internet import defer, reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from twisted_mta.admin.client import ServerDown, call
+from twisted_mta.admin.client import ServerDown, UnknownCommand, call
 from twisted_mta.admin.errors import AdminError
 from twisted_mta.admin.main import main
 from twisted_mta.service.control import AlreadyRunning, ControlError, ControlServer
@@ -65,6 +65,8 @@ class ControlSocketTests(TestCase):
         self.assertEqual(await deferToThread(call, self.path, "echo", big), big)
         with self.assertRaisesRegex(AdminError, "^no$"):
             await deferToThread(call, self.path, "fail")
+        with self.assertRaises(UnknownCommand):
+            await deferToThread(call, self.path, "nope")
 
     async def test_second_server_is_refused(self) -> None:
         self.start()
@@ -179,6 +181,10 @@ class SendmailTests(TestCase):
             status, _, err = self.sendmail("nobody", "bob")
         self.assertEqual((status, err), (67, "sendmail: nobody@example.test: 550 5.1.1 no such user\n"))
         self.assertIn(b"hello", server.data)
+
+    def test_relaying_denied_is_no_unknown_user(self) -> None:
+        with self.server(RCPT="550 5.7.1 relaying denied"):
+            self.assertEqual(self.sendmail("bob@example.net")[0], 69)
 
     def test_nobody_left(self) -> None:
         with self.server(RCPT="550 5.1.1 no such user") as server:

@@ -80,7 +80,7 @@ class ControlTests(SynchronousTestCase):
     def test_errors(self) -> None:
         self.assertEqual(
             self.send({"command": "nope"}),
-            [{"error": "unknown command; known are bug, echo, fail, unfit, wait"}],
+            [{"error": "unknown command; known are bug, echo, fail, unfit, wait", "unknown": True}],
         )
         for request in ([], 1, "x", {"command": "echo", "arguments": []}):
             self.assertIn("no object", self.send(request)[0]["error"])

@@ -11,7 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from twisted_mta.admin.client import ServerDown, call
+from twisted_mta.admin.client import ServerDown, UnknownCommand, call
 from twisted_mta.admin.errors import EX_CONFIG, EX_DATAERR, EX_NOUSER, AdminError
 from twisted_mta.admin.paths import config_path
 from twisted_mta.config.loader import load
@@ -152,10 +152,10 @@ def _give_to_server(path: Path, config: Config) -> None:
 
 
 def _tell_server(config: Config) -> None:
-    """A running server learns of it at once; one that is down will when it starts."""
+    """A running server learns of it at once; one that is down, or does not know the command, looks at the file itself."""
     try:
         call(config.control_socket, "accounts.refresh")
-    except ServerDown:
+    except (ServerDown, UnknownCommand):
         return
     except AdminError as error:
         print(f"warning: the running server did not take it up ({error}): mta reload", file=sys.stderr)

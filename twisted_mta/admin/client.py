@@ -20,10 +20,14 @@ class ServerDown(AdminError):
     """Nobody listens at the control socket."""
 
 
+class UnknownCommand(AdminError):
+    """The server does not have that command."""
+
+
 def call(
     path: Path, command: str, arguments: Mapping[str, Any] | None = None, timeout: float = TIMEOUT
 ) -> Any:
-    """Ask the server and return its result. Raises ServerDown, or AdminError with what it answered."""
+    """Ask the server and return its result. Raises ServerDown, UnknownCommand, or AdminError with what it answered."""
     request = json.dumps({"command": command, "arguments": dict(arguments or {})}).encode("ascii") + b"\n"
     try:
         line = _exchange(path, request, timeout)
@@ -40,7 +44,8 @@ def call(
     except ValueError:
         raise AdminError("the server closed the connection without an answer", EX_TEMPFAIL) from None
     if "error" in answer:
-        raise AdminError(str(answer["error"]))
+        kind = UnknownCommand if answer.get("unknown") else AdminError
+        raise kind(str(answer["error"]))
     return answer.get("result")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -79,19 +80,22 @@ def demo_lines(directory: Path, passwords: Mapping[str, str]) -> Iterable[str]:
     """What listens where, and the commands that send a first message and read it."""
     ports = ", ".join(f"{name} {port}" for name, port in DEMO_PORTS.items())
     alice, bob = passwords["alice"], passwords["bob"]
-    ca = f"--cacert {directory}/cert.pem"
-    to_localhost = "--resolve mail.example.test:2993:127.0.0.1"
+    here = shlex.quote(str(directory))
+    curl = f"curl -sS --cacert {here}/cert.pem"
     yield f"A demo site is in {directory}: domain example.test, list team@example.test, aliases in {directory}/aliases."
     yield f"On 127.0.0.1: {ports}."
     yield f"Accounts: alice (password {alice}) and bob (password {bob})."
-    yield f"Start:        twistd -n --pidfile= mta --config {directory}/mta.toml"
-    yield "First message, as another server would bring it, to the list:"
+    yield f"Start:  twistd -n --pidfile= mta --config {here}/mta.toml"
+    yield "A first message, as another server would bring it, to the list:"
     yield "  swaks --server 127.0.0.1:2525 --from carol@example.net --to team@example.test"
-    yield "As alice, over STARTTLS, with her password:"
-    login = f"--tls --auth-user alice --auth-password {alice}"
-    yield f"  swaks --server 127.0.0.1:2587 {login} --from alice@example.test --to bob@example.test"
-    yield "Read bob's newest message:"
-    yield f"  curl -s {ca} {to_localhost} --user bob:{bob} 'imaps://mail.example.test:2993/INBOX;MAILINDEX=*'"
+    yield "One from alice to bob, with her password, over STARTTLS:"
+    yield (
+        f"  echo 'Subject: hello' | {curl} --ssl-reqd --crlf --user alice:{alice} "
+        "--mail-from alice@example.test --mail-rcpt bob@example.test -T - smtp://localhost:2587"
+    )
+    yield "Bob's newest message, by IMAP, and the list of his messages, by POP3:"
+    yield f"  {curl} --user bob:{bob} 'imaps://localhost:2993/INBOX;MAILINDEX=*'"
+    yield f"  {curl} --user bob:{bob} pop3s://localhost:2995/"
 
 
 def _production(directory: Path, domain: str, hostname: str) -> int:

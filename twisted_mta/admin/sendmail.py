@@ -48,8 +48,8 @@ if they are missing. A recipient without "@" belongs to the first local domain.
   -bi         nothing, as newaliases: the server reads its alias files at every reload
 
 Flags that other sendmails have (-B, -h, -L, -m, -N, -n, -O, -o, -R, -U, -V, -X, -q) are accepted and do nothing.
-Exit codes: 0 sent; 64 wrong usage; 65 no message to be sent; 67 a recipient does not exist (the others were sent to);
-69 refused for good; 75 try again later (nothing was sent); 78 the configuration is wrong.
+Exit codes: 0 sent; 64 wrong usage; 65 no message to be sent; 67 a recipient does not exist, 69 refused for
+good (recipients that were not refused are sent to); 75 try again later (nothing was sent); 78 the configuration is wrong.
 """
 
 #: Flags with a value that is here for nothing.
@@ -182,8 +182,12 @@ def _tell(outcome: Outcome) -> int:
     if outcome.error:
         print(f"sendmail: {outcome.error}", file=sys.stderr)
         return EX_TEMPFAIL if outcome.temporary else EX_UNAVAILABLE
+    if outcome.temporary:
+        return EX_TEMPFAIL
     if outcome.refused:
-        return EX_TEMPFAIL if outcome.temporary else EX_NOUSER
+        # RFC 3463 §3.2: X.1.Y is about the address; all else is about us and what we may do.
+        unknown = any(reply[4:].startswith("5.1.") for _, reply in outcome.refused)
+        return EX_NOUSER if unknown else EX_UNAVAILABLE
     return EX_OK
 
 

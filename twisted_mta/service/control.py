@@ -2,7 +2,8 @@
 
 A UNIX stream socket in the data directory, for the server's own user and root. Each request is one line with a JSON
 object, ``{"command": "queue.list", "arguments": {...}}``; each answer one line, ``{"result": ...}`` or
-``{"error": "a sentence"}``. Requests of one connection are answered in order.
+``{"error": "a sentence"}``, with ``"unknown": true`` where there is no such command. Requests of one connection are
+answered in order.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ class ControlProtocol(protocol.Protocol):
         command = request.get("command")
         handler = self._handlers.get(command) if isinstance(command, str) else None
         if handler is None:
-            return {"error": f"unknown command; known are {', '.join(sorted(self._handlers))}"}
+            known = ", ".join(sorted(self._handlers))
+            return {"error": f"unknown command; known are {known}", "unknown": True}
         try:
             return {"result": await handler(request.get("arguments", {}))}
         except ControlError as error:
