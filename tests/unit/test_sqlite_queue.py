@@ -122,6 +122,18 @@ class CrashTests(StoreTestCase):
             rows += rows_of(self.run_async(put((one, two)[n % 2], message(f"m{n}"), claim=True)))
         self.assertEqual(len(set(rows)), 6)
 
+    def test_a_row_number_given_again_belongs_to_one_message_only(self) -> None:
+        store = self.open()
+        items = self.run_async(put(store, message("a", "x", "y"), claim=True))
+        self.run_async(store.record([Update(row=rows_of(items)[1], outcome=DELIVERED)]))
+        self.kill(store)
+        store = self.open()
+        self.run_async(put(store, message("b", "z")))
+        self.assertEqual([locals_of([item]) for item in self.run_async(store.listing())], [["x"], ["z"]])
+        self.assertEqual(self.run_async(store.retry(["a"], 5.0)), 1)
+        self.assertEqual(self.run_async(store.delete(["a"])), 1)
+        self.assertEqual(locals_of(self.run_async(store.listing())), ["z"])
+
     def test_unfinished_and_forgotten_files_are_swept(self) -> None:
         store = self.open(threshold=10)
         kept = self.run_async(put(store, message("a"), body=b"x" * 100, claim=True))

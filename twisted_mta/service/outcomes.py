@@ -8,6 +8,7 @@ import attrs
 from twisted.logger import Logger
 
 from twisted_mta.core.dsn import Action, Report
+from twisted_mta.core.envelope import Notify
 from twisted_mta.core.queue import (
     Delivered,
     Expanded,
@@ -33,36 +34,32 @@ class Judge:
         self, message: QueuedMessage, recipient: QueuedRecipient, outcome: Outcome, now: float
     ) -> tuple[Update, Report | None]:
         """What an outcome means: for the row, and for the sender."""
-        report = Report(
-            recipient=recipient,
-            action=Action.FAILED,
-            reply=outcome.reply,
-            remote="" if isinstance(outcome, Expanded) else outcome.remote,
-            attempted=now,
-        )
+        row = recipient.row
         match outcome:
             case Delivered(relayed=relayed):
                 self._tell("delivered", message, recipient, outcome, now)
+                if Notify.SUCCESS not in recipient.notify:  # the usual case, and there are many of it
+                    return Update(row=row, outcome=outcome), None
                 action = Action.RELAYED if relayed else Action.DELIVERED
-                return Update(row=recipient.row, outcome=outcome), attrs.evolve(report, action=action)
+                return Update(row=row, outcome=outcome), _report(recipient, outcome, action, now)
             case Expanded():
                 self._tell("expanded", message, recipient, outcome, now)
                 # RFC 3464 §2.3.3: delivery to a mailing list is delivery.
-                return Update(row=recipient.row, outcome=outcome), attrs.evolve(
-                    report, action=Action.DELIVERED
-                )
+                return Update(row=row, outcome=outcome), _report(recipient, outcome, Action.DELIVERED, now)
             case Failed():
                 self._tell("bounced", message, recipient, outcome, now)
-                return Update(row=recipient.row, outcome=outcome), report
+                return Update(row=row, outcome=outcome), _report(recipient, outcome, Action.FAILED, now)
         if self.schedule.expired(now, message.expires):
             self._tell("expired", message, recipient, outcome, now)
             failed = Failed(outcome.reply, outcome.remote)
-            return Update(row=recipient.row, outcome=failed), attrs.evolve(report, expired=True)
+            return Update(row=row, outcome=failed), _report(
+                recipient, outcome, Action.FAILED, now, expired=True
+            )
         following = self.schedule.next_attempt(now, recipient.attempts + 1, message.expires, self.random)
         self._tell("deferred", message, recipient, outcome, now, following)
         warn = not recipient.warned and self.schedule.warning_due(now, message.arrived)
-        update = Update(row=recipient.row, outcome=outcome, next_attempt=following, warned=warn)
-        return update, attrs.evolve(report, action=Action.DELAYED) if warn else None
+        update = Update(row=row, outcome=outcome, next_attempt=following, warned=warn)
+        return update, _report(recipient, outcome, Action.DELAYED, now) if warn else None
 
     def _tell(
         self,
@@ -89,3 +86,16 @@ class Judge:
             next_attempt=following,
             next_in=following - now,
         )
+
+
+def _report(
+    recipient: QueuedRecipient, outcome: Outcome, action: Action, now: float, *, expired: bool = False
+) -> Report:
+    return Report(
+        recipient=recipient,
+        action=action,
+        reply=outcome.reply,
+        remote="" if isinstance(outcome, Expanded) else outcome.remote,
+        attempted=now,
+        expired=expired,
+    )

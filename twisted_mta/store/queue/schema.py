@@ -3,6 +3,7 @@
 What keeps a message cheap, since each one is inserted and soon deleted:
 
 - The recipients of a message have consecutive rows, `first` to `last`, so no index from message to recipients is needed.
+  Once one is gone its number may be given again, so who goes by the range must look at `recipient.message` too.
 - The index of what is due leaves out what somebody has claimed; mail that is claimed as it comes in never enters it.
 - The index from bodies to messages has only those that share a body.
 - Texts are stored as str when they are ASCII, else as their octets: an envelope may carry octets that are no UTF-8.

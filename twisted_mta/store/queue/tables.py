@@ -25,7 +25,7 @@ Operation = Callable[["Tables"], Any]
 
 _PRUNE_MESSAGE = (
     "DELETE FROM message WHERE id = ? AND NOT EXISTS "
-    "(SELECT 1 FROM recipient r WHERE r.row BETWEEN message.first AND message.last)"
+    "(SELECT 1 FROM recipient r WHERE r.row BETWEEN message.first AND message.last AND r.message = message.id)"
 )
 _PRUNE_BODY = (
     "DELETE FROM body WHERE id = ? AND NOT EXISTS (SELECT 1 FROM message WHERE id = ?) "
@@ -176,8 +176,12 @@ class Tables:
         self._cursor.execute("UPDATE recipient SET owner = NULL WHERE owner = ?", (self._owner,))
         count = self._cursor.rowcount
         # What was to be deleted when its delivery ended: it has.
-        doomed = self._cursor.execute("SELECT id FROM message WHERE doomed").fetchall()
-        self.delete([name for (name,) in doomed])
+        self._remove(
+            self._cursor.execute(
+                "SELECT m.id, m.body, coalesce(b.file, ''), m.first, m.last FROM message m "
+                "LEFT JOIN body b ON b.id = m.body WHERE m.doomed"
+            ).fetchall()
+        )
         return count
 
     def hold(self, row: int) -> Held | None:
@@ -260,30 +264,34 @@ class Tables:
         # Its rows come by number, not by the index of what is due, which this very statement changes.
         self._cursor.executemany(
             "UPDATE recipient SET next_attempt = ? WHERE +owner IS NULL AND "
-            "row BETWEEN (SELECT first FROM message WHERE id = ?) AND (SELECT last FROM message WHERE id = ?)",
-            [(now, name, name) for name in names],
+            "row BETWEEN (SELECT first FROM message WHERE id = ?) AND (SELECT last FROM message WHERE id = ?) "
+            "AND message = ?",
+            [(now, name, name, name) for name in names],
         )
         return max(self._cursor.rowcount, 0)
 
     def delete(self, names: Sequence[str]) -> tuple[int, list[str]]:
         """See IQueueStore.delete; also the files of bodies that are gone."""
-        count, held = 0, []
-        for name in names:
-            found = self._cursor.execute(
-                "SELECT m.first, m.last, m.body, coalesce(b.file, '') FROM message m "
-                "LEFT JOIN body b ON b.id = m.body WHERE m.id = ?",
+        found = [
+            row
+            for name in names
+            for row in self._cursor.execute(
+                "SELECT m.id, m.body, coalesce(b.file, ''), m.first, m.last FROM message m "
+                "LEFT JOIN body b ON b.id = m.body WHERE m.id = ? AND NOT m.doomed",
                 (name,),
-            ).fetchone()
-            if found is None:
-                continue
-            first, last, body, file = found
-            count += 1
-            held.append(Held(name, body, file))
+            ).fetchall()
+        ]
+        return len(found), self._remove(found)
+
+    def _remove(self, found: Sequence[Sequence[Any]]) -> list[str]:
+        """Remove messages, or mark those that are being delivered."""
+        for name, _, _, first, last in found:
             self._cursor.execute(
-                "DELETE FROM recipient WHERE row BETWEEN ? AND ? AND +owner IS NULL", (first, last)
+                "DELETE FROM recipient WHERE row BETWEEN ? AND ? AND message = ? AND +owner IS NULL",
+                (first, last, name),
             )
             self._cursor.execute("UPDATE message SET doomed = 1 WHERE id = ?", (name,))
-        return count, self._prune(held)
+        return self._prune([Held(name, body, file) for name, body, file, _, _ in found])
 
     def files(self) -> set[str]:
         """The names of all body files that belong to the queue."""

@@ -332,6 +332,7 @@ class QueueStoreContract(_Base):
                 bob, carol = rows_of([item])
                 await self.store.record([Update(row=bob, outcome=LATER, next_attempt=2000.0)])
                 self.assertEqual(await self.store.delete(["a"]), 1)
+                self.assertEqual(await self.store.delete(["a"]), 0)
                 self.assertEqual(await self.store.listing(), [])
                 self.assertIsNone(await self.store.find("a"))
                 self.assertIsNone(await self.store.next_due())
