@@ -18,7 +18,7 @@ from twisted_mta.interfaces import IMailResolver
 from twisted_mta.net import dns as resolver_module
 from twisted_mta.net.dns import StubResolver, parse_resolv_conf, system_servers
 from twisted_mta.net.dns_exchange import MAX_STRAY, Server
-from twisted_mta.net.dns_message import BadMessage, Question, parse_response
+from twisted_mta.net.dns_message import BadMessage, Question, parse_response, read_answer
 from twisted_mta.testing.dns import FakeNameServer
 
 CLOSED = Failure(ConnectionDone())
@@ -274,6 +274,21 @@ class FailureTests(ResolverCase):
         self.assertIn("answered SERVFAIL", self.fails(self.resolver.mx("x.test"), LookupFailed, [0.0] * 8))
         self.assertEqual(len(self.network.sent), 6)
 
+    def test_closed(self) -> None:
+        self.network.handlers.clear()
+        asking = Deferred.fromCoroutine(self.resolver.mx("x.test"))
+        self.resolver.close()
+        self.assertIn("closed", str(self.failureResultOf(asking, LookupFailed).value))
+
+    def test_no_more_on_the_wire_than_allowed(self) -> None:
+        self.network.handlers.clear()
+        limited = resolver_module.IN_FLIGHT
+        asking = [Deferred.fromCoroutine(self.resolver.mx(f"n{n}.test")) for n in range(limited + 1)]
+        self.assertEqual(len(self.network.sent), limited)
+        self.resolver.close()
+        for one in asking:
+            self.failureResultOf(one, LookupFailed)
+
     def test_nothing_is_remembered_of_a_failure(self) -> None:
         self.test_servfail_goes_to_the_next_server()
         self.server.rcodes = {}
@@ -358,6 +373,31 @@ class TcpTests(ResolverCase):
             self.network.advance(0)
         self.assertIn("another question", str(self.failureResultOf(asking, LookupFailed).value))
 
+    def test_malformed_answer(self) -> None:
+        self.resolver.reconfigure([ONE], 10.0)
+        asking = self.ask()
+        for _ in range(3):
+            protocol, transport = self.connect()
+            answer = self.server.respond(transport.value()[2:], False)[:-4]
+            protocol.dataReceived(len(answer).to_bytes(2, "big") + answer)
+            self.network.advance(0)
+        self.assertIn("ends early", str(self.failureResultOf(asking, LookupFailed).value))
+
+    def test_over_ipv6(self) -> None:
+        self.serve(TWO)
+        self.resolver.reconfigure([TWO], 10.0)
+        asking = self.ask()
+        self.assertEqual(self.network.tcpClients[-1][:2], (TWO.address, TWO.port))
+        self.resolver.close()
+        self.failureResultOf(asking, LookupFailed)
+
+    def test_closed_by_us(self) -> None:
+        asking = self.ask()
+        _, transport = self.connect()
+        self.resolver.close()
+        self.assertTrue(transport.disconnecting)
+        self.assertIn("closed", str(self.failureResultOf(asking, LookupFailed).value))
+
     def test_silence(self) -> None:
         asking = self.ask()
         self.network.advance(10)
@@ -405,18 +445,56 @@ class ForgeryTests(ResolverCase):
 class MessageTests(SynchronousTestCase):
     def test_random_octets_raise_only_bad_message(self) -> None:
         generator = random.Random(3)
-        question = Question("x.test", dns.MX)
         good = FakeNameServer()
-        good.records = {("x.test", dns.MX): [dns.Record_MX(1, "a.test")]}
-        wire = good.respond(question.encode(7, True), True)
-        for _ in range(2000):
-            data = bytearray(wire)
-            for _ in range(generator.randrange(1, 4)):
-                data[generator.randrange(2, len(data))] = generator.randrange(256)
-            try:
-                parse_response(bytes(data), question, 7)
-            except BadMessage:
-                continue
+        good.records = {
+            ("x.test", dns.CNAME): [dns.Record_CNAME("y.test", ttl=9)],
+            ("y.test", dns.MX): [dns.Record_MX(1, "a.test", ttl=9)],
+            ("y.test", dns.A): [dns.Record_A("192.0.2.1", ttl=9)],
+            ("y.test", dns.TXT): [dns.Record_TXT(b"text", ttl=9)],
+        }
+        read = 0
+        for kind in (dns.MX, dns.A, dns.TXT, dns.AAAA):
+            question = Question("x.test", kind)
+            wire = good.respond(question.encode(7, True), True)
+            for _ in range(700):
+                data = bytearray(wire)
+                for _ in range(generator.randrange(1, 4)):
+                    data[generator.randrange(2, len(data))] = generator.randrange(256)
+                try:
+                    response = parse_response(bytes(data), question, 7)
+                except BadMessage:
+                    continue
+                if response is not None:
+                    read += 1
+                    self.assertLessEqual(read_answer(response, question).ttl, 86400)
+        self.assertGreater(read, 100)
+
+    def test_compression_loop(self) -> None:
+        question = Question("x.test", dns.MX)
+        wire = bytearray(FakeNameServer().respond(question.encode(7, False), True))
+        wire[12:14] = b"\xc0\x0c"
+        with self.assertRaises(BadMessage):
+            parse_response(bytes(wire), question, 7)
+
+    def test_extended_response_codes(self) -> None:
+        """RFC 6891 §6.1.3"""
+        question = Question("x.test", dns.MX)
+        server = FakeNameServer()
+        server.rcodes = {"x.test": dns.ESERVER}
+        wire = bytearray(server.respond(question.encode(7, False), True))
+        wire[11] = 1
+        response = parse_response(bytes(wire) + b"\0\0\x29\x04\xd0\x01\0\0\0\0\0", question, 7)
+        assert response is not None
+        self.assertEqual(response.rcode, 16 + dns.ESERVER)
+
+    def test_ttl_with_the_top_bit_counts_as_zero(self) -> None:
+        """RFC 2181 §8"""
+        question = Question("x.test", dns.MX)
+        server = FakeNameServer()
+        server.records = {("x.test", dns.MX): [dns.Record_MX(1, "a.test", ttl=2**31 + 5)]}
+        response = parse_response(server.respond(question.encode(7, False), True), question, 7)
+        assert response is not None
+        self.assertEqual(read_answer(response, question).ttl, 0)
 
 
 class ServerTests(SynchronousTestCase):

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.config.schema import Relay, Route
@@ -77,6 +78,37 @@ class MissingBody:
 
     def open(self) -> Any:
         raise FileNotFoundError(2, "No such file", "body")
+
+
+class LateFile:
+    """A file whose reads take as long as a test likes."""
+
+    def __init__(self) -> None:
+        self.reads: list[Deferred[bytes]] = []
+        self.closed = False
+
+    def read(self, size: int) -> Any:
+        raise AssertionError("files are read by workers")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class LateWorkers(InlineWorkers):
+    def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        waiting: Deferred[bytes] = Deferred()
+        function.__self__.reads.append(waiting)
+        return waiting
+
+
+class LateBody:
+    size = 100
+
+    def __init__(self) -> None:
+        self.file = LateFile()
+
+    def open(self) -> Any:
+        return self.file
 
 
 def message(**changes: Any) -> QueuedMessage:
@@ -236,6 +268,34 @@ class TransactionTests(DeliveryCase):
         assert isinstance(outcome, Failed)
         self.assertEqual(len(outcome.reply.text), 1000)
 
+    def test_whether_the_next_host_confirms_delivery(self) -> None:
+        [outcome] = self.deliver("b@x.test")
+        self.assertFalse(outcome.confirms)
+        self.network.advance(10)
+        self.peer.extensions.append("DSN")
+        [outcome] = self.deliver("b@x.test", envid="e1", ret="HDRS")
+        self.assertTrue(outcome.confirms)
+        self.assertIn("RET=HDRS ENVID=e1", self.peer.messages[1].commands[0])
+
+    def test_logged_with_its_circumstances(self) -> None:
+        observed: list[Any] = []
+        globalLogPublisher.addObserver(observed.append)
+        self.addCleanup(globalLogPublisher.removeObserver, observed.append)
+        self.peer.tls = object()
+        self.peer.replies = {"RCPT no@x.test": "550 5.1.1 no"}
+        self.deliver("b@x.test", "no@x.test")
+        lines = [event for event in observed if "recipient" in event]
+        self.assertEqual(
+            [
+                (one["queue_id"], one["recipient"], one["result"], one["remote"], one["tls"], one["reply"])
+                for one in lines
+            ],
+            [
+                ("q1", "b@x.test", "delivered", f"mx1.x.test [{A}]", "TLSv1.3 TLS_PLAYED", "250 2.0.0 taken"),
+                ("q1", "no@x.test", "failed", f"mx1.x.test [{A}]", "TLSv1.3 TLS_PLAYED", "550 5.1.1 no"),
+            ],
+        )
+
     def test_body_that_cannot_be_read(self) -> None:
         outcomes = self.summary("b@x.test", body=MissingBody())
         self.assertEqual(outcomes, [f"TryLater 451 4.3.0 mx2.x.test [{B}]"])
@@ -252,14 +312,27 @@ class TransactionTests(DeliveryCase):
         self.assertGreater(self.peer.size, 50_000_000)
         self.assertLess(self.network.high_water, 3 * WINDOW)
 
+    def test_refused_while_the_disk_is_slow(self) -> None:
+        """The file is closed only when nobody reads it any more."""
+        self.delivery = SmtpDelivery(
+            self.network, self.resolver, random.Random(1), self.settings, "me.test", LateWorkers(), CONTEXT
+        )
+        body = LateBody()
+        started = self.start("b@x.test", body=body)
+        body.file.reads.pop().callback(b"some text")
+        [session] = self.peer.sessions
+        session.transport.write(b"452 4.3.1 no room any more\r\n")
+        self.network.advance(0)
+        self.assertNoResult(started)
+        self.assertFalse(body.file.closed)
+        body.file.reads.pop().callback(b"more text")
+        self.assertEqual(brief(self.successResultOf(started)[0]), f"TryLater 452 4.3.1 mx1.x.test [{A}]")
+        self.assertTrue(body.file.closed)
+        self.assertEqual(self.peer.messages, [])
+
     def test_peer_that_stops_reading_amid_the_message(self) -> None:
         body = HugeBody(1_000_000)
-        self.peer.replies = {"DATA": "354 go"}
         self.network.servers.pop((B, 25))
-        started = self.start("b@x.test", body=body, body_size=body.size)
-        # Let it read the commands, then nothing more.
-        [outcome] = self.successResultOf(started)
-        self.assertIsInstance(outcome, Delivered)
         original = self.peer.buildProtocol
 
         def deaf(addr: Any) -> Any:
@@ -275,8 +348,6 @@ class TransactionTests(DeliveryCase):
             return session
 
         self.peer.buildProtocol = deaf  # type: ignore[method-assign]
-        self.network.advance(6)
-        body = HugeBody(1_000_000)
         started = self.start("b@x.test", body=body, body_size=body.size)
         self.network.advance(179)
         self.assertNoResult(started)
@@ -361,6 +432,13 @@ class HostTests(DeliveryCase):
     def test_next_host_when_the_session_breaks_before_the_message_was_sent(self) -> None:
         for replies in ({"MAIL": "421 4.3.2 bye"}, {"RCPT": DROP}, {"DATA": "999 what"}):
             self.peer.replies = dict(replies)
+            self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx2.x.test [{B}]"])
+            self.network.advance(10)
+        self.assertEqual(self.peer.messages, [])
+
+    def test_next_host_when_the_session_ends_as_soon_as_it_is_there(self) -> None:
+        for line in ("421 4.3.2 just stopping", "250 what"):
+            self.peer.replies = {"EHLO": f"250 mx\r\n{line}\r\n"}
             self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx2.x.test [{B}]"])
             self.network.advance(10)
         self.assertEqual(self.peer.messages, [])

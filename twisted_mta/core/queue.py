@@ -127,11 +127,15 @@ class WorkItem:
 
 @attrs.frozen
 class Delivered:
-    """The attempt succeeded: the recipient is done. `relayed` tells that the next host is now responsible."""
+    """The attempt succeeded: the recipient is done. `relayed` tells that the next host is now responsible.
+
+    `confirms`: it offers DSN, got the recipient's NOTIFY, and so reports success itself; no notice of ours is due.
+    """
 
     reply: Reply
     remote: str = ""
     relayed: bool = False
+    confirms: bool = False
 
 
 @attrs.frozen

@@ -66,7 +66,7 @@ class Attempt:
         """No host was left to try for these."""
         final = trouble.reply.permanent and not trouble.temporary
         for index in indexes:
-            self._decide(index, trouble.reply, trouble.remote, "", final=final)
+            self._decide(index, trouble.reply, trouble.remote, None, final=final)
 
     async def use(self, connection: SmtpConnection, indexes: Sequence[int]) -> list[int]:
         """Send the message over a session; those that another session may be tried for at once."""
@@ -100,7 +100,7 @@ class Attempt:
             elif progress and _too_many(reply):
                 again.append(index)
             else:
-                self._decide(index, reply, connection.remote, connection.tls, final=reply.permanent)
+                self._decide(index, reply, connection.remote, connection, final=reply.permanent)
         return again, lost
 
     def _envelope(self, batch: Sequence[int]) -> Transaction:
@@ -115,11 +115,15 @@ class Attempt:
             ret=self.message.ret,
         )
 
-    def _decide(self, index: int, reply: Reply, remote: str, tls: str, *, final: bool) -> None:
+    def _decide(
+        self, index: int, reply: Reply, remote: str, connection: SmtpConnection | None, *, final: bool
+    ) -> None:
         reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
         outcome: Outcome
         if reply.positive:
-            outcome = Delivered(reply, remote, relayed=True)
+            # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
+            confirms = connection is not None and "DSN" in connection.core.extensions
+            outcome = Delivered(reply, remote, relayed=True, confirms=confirms)
         elif final:
             outcome = Failed(reply, remote)
         else:
@@ -131,7 +135,7 @@ class Attempt:
             result=_WORDS[type(outcome)],
             recipient=str(self.recipients[index].address),
             remote=remote or "ourselves",
-            tls=tls,
+            tls=connection.tls if connection is not None else "",
             reply=str(reply),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.names import dns
 from twisted.python.failure import Failure
@@ -52,12 +52,18 @@ class StubResolver:
         self._cache: OrderedDict[Question, tuple[float, Answer]] = OrderedDict()
         self._waiting: dict[Question, list[Deferred[Answer]]] = {}
         self._slots = DeferredSemaphore(IN_FLIGHT)
+        self._running: set[Deferred[Answer]] = set()
 
     def reconfigure(self, servers: Sequence[Server], timeout: float) -> None:
         """Ask these servers from now on. What was remembered is forgotten: another view of the DNS may hold there."""
         self._servers = tuple(servers)
         self._timeout = timeout
         self._cache.clear()
+
+    def close(self) -> None:
+        """Give up what is under way: whoever waits gets LookupFailed."""
+        for running in list(self._running):
+            running.cancel()
 
     # --- IMailResolver -------------------------------------------------------------------------
 
@@ -135,12 +141,18 @@ class StubResolver:
             return mine
         self._waiting[question] = [mine]
 
+        running = Deferred.fromCoroutine(self._resolve(question))
+        self._running.add(running)
+
         def tell(result: Answer | Failure) -> None:
+            self._running.discard(running)
+            if isinstance(result, Failure) and isinstance(result.value, CancelledError):
+                result = Failure(LookupFailed("the resolver was closed"))  # type: ignore[no-untyped-call]
             for one in self._waiting.pop(question):
                 if not one.called:  # a waiter that was cancelled
                     one.callback(result)
 
-        Deferred.fromCoroutine(self._resolve(question)).addBoth(tell)
+        running.addBoth(tell)
         return mine
 
     async def _resolve(self, question: Question) -> Answer:

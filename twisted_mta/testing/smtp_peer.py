@@ -33,9 +33,10 @@ class Received:
 
 
 class SmtpPeer(ServerFactory):
-    """`replies` says what to answer instead of the normal: a key is a verb, "greeting", "." for the end of a message, or
-    a verb with an address ("RCPT bob@x.test"); a value is a reply (lines split by LF), SILENCE, DROP, or a list of those
-    to be used up one a time.
+    """`replies` says what to answer instead of the normal.
+
+    A key is a verb, "greeting", "." for the end of a message, or a verb with an address ("RCPT bob@x.test"). A value is
+    a reply (lines split by LF; one with CRLF is sent as it is), SILENCE, DROP, or a list of those, used up one a time.
     """
 
     noisy = False
@@ -175,6 +176,8 @@ class _PeerSession(Protocol):
         elif reply == DROP:
             self._silent = True
             self.transport.loseConnection()
+        elif "\r\n" in reply:
+            self.transport.write(reply.encode())
         else:
             code, lines = reply[:3], reply[4:].split("\n")
             last = len(lines) - 1
