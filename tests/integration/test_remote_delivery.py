@@ -19,7 +19,7 @@ from twisted.internet.ssl import ContextFactory
 from twisted.names import dns
 from twisted.trial.unittest import TestCase
 
-from twisted_mta.config.schema import Relay
+from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DEFAULT_NOTIFY
 from twisted_mta.core.queue import (
@@ -32,6 +32,7 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
+from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.dns_exchange import Server
@@ -77,9 +78,9 @@ class Tls(ContextFactory):
 
 
 def certificate(directory: Path) -> Tls:
-    """A server's TLS with a self-signed certificate for another name, as many mail servers have."""
+    """A server's TLS with a self-signed certificate, as many mail servers have."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "someone.else.test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.x.test")])
     now = datetime.datetime.now(datetime.UTC)
     built = (
         x509.CertificateBuilder()
@@ -89,6 +90,7 @@ def certificate(directory: Path) -> Tls:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("mx.x.test")]), critical=False)
         .sign(key, hashes.SHA256())
     )
     directory.mkdir()
@@ -228,6 +230,28 @@ class DeliveryTests(NameServerCase):
         self.assertIsInstance(outcome, Delivered)
         self.assertFalse(self.peer.messages[0].tls)
         self.assertEqual(self.peer.connections, 2)
+
+    async def test_password_is_not_given_to_whoever_cannot_prove_its_name(self) -> None:
+        self.peer.tls = certificate(Path(self.mktemp()))
+        self.peer.extensions.append("AUTH PLAIN")
+        port = reactor.listenTCP(0, self.peer, interface=HOST)
+        self.addCleanup(port.stopListening)
+        smarthost = Route(host="mx.x.test", port=port.getHost().port)
+        self.delivery = SmtpDelivery(
+            reactor,
+            self.resolver,
+            random.Random(1),
+            Relay(smarthost=smarthost),
+            "me.test",
+            self.workers,
+            opportunistic_context(),
+            Login("me", "secret"),
+        )
+        [outcome] = await self.deliver("b@y.test")
+        await self.delivery.close()
+        self.assertIsInstance(outcome, TryLater)
+        self.assertIn("certificate verify failed", outcome.reply.text)
+        self.assertEqual(self.peer.commands, ["EHLO me.test", "STARTTLS"])
 
     async def test_helo(self) -> None:
         self.peer.replies = {"EHLO": "500 what"}

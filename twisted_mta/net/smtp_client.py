@@ -245,11 +245,12 @@ class SmtpConnection(protocol.Protocol):
 
 
 def _reason(error: BaseException | None) -> str:
-    if isinstance(error, SSL.Error):
-        # A list of (library, function, reason) triples.
-        details = [str(entry[-1]) for entry in error.args[0]] if error.args else []
-        return "TLS: " + (", ".join(details) or "handshake failed")
-    return str(error)
+    if not isinstance(error, SSL.Error):
+        return str(error)
+    # Mostly one list of (library, function, reason) triples; but SysCallError and others have their own.
+    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    details = ", ".join(str(entry[-1]) for entry in entries)
+    return f"TLS: {details or str(error) or 'the handshake failed'}"
 
 
 @implementer(IOpenSSLClientConnectionCreator)
