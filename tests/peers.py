@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import select
 import shutil
 import socket
 import subprocess
@@ -11,6 +13,8 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def free_port() -> int:
@@ -35,9 +39,71 @@ def accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Postfix:
-    """A Postfix that takes mail for example.test into a Maildir and relays the rest to `relayhost`.
+def run(
+    program: str,
+    *arguments: str,
+    feed: bytes = b"",
+    seconds: float = 60,
+    environment: dict[str, str] | None = None,
+    expect: int | None = 0,
+) -> str:
+    """Run a program to its end and return all it printed; fails where it ends with another code than `expect`."""
+    assert shutil.which(program, path=_PATH), f"{program} is not installed: run tests/interop/install"
+    done = subprocess.run(
+        [program, *arguments],
+        input=feed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds,
+        env={**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8", **(environment or {})},
+        check=False,
+    )
+    output = done.stdout.decode("utf-8", "replace")
+    assert expect in (None, done.returncode), f"{program} ended with {done.returncode}:\n{output}"
+    return output
 
+
+def run_in_terminal(program: str, *arguments: str, seconds: float = 60, home: Path) -> str:
+    """Run a program that wants a terminal and return what it drew; fails where it does not end, or not with 0."""
+    assert shutil.which(program, path=_PATH), f"{program} is not installed: run tests/interop/install"
+    ours, its = os.openpty()
+    try:
+        process = subprocess.Popen(
+            [program, *arguments],
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            env={**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8", "TERM": "vt100", "HOME": str(home)},
+        )
+        os.close(its)
+        screen = bytearray()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.1)[0]:
+                try:
+                    screen += os.read(ours, 65536)
+                except OSError:  # EIO: it has closed the terminal
+                    break
+            elif process.poll() is not None:
+                break
+        drawn = screen.decode("utf-8", "replace")
+        try:
+            code = process.wait(max(1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"{program} did not end within {seconds} s:\n{drawn}") from None
+        assert code == 0, f"{program} ended with {code}:\n{drawn}"
+        return drawn
+    finally:
+        os.close(ours)
+
+
+class Postfix:
+    """A Postfix that takes mail for `domains` into Maildirs and relays the rest to `relayhost`.
+
+    `mailboxes` is its virtual_mailbox_maps: address to Maildir; the default takes every address for bob's.
     Needs root, as Postfix does. `certificate` and `key` (PEM files) turn STARTTLS on for its server.
     """
 
@@ -48,6 +114,7 @@ class Postfix:
         certificate: Path | None = None,
         key: Path | None = None,
         domains: str = "example.test",
+        mailboxes: str = "static:bob/",
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mta-postfix-"))
         self.directory.chmod(0o755)
@@ -57,10 +124,12 @@ class Postfix:
             (self.directory / name).mkdir()
         shutil.chown(self.directory / "data", "postfix")
         shutil.chown(self.directory / "mail", "nobody")
-        self._write(relayhost, certificate, key, domains)
+        self._write(relayhost, certificate, key, domains, mailboxes)
         self.maildir = self.directory / "mail" / "bob" / "new"
 
-    def _write(self, relayhost: str, certificate: Path | None, key: Path | None, domains: str) -> None:
+    def _write(
+        self, relayhost: str, certificate: Path | None, key: Path | None, domains: str, mailboxes: str
+    ) -> None:
         tls = ""
         if certificate and key:
             shutil.copy(certificate, self.config / "cert.pem")
@@ -71,7 +140,11 @@ class Postfix:
                 smtpd_tls_key_file = {self.config}/key.pem
                 smtpd_tls_loglevel = 1
                 """
-        relay = f"relayhost = {relayhost}\nsmtp_tls_security_level = may\n" if relayhost else ""
+        relay = (
+            f"relayhost = {relayhost}\nsmtp_tls_security_level = may\nsmtp_tls_loglevel = 1\n"
+            if relayhost
+            else ""
+        )
         main = f"""
             compatibility_level = 3.6
             queue_directory = {self.directory}/spool
@@ -84,7 +157,7 @@ class Postfix:
             smtp_bind_address = 127.0.0.1
             virtual_mailbox_domains = {domains}
             virtual_mailbox_base = {self.directory}/mail
-            virtual_mailbox_maps = static:bob/
+            virtual_mailbox_maps = {mailboxes}
             virtual_uid_maps = static:65534
             virtual_gid_maps = static:65534
             virtual_transport = virtual
@@ -150,6 +223,103 @@ class Postfix:
     def delivered(self) -> int:
         """Messages in bob's Maildir."""
         return len(os.listdir(self.maildir)) if self.maildir.is_dir() else 0
+
+    def log(self) -> str:
+        """Its log."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+class Dovecot:
+    """A Dovecot 2.3 that serves the Maildirs and the passwd-file of somebody else, by IMAP and POP3 in plain text.
+
+    `maildir` is where they are, in Dovecot's terms: "/srv/mail/%u". Its mail processes run as `owner`, which can't be
+    root; the rest of it needs root.
+    """
+
+    def __init__(self, *, users: Path, maildir: str, owner: str = "nobody") -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="mta-dovecot-"))
+        self.directory.chmod(0o755)
+        self.config = self.directory / "dovecot.conf"
+        self.imap_port, self.pop3_port = free_port(), free_port()
+        (self.directory / "home").mkdir()
+        shutil.chown(self.directory / "home", owner)
+        group = pwd.getpwnam(owner).pw_gid
+        self.config.write_text(
+            textwrap.dedent(f"""\
+                base_dir = {self.directory}/run
+                state_dir = {self.directory}/state
+                log_path = {self.directory}/log
+                protocols = imap pop3
+                listen = 127.0.0.1
+                ssl = no
+                disable_plaintext_auth = no
+                mail_location = maildir:{maildir}
+                mail_uid = {owner}
+                mail_gid = {group}
+                first_valid_uid = 1
+                first_valid_gid = 1
+                namespace inbox {{
+                  inbox = yes
+                  separator = /
+                }}
+                passdb {{
+                  driver = passwd-file
+                  args = username_format=%u {users}
+                }}
+                userdb {{
+                  driver = static
+                  args = uid={owner} gid={group} home={self.directory}/home/%u
+                }}
+                service auth {{
+                  # The file of users is for its owner's eyes only.
+                  user = root
+                }}
+                service imap-login {{
+                  inet_listener imap {{
+                    port = {self.imap_port}
+                  }}
+                  inet_listener imaps {{
+                    port = 0
+                  }}
+                }}
+                service pop3-login {{
+                  inet_listener pop3 {{
+                    port = {self.pop3_port}
+                  }}
+                  inet_listener pop3s {{
+                    port = 0
+                  }}
+                }}
+                """)
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Dovecot:
+        version = run("dovecot", "--version")
+        assert version.startswith("2.3."), f"the configuration here is for Dovecot 2.3, this one is {version}"
+        self._process = subprocess.Popen(["/usr/sbin/dovecot", "-F", "-c", str(self.config)])
+        try:
+            wait_for(self._serves, "Dovecot")
+        except BaseException:
+            print(self.log())
+            self.__exit__()
+            raise
+        return self
+
+    def _serves(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, self.log()
+        return accepts(self.imap_port) and accepts(self.pop3_port)
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def doveadm(self, *arguments: str, expect: int | None = 0) -> str:
+        """Run Dovecot's administration command on this instance."""
+        return run("doveadm", "-c", str(self.config), *arguments, expect=expect)
 
     def log(self) -> str:
         """Its log."""

@@ -1,0 +1,159 @@
+"""Postfix as the server that relays to us, and as the one that we relay to."""
+
+from __future__ import annotations
+
+import email
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interop.conftest import User, message, submit
+from tests.peers import Postfix, run, wait_for
+from twisted_mta.admin.init import self_signed
+from twisted_mta.testing.site import Site
+
+
+class FromPostfixTests:
+    @pytest.fixture
+    def postfix(self, site: Site) -> Iterator[Postfix]:
+        with Postfix(relayhost=f"[127.0.0.1]:{site.port('mx')}", domains="example.net") as postfix:
+            yield postfix
+
+    def test_one_message_comes_over_tls(self, postfix: Postfix, user: User) -> None:
+        run(
+            "sendmail",
+            *("-C", str(postfix.config), "-f", "sender@example.net", user.address),
+            feed=b"Subject: through Postfix\n\nfirst\n.\n.dot\n",
+        )
+        text = user.site.wait_for(user.files)[0].read_text()
+        assert "Return-Path: <sender@example.net>" in text
+        trace = re.search(r"^Received: from postfix\.example\.net .*?\n(?!\s)", text, re.M | re.S)
+        assert trace
+        assert "(using TLSv1.3 " in trace[0]
+        assert "with ESMTPS id" in trace[0]
+        assert text.endswith("\n\nfirst\n.\n.dot\n")
+        wait_for(lambda: "status=sent (250 2." in postfix.log(), "Postfix to note it")
+        assert "Untrusted TLS connection established to 127.0.0.1" in postfix.log()
+
+    def test_a_refused_recipient_bounces_at_postfix(self, postfix: Postfix, user: User) -> None:
+        run(
+            "sendmail",
+            *("-C", str(postfix.config), "-f", user.address, "nobody@example.test", user.address),
+            feed=b"Subject: half of it\n\nHello\n",
+        )
+        user.site.wait_for(lambda: len(user.files()) == 2)
+        bounce = next(
+            parsed
+            for parsed in (email.message_from_bytes(path.read_bytes()) for path in user.files())
+            if parsed.get_content_type() == "multipart/report"
+        )
+        assert bounce["Return-Path"] == "<>"
+        assert "550 5.1.1" in bounce.as_string()
+
+    def test_many_sessions_at_once(self, postfix: Postfix, user: User) -> None:
+        count = 400
+        run(
+            "smtp-source",
+            *("-s", "20", "-m", str(count), "-l", "3000", "-f", "load@example.net", "-t", user.address),
+            f"127.0.0.1:{postfix.port}",
+        )
+        user.site.wait_for(lambda: len(user.files()) >= count, 60)
+        wait_for(lambda: postfix.log().count("status=sent (250 2.") == count, "Postfix to note all")
+        wait_for(lambda: not run("postqueue", "-c", str(postfix.config), "-j"), "Postfix's queue to be empty")
+        assert "status=deferred" not in postfix.log()
+        _each_once(user.files(), count)
+
+    def test_many_sessions_straight(self, user: User) -> None:
+        count = 400
+        run(
+            "smtp-source",
+            *("-s", "20", "-m", str(count), "-l", "3000", "-f", "load@example.net", "-t", user.address),
+            f"127.0.0.1:{user.site.port('mx')}",
+        )
+        user.site.wait_for(lambda: len(user.files()) >= count, 60)
+        assert user.site.control("status")["queue"] == {"being delivered": 0}
+        _each_once(user.files(), count)
+
+
+def _each_once(files: list[Path], count: int) -> None:
+    seen = Counter(email.message_from_bytes(path.read_bytes())["Message-Id"] for path in files)
+    assert len(seen) == count
+    assert set(seen.values()) == {1}
+
+
+class ToPostfixTests:
+    @pytest.fixture(scope="class")
+    def postfix(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postfix]:
+        directory = tmp_path_factory.mktemp("certificate")
+        for name, content in zip(
+            ("cert.pem", "key.pem"), self_signed("postfix.example.net", ()), strict=True
+        ):
+            (directory / name).write_text(content)
+        with Postfix(
+            certificate=directory / "cert.pem",
+            key=directory / "key.pem",
+            domains="example.net",
+            mailboxes="inline:{ bob@example.net=bob/, carol@example.net=carol/, dave@example.net=dave/ }",
+        ) as postfix:
+            yield postfix
+
+    @pytest.fixture(scope="class")
+    def relaying(self, postfix: Postfix) -> Iterator[Site]:
+        with Site(f'[relay.routes]\n"example.net" = "127.0.0.1:{postfix.port}"\n') as site:
+            yield site
+
+    def received(self, postfix: Postfix, name: str) -> list[Path]:
+        return list((postfix.directory / "mail" / name / "new").glob("*"))
+
+    def test_it_arrives_over_tls(self, postfix: Postfix, relaying: Site) -> None:
+        submit(relaying, "alice@example.test", ["bob@example.net"], message("arrives", "first\r\n..\r\n.dot"))
+        relaying.wait_for(lambda: self.received(postfix, "bob"))
+        text = self.received(postfix, "bob")[0].read_text()
+        assert "Return-Path: <alice@example.test>" in text
+        assert text.endswith("\n\nfirst\n..\n.dot\n")
+        assert re.search(r"Anonymous TLS connection established from .*: TLSv1\.3 with cipher", postfix.log())
+        assert re.search(r"Received: from mx\.example\.test \(.*\[127\.0\.0\.1\]\)", text)
+
+    def test_recipients_of_one_domain_share_a_transaction(self, postfix: Postfix, relaying: Site) -> None:
+        to = ["carol@example.net", "dave@example.net", "bob@example.net"]
+        submit(relaying, "alice@example.test", to, message("together"))
+        for name in ("bob", "carol", "dave"):
+            relaying.wait_for(
+                lambda name=name: [
+                    path for path in self.received(postfix, name) if "Subject: together" in path.read_text()
+                ]
+            )
+        queue_id = re.search(r"cleanup\[\d+\]: (\w+): message-id=<together@", postfix.log())
+        assert queue_id
+        assert postfix.log().count("message-id=<together@example.org>") == 1
+        assert re.search(rf"{queue_id[1]}: from=<alice@example\.test>, .*nrcpt=3 ", postfix.log())
+
+    def test_an_unknown_recipient_bounces(self, postfix: Postfix, relaying: Site) -> None:
+        to = ["nobody@example.net", "carol@example.net"]
+        submit(relaying, "alice@example.test", to, message("half"))
+        path = relaying.wait_for(lambda: relaying.maildir("alice"))[0]
+        bounce = email.message_from_bytes(path.read_bytes())
+        assert bounce["Return-Path"] == "<>"
+        assert bounce.get_content_type() == "multipart/report"
+        assert bounce.get_param("report-type") == "delivery-status"
+        status = bounce.get_payload()[1]
+        assert status.get_content_type() == "message/delivery-status"
+        fields = status.get_payload()[1]
+        assert fields["Final-Recipient"].replace(" ", "") == "rfc822;nobody@example.net"
+        assert (fields["Action"], fields["Status"]) == ("failed", "5.1.1")
+        assert "550 5.1.1 <nobody@example.net>" in fields["Diagnostic-Code"]
+        assert len(status.get_payload()) == 2
+        assert "Subject: half" in bounce.get_payload()[2].as_string()
+        relaying.wait_for(
+            lambda: any("Subject: half" in file.read_text() for file in self.received(postfix, "carol"))
+        )
+        assert len(relaying.maildir("alice")) == 1
+
+    def test_a_server_that_comes_back(self, postfix: Postfix, relaying: Site) -> None:
+        postfix.command("postfix", "stop")
+        submit(relaying, "alice@example.test", ["bob@example.net"], message("late"))
+        relaying.wait_for(lambda: "late@example.org" in relaying.log() and relaying.control("queue.list"))
+        postfix.command("postfix", "start")
