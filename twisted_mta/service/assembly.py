@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,7 +21,7 @@ from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.smtp import SmtpDelivery
-from twisted_mta.interfaces import IDirectory, IPolicyCheck
+from twisted_mta.interfaces import IDirectory, IMailResolver, IPolicyCheck
 from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
@@ -32,7 +34,7 @@ from twisted_mta.store.lock import DirectoryInUse, DirectoryLock
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.schema import QueueFileError
-from twisted_mta.store.threads import Workers
+from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Threads for mailboxes and their files, for password hashes, and for the rest.
 _DISK_THREADS = 8
@@ -48,15 +50,26 @@ class Parts:
     """What a running server is made of."""
 
     lock: DirectoryLock
-    disk: Workers
-    hashing: Workers
+    disk: Workers | InlineWorkers
+    hashing: Workers | InlineWorkers
     accounts: Accounts
-    resolver: StubResolver
+    resolver: IMailResolver
     store: SQLiteQueueStore
     mailboxes: MaildirMailboxes
     smtp: SmtpDelivery
     queue: QueueManager
     reception: Reception
+
+    async def close(self) -> None:
+        """Let what is under way come to an end, and close everything, in the reverse order of its use."""
+        self.accounts.stop()
+        await self.queue.stopService()
+        await self.smtp.close()
+        await self.store.close()
+        await self.mailboxes.close()
+        self.hashing.close()
+        self.disk.close()
+        self.lock.release()
 
 
 def tls_options(config: Config) -> CertificateOptions | None:
@@ -90,24 +103,47 @@ def smarthost_login(smarthost: Route | None) -> Login | None:
     return Login(smarthost.username, password)
 
 
-def assemble(config: Config, reactor: Any) -> Parts:
+@attrs.frozen(kw_only=True)
+class Platform:
+    """What a server stands on: the real thing, or a simulation (`twisted_mta.testing.world`)."""
+
+    reactor: Any
+    chance: random.Random
+    #: (how many threads, their name) -> a pool.
+    workers: Callable[[int, str], Workers | InlineWorkers]
+    #: (directory, disk_reserve) -> the queue, opened.
+    open_queue: Callable[[Path, int], SQLiteQueueStore]
+    resolver: Callable[[Dns], IMailResolver]
+
+
+def real_platform(reactor: Any) -> Platform:
+    """Threads, sockets and chance of this machine."""
+    chance = random.SystemRandom()
+    return Platform(
+        reactor=reactor,
+        chance=chance,
+        workers=lambda size, name: Workers(reactor, size, name),
+        open_queue=lambda directory, reserve: SQLiteQueueStore.open(directory, reactor, disk_reserve=reserve),
+        resolver=lambda dns: StubResolver(reactor, chance, dns_servers(dns), dns.timeout),
+    )
+
+
+def assemble(config: Config, platform: Platform) -> Parts:
     """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError."""
+    reactor, chance = platform.reactor, platform.chance
     try:
         lock = DirectoryLock(config.data)
-        store = SQLiteQueueStore.open(
-            config.queue_directory, reactor, disk_reserve=config.limits.disk_reserve
-        )
+        store = platform.open_queue(config.queue_directory, config.limits.disk_reserve)
         login = smarthost_login(config.relay.smarthost)
-        disk = Workers(reactor, _DISK_THREADS, "disk")
-        hashing = Workers(reactor, _HASH_THREADS, "hashing")
+        disk = platform.workers(_DISK_THREADS, "disk")
+        hashing = platform.workers(_HASH_THREADS, "hashing")
         accounts = Accounts(config, hashing, reactor, os.urandom)
     except (DirectoryInUse, QueueFileError, OSError, UnicodeDecodeError) as error:
         raise StartError(str(error)) from error
-    chance = random.SystemRandom()
     directory = accounts.directory
     ids = QueueIds(reactor.seconds, chance.random)
     mailboxes = MaildirMailboxes(disk, reactor)
-    resolver = StubResolver(reactor, chance, dns_servers(config.dns), config.dns.timeout)
+    resolver = platform.resolver(config.dns)
     smtp = SmtpDelivery(
         reactor, resolver, chance, config.relay, config.hostname, disk, opportunistic_context(), login
     )

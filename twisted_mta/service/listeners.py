@@ -27,7 +27,7 @@ from twisted_mta.net.imap import ImapTimeouts, imap_session
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.smtp import smtp_session
-from twisted_mta.store.threads import Workers
+from twisted_mta.store.threads import InlineWorkers, Workers
 
 
 class BindError(Exception):
@@ -44,7 +44,7 @@ class Serving:
     reception: IReception
     mailboxes: IMailboxes
     authenticator: IAuthenticator
-    workers: Workers
+    workers: Workers | InlineWorkers
 
 
 def peer_host(address: IAddress | None) -> tuple[str, int]:
@@ -174,7 +174,7 @@ class Listeners:
     def bind(self, listens: Sequence[Listen]) -> None:
         """Bind every socket. Raises BindError; what was bound until then stays so (the program ends)."""
         for listen in listens:
-            factory = self._factory(listen.role)
+            factory = self.factory(listen.role)
             wrapped: Any = factory
             if listen.role.implicit_tls:
                 wrapped = TLSMemoryBIOFactory(_CurrentTls(self), False, factory)
@@ -190,7 +190,8 @@ class Listeners:
             self.bound.append(listener)
             self.log.info("{role} listens on {address}", role=listen.role.value, address=listener.address)
 
-    def _factory(self, role: Role) -> SessionFactory:
+    def factory(self, role: Role) -> SessionFactory:
+        """What makes the sessions of one socket of that role."""
         make, busy = _ROLES[role]
         return SessionFactory(
             lambda address: make(self.serving, role, address),

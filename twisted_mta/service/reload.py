@@ -9,6 +9,7 @@ from twisted_mta.config.diff import changes, restart_needed
 from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
+from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.tls import TlsError
 from twisted_mta.service.assembly import Parts, dns_servers, rules, tls_options
 from twisted_mta.service.listeners import Listeners, Serving
@@ -47,7 +48,8 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     parts.reception.rules = rules(config, parts.accounts.directory)
     parts.queue.reconfigure(config.queue, config.relay.concurrency)
     parts.smtp.reconfigure(config.relay)
-    parts.resolver.reconfigure(dns_servers(config.dns), config.dns.timeout)
+    if isinstance(parts.resolver, StubResolver):  # a simulation has a DNS of its own
+        parts.resolver.reconfigure(dns_servers(config.dns), config.dns.timeout)
     listeners.reconfigure()
     log.info("configuration reloaded, changed: {changed}", changed=", ".join(changed) or "nothing")
     for key, reason in restart.items():

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted_mta import __version__
 from twisted_mta.config.schema import Config
 from twisted_mta.net.tls import TlsError
-from twisted_mta.service.assembly import Parts, StartError, assemble, tls_options
+from twisted_mta.service.assembly import Parts, StartError, assemble, real_platform, tls_options
 from twisted_mta.service.control import AlreadyRunning, ControlServer, Handler
 from twisted_mta.service.listeners import BindError, Listeners, Serving
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
@@ -72,7 +72,7 @@ class MailServer(Service):
         """Open the queue and begin to serve. twistd has called privilegedStartService before."""
         super().startService()  # type: ignore[no-untyped-call]
         try:
-            parts = self._parts = assemble(self._config, self._reactor)
+            parts = self._parts = assemble(self._config, real_platform(self._reactor))
             self._control = ControlServer(self._config.control_socket, self._handlers(parts), self._reactor)
             self._control.startService()
         except (StartError, AlreadyRunning, CannotListenError, OSError) as error:
@@ -110,14 +110,7 @@ class MailServer(Service):
         parts, self._parts = self._parts, None
         if parts is None:
             return
-        parts.accounts.stop()
-        await parts.queue.stopService()
-        await parts.smtp.close()
-        await parts.store.close()
-        await parts.mailboxes.close()
-        parts.hashing.close()
-        parts.disk.close()
-        parts.lock.release()
+        await parts.close()
         self.log.info("stopped; what is in the queue waits for the next start")
 
     # --- while it runs -----------------------------------------------------------------------------

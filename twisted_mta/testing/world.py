@@ -1,0 +1,176 @@
+"""A whole server on a Clock: simulated network, DNS and time; real queue and Maildirs in a directory.
+
+world = World(directory, '[relay]\nport = 2525')
+peer = world.host("mx.example.org", "192.0.2.1")           # a remote server, see SmtpPeer
+world.resolver.data["mx"]["example.org"] = [(10, "mx.example.org")]
+assert world.send("alice@example.test", ["carol@example.org"], b"Subject: x\r\n\r\n").code == 250
+world.advance(3600)
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
+
+from twisted_mta.config.loader import load
+from twisted_mta.config.schema import Role
+from twisted_mta.core.replies import Reply
+from twisted_mta.service.assembly import Parts, Platform, assemble
+from twisted_mta.service.listeners import Listeners, Serving
+from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.store.threads import InlineWorkers
+from twisted_mta.testing.dns import FakeResolver
+from twisted_mta.testing.network import MemoryNetwork
+from twisted_mta.testing.smtp_peer import SmtpPeer
+
+#: When a world begins: Unix seconds.
+BEGIN = 1_800_000_000.0
+
+_CONFIG = """\
+hostname = "mx.example.test"
+domains = ["example.test"]
+data = "data"
+postmaster = "postmaster@example.test"
+aliases = ["aliases"]
+
+[accounts]
+file = "users"
+maildir = "mail/{user}"
+
+[[listen]]
+role = "mx"
+endpoint = "tcp:25"
+"""
+
+
+class World:
+    """One server and all that is around it. `seed` decides everything that is left to chance."""
+
+    def __init__(self, directory: Path, config: str = "", *, aliases: str = "", seed: int = 0) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "mta.toml").write_text(_CONFIG + config, encoding="utf-8")
+        (directory / "aliases").write_text(aliases, encoding="utf-8")
+        (directory / "users").write_text(
+            "".join(f"{name}@example.test:!::::::\n" for name in ("alice", "bob", "postmaster")),
+            encoding="utf-8",
+        )
+        self.directory = directory
+        self.network = MemoryNetwork()
+        self.network.advance(BEGIN)
+        self.resolver = FakeResolver()
+        self._seed = seed
+        self.parts = self._start()
+
+    def _start(self) -> Parts:
+        self.config = load(self.directory / "mta.toml")
+        network = self.network
+        platform = Platform(
+            reactor=network,
+            chance=random.Random(self._seed),  # noqa: S311  the point is that it repeats
+            workers=lambda size, name: InlineWorkers(),
+            open_queue=lambda path, reserve: SQLiteQueueStore.inline(path, network, disk_reserve=reserve),
+            resolver=lambda dns: self.resolver,
+        )
+        parts = assemble(self.config, platform)
+        listeners = Listeners(network, self.config)
+        listeners.serve(
+            Serving(
+                reactor=network,
+                config=self.config,
+                tls=None,
+                reception=parts.reception,
+                mailboxes=parts.mailboxes,
+                authenticator=parts.accounts,
+                workers=parts.disk,
+            )
+        )
+        self._mx = listeners.factory(Role.MX)
+        parts.queue.startService()
+        return parts
+
+    def close(self) -> None:
+        """Stop the server in an orderly way."""
+        done = Deferred.fromCoroutine(self.parts.close())
+        self.network.pump([0.1] * 100)
+        assert done.called
+
+    def restart(self) -> None:
+        """Stop it and start it again on the same files."""
+        self.close()
+        self.parts = self._start()
+
+    # --- the world around it -------------------------------------------------------------------
+
+    def host(self, domain: str, address: str, peer: SmtpPeer | None = None) -> SmtpPeer:
+        """A remote mail server that is the MX of `domain`."""
+        peer = peer or SmtpPeer()
+        name = f"mx.{domain}"
+        self.resolver.data["mx"][domain] = [(10, name)]
+        self.resolver.data["addresses"][name] = [address]
+        self.network.servers[address, 25] = peer
+        return peer
+
+    def advance(self, seconds: float, step: float = 60.0) -> None:
+        """Let time pass, with room for conversations in between."""
+        while seconds > 0:
+            self.network.advance(min(step, seconds))
+            self.network.pump([0.0] * 20)
+            seconds -= step
+
+    def send(
+        self, sender: str, recipients: Sequence[str], message: bytes, client: str = "127.0.0.1"
+    ) -> Reply:
+        """Bring a message by SMTP as a client would; the last reply, a refusal or the answer to the message."""
+        session: Any = self._mx.buildProtocol(IPv4Address("TCP", client, 40000))
+        transport: Any = StringTransport(  # type: ignore[no-untyped-call]
+            peerAddress=IPv4Address("TCP", client, 40000)
+        )
+        session.makeConnection(transport)
+        stuffed = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:]
+        commands = [b"EHLO client.example.org", b"MAIL FROM:<%s>" % sender.encode()]
+        commands += [b"RCPT TO:<%s>" % recipient.encode() for recipient in recipients]
+        last = Reply(0, "", "")
+        for line in [*(command + b"\r\n" for command in commands), b"DATA\r\n", stuffed + b".\r\n"]:
+            transport.clear()
+            session.dataReceived(line)
+            self.network.pump([0.0] * 5)
+            text = transport.value().decode().splitlines()[-1]
+            code, _, rest = text.partition(" ")
+            enhanced, _, words = rest.partition(" ")
+            last = Reply(int(code), enhanced, words)
+            if not last.positive:
+                break
+        session.dataReceived(b"QUIT\r\n")
+        session.connectionLost()
+        return last
+
+    def mail(self, user: str) -> list[bytes]:
+        """The messages in a user's inbox, in the order of arrival."""
+        base = self.directory / "mail" / f"{user}@example.test"
+        files = sorted(
+            (*base.glob("new/*"), *base.glob("cur/*")), key=lambda path: (path.stat().st_mtime_ns, path.name)
+        )
+        return [path.read_bytes() for path in files]
+
+    def queued(self) -> list[str]:
+        """The recipients that wait in the queue."""
+        items: list[Any] = []
+        Deferred.fromCoroutine(self._listing()).addCallback(items.extend)
+        return [str(recipient.address) for item in items for recipient in item.recipients]
+
+    async def _listing(self) -> Sequence[Any]:
+        return await self.parts.store.listing()
+
+    def bodies(self) -> int:
+        """How many bodies the queue's database holds."""
+        with closing(sqlite3.connect(self.config.queue_directory / "queue.sqlite")) as database:
+            (count,) = database.execute("SELECT count(*) FROM body").fetchone()
+        return int(count)
