@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from twisted_mta.core.pop3 import Drop, Login, Pop3Server, Pop3Settings, Refusal, Retrieve, Update, top
+from twisted_mta.core.pop3 import (
+    Drop,
+    Listing,
+    Login,
+    Pop3Server,
+    Pop3Settings,
+    Refusal,
+    Retrieve,
+    Update,
+    top,
+)
 from twisted_mta.testing.dialogs import Transcript, play
 
 DIALOGS = Path(__file__).parent / "pop3"
@@ -28,6 +38,8 @@ def answer(question: Any) -> Any:
             return Refusal("SYS/TEMP", "The mailbox can't be used just now")
         case Login():
             return Refusal("AUTH", "Login or password is wrong")
+        case Listing(octets):
+            return octets
         case Retrieve(99):
             return Refusal("", "The message is gone")
         case Retrieve(uid, lines):

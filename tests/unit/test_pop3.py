@@ -15,6 +15,7 @@ from twisted_mta.core.pop3 import (
     MAX_GARBAGE,
     MAX_RESPONSE,
     Drop,
+    Listing,
     Login,
     Pop3Server,
     Pop3Settings,
@@ -48,6 +49,8 @@ def answer(question: Any) -> Any:
             return DROPS
         case Retrieve():
             return MESSAGE
+        case Listing(octets):
+            return octets
         case _:
             return None
 
@@ -165,6 +168,16 @@ class CoreTests(SynchronousTestCase):
         core.answer(b"half", more=True)
         self.assertEqual(core.fault(), [Close()])
         self.assertEqual(core.receive(b"NOOP\r\n"), [])
+
+    def test_a_pipeline_of_lists_is_answered_one_by_one(self) -> None:
+        core = logged_in()
+        (ask,) = core.receive(b"LIST\r\n" * 1000)
+        assert isinstance(ask, Ask)
+        self.assertEqual(core.receive(b"LIST\r\n" * 1000), [])
+        answered = core.answer(ask.question.octets)
+        self.assertEqual(sent(answered), b"+OK 2 messages (30 octets)\r\n1 10\r\n2 20\r\n.\r\n")
+        self.assertIsInstance(answered[-1], Ask)
+        self.assertEqual(len(answered), 2)
 
     def test_a_fault_in_update_ends_the_session(self) -> None:
         core = logged_in()

@@ -125,6 +125,18 @@ class Pop3SessionTests(SynchronousTestCase):
         client.session.resumeProducing()
         self.assertEqual(client.transport.value(), b"+OK %d octets\r\n%s.\r\n" % (len(message), message))
 
+    def test_a_pipeline_of_listings_waits_for_a_slow_reader(self) -> None:
+        for _ in range(100):
+            self.store.deliver(ONE)
+        client = self.connect()
+        client.transport.clear()
+        write = client.transport.write
+        client.transport.write = lambda data: (write(data), client.session.pauseProducing())  # type: ignore[method-assign]
+        client.session.dataReceived(b"LIST\r\n" * 100)
+        for number in range(1, 101):
+            self.assertEqual(client.transport.value().count(b"\r\n.\r\n"), number)
+            client.session.resumeProducing()
+
     def test_a_reader_that_leaves_amid_a_message(self) -> None:
         self.store.deliver(b"x" * 200_000)
         client = self.connect()

@@ -53,13 +53,21 @@ class Retrieve:
 
 
 @attrs.frozen
+class Listing:
+    """Send this long answer no faster than the peer reads, so that a pipeline of LISTs can't fill our memory. Answer: these
+    octets, in as many parts as you like (one at least)."""
+
+    octets: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
 class Update:
     """Remove these for good. Answer: None, or a Refusal."""
 
     uids: tuple[int, ...]
 
 
-Question = Login | Retrieve | Update
+Question = Login | Retrieve | Listing | Update
 
 
 @attrs.frozen
@@ -128,11 +136,10 @@ class _Wrong(Exception):
 def top(message: bytes, lines: int) -> bytes:
     """The header section with its empty line, and the first lines of the body: RFC 1939 §7 TOP."""
     end = header_length(message)
+    if lines > message.count(b"\r\n", end):  # fetchmail asks for 99999999
+        return message
     for _ in range(lines):
-        after = message.find(b"\r\n", end)
-        if after < 0:
-            return message
-        end = after + 2
+        end = message.index(b"\r\n", end) + 2
     return message[:end]
 
 
@@ -148,14 +155,18 @@ class Pop3Server:
         self._drops: Sequence[Drop] = ()
         #: Indexes into `_drops`.
         self._deleted: set[int] = set()
+        #: Of what is left: how many octets.
+        self._octets = 0
         self._buffer = b""
         self._discarded = 0
         self._errors = 0
         self._shutting_down = False
         #: Takes the answer to the open Ask, and whether more parts follow; None when none is open.
         self._asked: Callable[[Any, bool], Iterator[Effect]] | None = None
-        #: The last octets sent of a message under way, which decide about dots; None when none is.
-        self._tail: bytes | None = None
+        #: The last octets sent of a message, which decide about dots.
+        self._tail = b"\r\n"
+        #: Whether an answer in parts has begun.
+        self._begun = False
         self._handlers: Mapping[str, Callable[[bytes], Iterator[Effect]]] = {
             "CAPA": self._capa,
             "USER": self._user,
@@ -195,6 +206,7 @@ class Pop3Server:
         if not more:
             self._asked = None
         effects = list(then(answer, more))
+        self._begun = more
         if self._shutting_down:
             self._state = State.CLOSED  # whatever the answer began
         return [*effects, *self._run()]
@@ -204,10 +216,9 @@ class Pop3Server:
         if self._asked is None:
             raise RuntimeError("no question is open")
         self._asked = None
-        if self._tail is not None:
-            return list(
-                self._end()
-            )  # half a message was sent: only the end of the connection tells that it is not whole
+        if self._begun:
+            # Only the end of the connection tells that the answer is not whole.
+            return list(self._end())
         effects: list[Effect] = [_err(_FAULT)]
         if self._state is State.UPDATE:
             effects += self._end()
@@ -359,6 +370,7 @@ class Pop3Server:
             return
         self._state = State.TRANSACTION
         self._drops = answer
+        self._octets = sum(drop.size for drop in answer)
         yield _ok(f"{self._figures()} in the maildrop")
 
     def _stls(self, argument: bytes) -> Iterator[Effect]:
@@ -379,22 +391,24 @@ class Pop3Server:
     # --- logged in -------------------------------------------------------------------------------
 
     def _stat(self, argument: bytes) -> Iterator[Effect]:
-        left = [drop.size for _, drop in self._left()]
-        yield _ok(f"{len(left)} {sum(left)}")
+        yield _ok(f"{len(self._drops) - len(self._deleted)} {self._octets}")
 
     def _list(self, argument: bytes) -> Iterator[Effect]:
-        if argument.strip():
-            number, drop = self._message(argument)
-            yield _ok(f"{number} {drop.size}")
-        else:
-            yield _lines(self._figures(), [f"{number} {drop.size}" for number, drop in self._left()])
+        return self._listing(argument, self._figures(), lambda drop: drop.size)
 
     def _uidl(self, argument: bytes) -> Iterator[Effect]:
+        return self._listing(argument, "Unique-ids follow", lambda drop: drop.name)
+
+    def _listing(self, argument: bytes, title: str, tell: Callable[[Drop], object]) -> Iterator[Effect]:
         if argument.strip():
             number, drop = self._message(argument)
-            yield _ok(f"{number} {drop.name}")
-        else:
-            yield _lines("Unique-ids follow", [f"{number} {drop.name}" for number, drop in self._left()])
+            return iter((_ok(f"{number} {tell(drop)}"),))
+        lines = [
+            f"{number} {tell(drop)}"
+            for number, drop in enumerate(self._drops, 1)
+            if number - 1 not in self._deleted
+        ]
+        return self._ask(Listing(_lines(title, lines).data), lambda part, more: iter((Send(part),)))
 
     def _retr(self, argument: bytes) -> Iterator[Effect]:
         _, drop = self._message(argument)
@@ -416,7 +430,7 @@ class Pop3Server:
             yield _err(part)
             return
         begin = b""
-        if self._tail is None:
+        if not self._begun:
             begin = _ok(title).data
             self._tail = b"\r\n"
         joined = self._tail + part
@@ -425,16 +439,17 @@ class Pop3Server:
         end = b""
         if not more:
             end = b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
-            self._tail = None
         yield Send(begin + stuffed + end)
 
     def _dele(self, argument: bytes) -> Iterator[Effect]:
-        number, _ = self._message(argument)
+        number, drop = self._message(argument)
         self._deleted.add(number - 1)
+        self._octets -= drop.size
         yield _ok(f"Message {number} will be deleted at QUIT")
 
     def _rset(self, argument: bytes) -> Iterator[Effect]:
         self._deleted.clear()
+        self._octets = sum(drop.size for drop in self._drops)
         yield _ok(f"{self._figures()} in the maildrop")
 
     def _noop(self, argument: bytes) -> Iterator[Effect]:
@@ -450,12 +465,6 @@ class Pop3Server:
         yield _ok("Bye") if refusal is None else _err(refusal)
         yield from self._end()
 
-    def _left(self) -> Iterator[tuple[int, Drop]]:
-        """(message number, message) of those not marked as deleted."""
-        return (
-            (number, drop) for number, drop in enumerate(self._drops, 1) if number - 1 not in self._deleted
-        )
-
     def _message(self, argument: bytes) -> tuple[int, Drop]:
         argument = argument.strip()
         if not _NUMBER.fullmatch(argument):
@@ -466,8 +475,7 @@ class Pop3Server:
         return number, self._drops[number - 1]
 
     def _figures(self) -> str:
-        sizes = [drop.size for _, drop in self._left()]
-        return f"{len(sizes)} messages ({sum(sizes)} octets)"
+        return f"{len(self._drops) - len(self._deleted)} messages ({self._octets} octets)"
 
 
 def _ok(text: str) -> Send:

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from twisted_mta.core.pop3 import (
     Drop,
+    Listing,
     Login,
     Pop3Server,
     Pop3Settings,
@@ -83,6 +84,8 @@ class Pop3Handler:
                 return self._login(question)
             case Retrieve(uid, lines):
                 return self._retrieve(uid, lines)
+            case Listing(octets):
+                return _parts(octets)
             case Update(uids):
                 return self._update(uids)
 
@@ -111,8 +114,8 @@ class Pop3Handler:
             return
         if lines is not None:
             message = top(message, lines)
-        for start in range(0, max(len(message), 1), _PART):
-            yield message[start : start + _PART]
+        async for part in _parts(message):
+            yield part
 
     async def _update(self, uids: Sequence[int]) -> Refusal | None:
         try:
@@ -124,6 +127,11 @@ class Pop3Handler:
     def _opened(self) -> IMailbox:
         assert self._mailbox is not None  # the core asks only after a login
         return self._mailbox
+
+
+async def _parts(octets: bytes) -> AsyncIterator[object]:
+    for start in range(0, max(len(octets), 1), _PART):
+        yield octets[start : start + _PART]
 
 
 async def _close(mailbox: IMailbox) -> None:
