@@ -152,6 +152,29 @@ class AccountsTests(Commands):
             self.assertRaisesRegex(AdminError, "not the same", accounts._password, options)
             self.assertEqual(accounts._password(options), (b"one", ""))
 
+    def test_files_that_can_not_be_written(self) -> None:
+        for error, expected in (
+            (PermissionError(13, "Permission denied"), 77),
+            (OSError(28, "No space left"), 74),
+        ):
+            with mock.patch("os.rename", side_effect=error):
+                status, out, err = self.mta("user", "add", "carol", "--random")
+            self.assertEqual((status, out), (expected, ""))
+            self.assertIn(error.strerror, err)
+
+    def test_file_made_by_root_is_given_to_the_server(self) -> None:
+        (self.dir / "data").mkdir()
+        owner = mock.Mock(st_uid=0)
+        with (
+            mock.patch("os.geteuid", return_value=0),
+            mock.patch("os.chown") as chown,
+            mock.patch.object(Path, "stat", return_value=owner),
+        ):
+            accounts._give_to_server(self.dir / "users", load(self.config, check_files=False))
+            owner.st_uid = 1000
+            accounts._give_to_server(self.dir / "users", load(self.config, check_files=False))
+        chown.assert_called_once_with(self.dir / "users", 0, owner.st_gid)
+
     def test_broken_configuration(self) -> None:
         self.config.write_text("x = 1\n")
         status, _, err = self.mta("user", "list")

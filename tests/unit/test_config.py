@@ -7,6 +7,7 @@ import tempfile
 import unittest
 from ipaddress import ip_network
 from pathlib import Path
+from unittest import mock
 
 import attrs
 
@@ -191,6 +192,21 @@ class FileChecksTests(Files):
                 'mta.toml:3: group: there is no group "no-such-group" on this machine',
             ],
         )
+
+    def test_what_this_user_can_not_see_is_not_checked(self) -> None:
+        for error in (PermissionError(13, "no"), FileNotFoundError(2, "no")):
+            with mock.patch.object(Path, "stat", side_effect=error):
+                errors = self.errors("", check_files=True)
+            self.assertEqual([": warning: " in each for each in errors], [isinstance(error, PermissionError)])
+        (self.dir / "users").touch()
+        with mock.patch("os.access", return_value=False):
+            (error_text,) = self.errors("", check_files=True)
+        self.assertIn("warning: accounts.file", error_text)
+        self.assertIn("was not checked", error_text)
+
+    def test_endless_names(self) -> None:
+        errors = self.errors("", top=f'data = "{"x" * 300}"\naliases = ["{"y" * 300}"]\n', check_files=True)
+        self.assertEqual(sum("can't be used: File name too long" in each for each in errors), 2)
 
     def test_data_that_is_a_file(self) -> None:
         (self.dir / "users").touch(mode=0o600)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from twisted_mta.admin.errors import EX_CONFIG, EX_IOERR, EX_USAGE, AdminError
+from twisted_mta.admin.errors import EX_CONFIG, EX_IOERR, EX_NOPERM, EX_USAGE, AdminError
 
 _EPILOG = """\
 A first server, to try:
@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EX_IOERR
+    except OSError as error:
+        print(f"mta: {error}", file=sys.stderr)
+        return EX_NOPERM if isinstance(error, PermissionError) else EX_IOERR
     except KeyboardInterrupt:
         return 130
 

@@ -18,8 +18,8 @@ from twisted_mta.config.schema import Config
 
 def check_files(config: Config, reading: Reading) -> None:
     """Note files that are missing or unsuitable. What may merely not be readable for *us* is a warning."""
-    if not reading.is_bad("data") and config.data.exists() and not config.data.is_dir():
-        reading.problem("data", f"{quote(str(config.data))} is not a directory")
+    if not reading.is_bad("data"):
+        _check_data(config.data, reading)
     if not reading.is_bad("accounts.file"):
         hint = '; "mta user add NAME" creates it'
         if _is_file(config.accounts.file, "accounts.file", reading, hint):
@@ -39,22 +39,35 @@ def check_files(config: Config, reading: Reading) -> None:
         _check_pair(config.tls.certificate, config.tls.key, config.hostname, reading)
 
 
+def _check_data(path: Path, reading: Reading) -> None:
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, PermissionError):
+        return  # the server makes it; or it is not for us to see
+    except OSError as error:
+        reading.problem("data", f"{quote(str(path))} can't be used: {error.strerror}")
+        return
+    if not is_directory:
+        reading.problem("data", f"{quote(str(path))} is not a directory")
+
+
 def _is_file(path: Path, key: str, reading: Reading, hint: str = "") -> bool:
     """Whether there is a file that we can read; what is not is noted."""
+    problem, warning = "", False
     try:
-        is_file = path.is_file()
+        if not stat.S_ISREG(path.stat().st_mode):
+            problem = "is not a file"
+        elif not os.access(path, os.R_OK):
+            problem, warning = "can't be read by this user, so it was not checked", True
+    except FileNotFoundError:
+        problem = f"does not exist{hint}"
     except PermissionError:
-        is_file = True
-    if not is_file:
-        what = "is not a file" if path.exists() else "does not exist"
-        reading.problem(key, f"{quote(str(path))} {what}{hint if not path.exists() else ''}")
-        return False
-    if not os.access(path, os.R_OK):
-        reading.problem(
-            key, f"{quote(str(path))} can't be read by this user, so it was not checked", warning=True
-        )
-        return False
-    return True
+        problem, warning = "can't be reached by this user, so it was not checked", True
+    except OSError as error:
+        problem = f"can't be used: {error.strerror}"
+    if problem:
+        reading.problem(key, f"{quote(str(path))} {problem}", warning=warning)
+    return not problem
 
 
 def _check_private(path: Path, key: str, reading: Reading) -> None:

@@ -20,8 +20,16 @@ _MULTILINE = re.compile(r'"""|' + "'''")
 
 def join_key(parent: str, name: str) -> str:
     """The path of a key inside a table, quoted as in TOML where it must be."""
-    name = name if _BARE.fullmatch(name) else f'"{name}"'
+    if not _BARE.fullmatch(name):
+        name = f'"{"".join(map(_visible, name))}"'
     return f"{parent}.{name}" if parent else name
+
+
+def _visible(character: str) -> str:
+    """A character of a key as TOML writes it in quotes."""
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\u{ord(character):04x}"
 
 
 class KeyLines:
