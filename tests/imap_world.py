@@ -86,10 +86,10 @@ class Whole:
                     case Send(data):
                         out += data
                     case BodyChunk(data):
-                        out += b"<%s>" % data.hex().encode()
+                        out += b"<%s>\r\n" % data.hex().encode()
                     case Ask(question):
                         pending[:0] = self.answer(self.ask(question))
                     case _:
                         out += repr(effect).encode()
         # How a message was cut into chunks is no difference.
-        return bytes(out).replace(b"><", b"")
+        return bytes(out).replace(b">\r\n<", b"")

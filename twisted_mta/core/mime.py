@@ -159,19 +159,19 @@ def _split(
     at = message.find(delimiter, start, end)
     while at >= 0 and budget[0] > 0:
         after = at + len(delimiter)
-        closing = message.startswith(b"--", after, end)
-        line_end = message.find(b"\r\n", after, end)
-        line_end = end if line_end < 0 else line_end
-        padding = message[after + 2 * closing : line_end]
-        if (at == start or message[at - 1] == 10) and not padding.strip(b" \t"):
-            if opened >= 0:
-                # The line end before the delimiter belongs to it.
-                parts.append((opened, max(opened, at - 2)))
-                budget[0] -= 1
-            opened = -1 if closing else min(line_end + 2, end)
-            if closing:
-                break
-            after = opened - 2 if opened - 2 > after else after
+        # Only behind a line end is it worth to look for the next one: that keeps this linear.
+        if at == start or message[at - 2 : at] == b"\r\n":
+            closing = message.startswith(b"--", after, end)
+            line_end = message.find(b"\r\n", after, end)
+            line_end = end if line_end < 0 else line_end
+            if not message[after + 2 * closing : line_end].strip(b" \t"):
+                if opened >= 0:
+                    # The line end before the delimiter belongs to it.
+                    parts.append((opened, max(opened, at - 2)))
+                    budget[0] -= 1
+                opened = -1 if closing else min(line_end + 2, end)
+                if closing:
+                    break
         at = message.find(delimiter, after, end)
     if opened >= 0 and budget[0] > 0:
         parts.append((opened, end))

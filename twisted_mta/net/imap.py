@@ -206,6 +206,8 @@ class ImapHandler:
         await self._close_mailbox()
         assert self._store is not None
         self._mailbox = mailbox = await self._store.open(name, read_only)
+        if self._gone:  # the client left meanwhile
+            await self._close_mailbox()
         return q.Opened(
             entries=mailbox.entries,
             uid_validity=mailbox.uid_validity,
@@ -266,13 +268,15 @@ class ImapHandler:
         missing = False
         entries = _entries(mailbox, question.uids)
         for start in range(0, len(entries), SEEN_BATCH):
-            batch = entries[start : start + SEEN_BATCH]
+            batch = [] if self._gone else entries[start : start + SEEN_BATCH]
             fresh: dict[int, MessageEntry] = {}
             if question.mark_seen:
                 unseen = [entry.uid for entry in batch if "\\Seen" not in entry.flags]
                 if unseen:
                     fresh = await self._mark_seen(mailbox, unseen)
             for entry in batch:
+                if self._gone:
+                    break
                 items = question.items
                 if entry.uid in fresh:
                     entry = fresh[entry.uid]
@@ -303,6 +307,8 @@ class ImapHandler:
         assert mailbox is not None
         breath = _Breath(self._clock)
         for entry in list(mailbox.entries):
+            if self._gone:
+                break
             verdict = matches(key, entry)
             cost = BREATH_OCTETS // BREATH_ENTRIES
             if verdict is None:

@@ -12,7 +12,6 @@ from twisted_mta.core.imap.wire import Command, Event
 from twisted_mta.core.sasl import (
     MECHANISMS,
     Challenge,
-    Credentials,
     Mechanism,
     SaslError,
     decode_base64,
@@ -145,12 +144,11 @@ def _step(server: ImapServer, mechanism: Mechanism, response: bytes | None) -> N
     except SaslError as error:
         server.bad(str(error))
         return
-    match result:
-        case Credentials(name, password):
-            _check(server, name, password)
-        case Challenge(data):
-            server.continuation(encode_base64(data))
-            server.listen(lambda event: _continued(server, mechanism, event), raw=True)
+    if isinstance(result, Challenge):
+        server.continuation(encode_base64(result.data))
+        server.listen(lambda event: _continued(server, mechanism, event), raw=True)
+    else:
+        _check(server, result.login, result.password)
 
 
 def _continued(server: ImapServer, mechanism: Mechanism, event: Event) -> None:

@@ -253,6 +253,11 @@ class Scanner:
         return _known(found)
 
 
+def is_tag(octets: bytes) -> bool:
+    """Whether these octets are a tag."""
+    return _TAG.fullmatch(octets) is not None
+
+
 def _upper(octet: int) -> int:
     return octet - 32 if 97 <= octet <= 122 else octet
 

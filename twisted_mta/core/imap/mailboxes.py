@@ -265,18 +265,15 @@ def append_literal(server: ImapServer, scanner: Scanner, ahead: LiteralAhead) ->
 
 
 def _append_event(server: ImapServer, event: Event) -> None:
-    match event:
-        case Chunk(data):
-            if data:
-                server.effect(BodyChunk(data))
-            return
-        case Command(b""):
-            server.listen(None)
-            server.ask(q.FinishAppend(keep=True), lambda stored: _appended(server, stored))
-            return
-        case LiteralAhead():
-            server.refuse_literal(event)
+    if isinstance(event, Chunk):
+        server.effect(BodyChunk(event.data))
+        return
     server.listen(None)
+    if event == Command(b""):
+        server.ask(q.FinishAppend(keep=True), lambda stored: _appended(server, stored))
+        return
+    if isinstance(event, LiteralAhead):
+        server.refuse_literal(event)
     server.ask(q.FinishAppend(keep=False), lambda _: server.bad("APPEND takes one message"))
 
 

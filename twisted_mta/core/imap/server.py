@@ -16,7 +16,7 @@ from twisted_mta.core.effects import Ask, Close, Effect, Send
 from twisted_mta.core.imap import mailboxes
 from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.access import capabilities
-from twisted_mta.core.imap.grammar import BadSyntax, Scanner
+from twisted_mta.core.imap.grammar import BadSyntax, Scanner, is_tag
 from twisted_mta.core.imap.names import BadName
 from twisted_mta.core.imap.responses import human
 from twisted_mta.core.imap.state import COMMANDS, Rule, State
@@ -165,14 +165,15 @@ class ImapServer:
                 self._command_event(event)
 
     def _command_event(self, event: Event) -> None:
-        match event:
-            case Command(data):
-                self._guard(data, lambda rule, scanner: rule.run(self, scanner))
-            case LiteralAhead(so_far):
-                self._guard(so_far, lambda rule, scanner: self._literal(rule, scanner, event), event)
-            case Overlong(start):
-                self._begin(Scanner(start))
-                self.bad("the command is too long")
+        if isinstance(event, Command):
+            self._guard(event.data, lambda rule, scanner: rule.run(self, scanner))
+        elif isinstance(event, LiteralAhead):
+            self._guard(event.so_far, lambda rule, scanner: self._literal(rule, scanner, event), event)
+        else:
+            assert isinstance(event, Overlong)  # Chunks come only to a listener
+            tag, space, _ = event.start.partition(b" ")
+            self._tag, self._rule = tag if space and is_tag(tag) else b"*", None
+            self.bad("the command is too long")
 
     def _guard(
         self, data: bytes, act: Callable[[Rule, Scanner], None], ahead: LiteralAhead | None = None

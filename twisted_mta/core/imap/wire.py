@@ -127,10 +127,6 @@ class Wire:
         self._command.clear()
         self._mode, self._left = (_Mode.LINE, 0) if synchronising else (_Mode.SKIP_LITERAL, self._size)
 
-    def discard_stream(self) -> None:
-        """What is left of a streamed literal, and of its command, is passed over."""
-        self._mode = _Mode.SKIP_LITERAL
-
     # --- events --------------------------------------------------------------------------------
 
     def next(self) -> Event | None:
