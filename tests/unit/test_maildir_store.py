@@ -287,6 +287,13 @@ class ScanTests(MaildirTestCase):
         self.get(inbox.remove([1, 3]))
         self.assertEqual(len(self.files("cur")), 1)
 
+    def test_what_was_left_in_tmp_goes_after_36_hours(self) -> None:
+        self.get(self.store.open("INBOX"))
+        old, fresh = self.put("tmp/old"), self.put("tmp/fresh")
+        os.utime(old, (self.now() - 36 * 3600 - 1,) * 2)
+        self.get(self.store.open("INBOX"))
+        self.assertEqual(self.files("tmp"), [fresh])
+
     def test_read_of_a_message_that_was_removed(self) -> None:
         self.append(ONE)
         inbox = self.get(self.store.open("INBOX"))
@@ -395,6 +402,32 @@ class TroubleTests(MaildirTestCase):
         self.get(self.store.create("a"))
         (self.root / ".a").rename(self.root / ".\u00e9")
         self.assertEqual(len(self.get(self.store.list_mailboxes())), 1)
+
+
+class HeldWorkers(InlineWorkers):
+    """Counts the jobs that are under way, and ends them when told."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[Deferred[Any], Any]] = []
+
+    def run(self, function: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.held.append((done, function))
+        return done
+
+
+class PoolTests(MaildirTestCase):
+    def test_an_account_has_one_thread(self) -> None:
+        workers = HeldWorkers()
+        store = MaildirMailboxes(workers, self.clock).of(self.account)
+        waiting = [Deferred.fromCoroutine(store.subscriptions()) for _ in range(3)]
+        waiting[1].cancel()
+        self.failureResultOf(waiting[1])
+        for each in (waiting[0], waiting[2]):
+            ((done, function),) = workers.held
+            workers.held.clear()
+            done.callback(function())
+            self.assertEqual(self.successResultOf(each), [])
 
 
 class WatchTests(MaildirTestCase):

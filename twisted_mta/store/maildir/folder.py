@@ -98,6 +98,7 @@ class Folder:
         """The first look. `claim` consumes \\Recent. Raises NoSuchMailbox."""
         with self._index.transaction() as db:
             row = self._sync(db)
+            self._layout.sweep(self.directory, self._now())
             empty = View(row.uid_validity, row.uid_next, -1, [], frozenset())
             return self._look(db, empty, claim)[0]
 

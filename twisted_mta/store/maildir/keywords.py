@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from twisted_mta.interfaces import MailboxError
+from twisted_mta.store.maildir.files import sync_directory
 
 FILE = "dovecot-keywords"
 SYSTEM = {"\\Draft": "D", "\\Flagged": "F", "\\Answered": "R", "\\Seen": "S", "\\Deleted": "T"}
@@ -93,6 +94,7 @@ class Keywords:
                 file.flush()
                 os.fsync(file.fileno())
             lock.rename(self._path)
+            sync_directory(str(self._path.parent))
             self._names = names
         finally:
             lock.unlink(missing_ok=True)

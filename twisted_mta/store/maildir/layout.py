@@ -13,6 +13,8 @@ from twisted_mta.store.maildir.names import directory_of, name_of
 _PARTS = ("tmp", "new", "cur")
 #: A mailbox on its way out. Two dots: no Maildir++ program takes it for a mailbox.
 _TRASH = "..deleted-"
+#: Seconds until a file in tmp/ is nobody's.
+_ABANDONED = 36 * 3600.0
 _SUBSCRIPTIONS = "subscriptions"
 _VERSION_2 = "V\t2\n\n"
 
@@ -72,6 +74,17 @@ class Layout:
         for name in os.listdir(self.root):  # and what a crash left over
             if name.startswith(_TRASH):
                 shutil.rmtree(self.path(name), ignore_errors=True)
+
+    def sweep(self, directory: str, now: float) -> None:
+        """Remove what deliveries that never ended left in tmp/ (the Maildir specification says: after 36 hours)."""
+        with os.scandir(os.path.join(self.path(directory), "tmp")) as found:
+            for entry in found:
+                with contextlib.suppress(FileNotFoundError):  # another sweeper
+                    if (
+                        entry.is_file(follow_symlinks=False)
+                        and now - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED
+                    ):
+                        os.unlink(entry.path)
 
     def rename(self, old: str, new: str) -> None:
         """Give a mailbox another directory; the caller has seen that it is free."""

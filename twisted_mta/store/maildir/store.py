@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import sqlite3
 import time
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -28,7 +29,7 @@ from twisted_mta.interfaces import (
     NoSuchMailbox,
     StoreFull,
 )
-from twisted_mta.store.maildir.files import MessageFile, UniqueKeys
+from twisted_mta.store.maildir.files import MessageFile, UniqueKeys, sync_directory
 from twisted_mta.store.maildir.folder import Folder, Incoming, View
 from twisted_mta.store.maildir.index import FILE, Index, IndexLost
 from twisted_mta.store.maildir.keywords import FILE as KEYWORDS
@@ -140,6 +141,8 @@ class MaildirStore:
         self._now = now
         self._new_key = new_key
         self._poll_interval = poll_interval
+        #: One job an account: a slow one must not fill the pool with others that wait for the same index.
+        self._turn = DeferredLock()
         #: Mailboxes that sessions have open.
         self._open: dict[str, _Opened] = {}
 
@@ -227,7 +230,8 @@ class MaildirStore:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that blocks in a worker thread. What goes wrong with the disk comes back as a MailboxError."""
         try:
-            return await self._workers.run(lambda: self._job(function, *args, **kwargs))
+            async with self._turn:
+                return await self._workers.run(lambda: self._job(function, *args, **kwargs))
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
 
@@ -294,12 +298,14 @@ class MaildirStore:
         inbox, target = self._layout.path(""), self._layout.path(directory_of(new))
         keywords = os.path.join(inbox, KEYWORDS)
         if os.path.exists(keywords):  # the letters in the names go on meaning the same
-            with open(keywords, "rb") as source, open(os.path.join(target, KEYWORDS), "wb") as copy:
-                copy.write(source.read())
+            shutil.copyfile(keywords, os.path.join(target, KEYWORDS))
+            os.chmod(os.path.join(target, KEYWORDS), 0o600)
         with self._index.transaction():  # no scan may look meanwhile
             for part in ("cur", "new"):
                 for file in os.listdir(os.path.join(inbox, part)):
                     os.rename(os.path.join(inbox, part, file), os.path.join(target, part, file))
+                sync_directory(os.path.join(target, part))
+                sync_directory(os.path.join(inbox, part))
 
     def _append(
         self, folder: Folder, message: bytes, flags: frozenset[str], date: float | None
