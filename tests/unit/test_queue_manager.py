@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
@@ -375,6 +375,12 @@ class NotificationTests(ManagerTestCase):
         subjects = [notification["Subject"] for notification in self.notifications()]
         self.assertEqual(subjects, ["Your message was passed on", "Your message was delivered"])
 
+    def test_success_is_left_to_a_next_host_that_tells_it(self) -> None:
+        """RFC 3461 §5.2.1: it got the NOTIFY parameter."""
+        self.smtp.script = replies(attrs.evolve(DELIVERED, relayed=True, confirms=True))
+        self.submit(remote("bob@example.org", notify=Notify.SUCCESS))
+        self.assertEqual((self.local.calls, self.queue()), ([], []))
+
     def test_where_the_sender_is_nowhere_the_postmaster_is_told(self) -> None:
         self.smtp.script = replies(REFUSED)
         self.submit(sender=Address("gone", "nowhere.test"))
@@ -401,6 +407,27 @@ class NotificationTests(ManagerTestCase):
         self.submit(manager=manager)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.queue(), ["bob@example.org"])
+
+    def test_a_body_that_cannot_be_read_is_not_quoted(self) -> None:
+        class Broken:
+            size = 26
+
+            def open(self) -> Any:
+                raise OSError("disk")
+
+        async def body(_: QueuedMessage) -> Any:
+            return Broken()
+
+        async def deliver(*_: Any) -> list[Outcome]:
+            return [REFUSED]
+
+        self.patch(self.store, "body", body)
+        self.smtp.deliver = deliver  # type: ignore[assignment]
+        self.local.hold()
+        self.submit()
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
+        (bounce,) = self.store._bodies.values()
+        self.assertIn(b"text/rfc822-headers\r\nContent-Transfer-Encoding: 7bit\r\n\r\nReceived: by", bounce)
 
     def test_a_body_that_is_gone_ends_in_a_bounce(self) -> None:
         self.store.fail("body", *[KeyError("gone")] * 1000)
@@ -450,6 +477,33 @@ class WindowTests(ManagerTestCase):
             self.smtp.let_go(1)
         self.assertEqual((self.smtp.most, len(self.smtp.calls), self.queue()), (2, 6, []))
 
+    def test_a_destination_out_of_reach_does_not_fill_the_window(self) -> None:
+        manager = self.make_manager(concurrency=2)
+        self.smtp.hold()
+        self.smtp.script = replies(TryLater(Reply(451, "4.4.1", "connection timed out")))
+        for _ in range(6):
+            self.submit(manager=manager)
+        self.smtp.let_go(1)
+        self.assertEqual((len(self.smtp.calls), manager.active), (2, 1))
+        replies_seen = [item.recipients[0].last_reply for item in self.result(self.store.listing())]
+        expected = (
+            "451 4.4.1 not tried, since example.org was just found to be out of reach: connection timed out"
+        )
+        self.assertEqual(replies_seen, ["451 4.4.1 connection timed out", "", *[expected] * 4])
+        self.smtp.script = replies(DELIVERED)
+        self.smtp.let_go()
+        self.run_until(START + 600)
+        self.assertEqual(self.queue(), [])
+
+    def test_a_host_that_speaks_is_tried_for_each_message(self) -> None:
+        manager = self.make_manager(concurrency=1)
+        self.smtp.hold()
+        self.smtp.script = replies(BUSY)
+        for _ in range(3):
+            self.submit(manager=manager)
+        self.smtp.let_go(1)
+        self.assertEqual(len(self.smtp.calls), 2)
+
     def test_mail_submitted_while_the_store_is_asked_for_work_is_not_forgotten(self) -> None:
         hold = self.store.hold("claim_due")
         self.manager.reconfigure(self.settings, 5)
@@ -476,6 +530,57 @@ class TroubleTests(ManagerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.run_until(START + 600 + STORE_PAUSE)
         self.assertEqual(self.queue(), [])
+
+    def test_an_earlier_attempt_sets_the_timer_forward(self) -> None:
+        self.smtp.script = replies(BUSY)
+        self.submit()
+        self.manager.reconfigure(attrs.evolve(self.settings, schedule=(60.0,)), 5)
+        self.submit(remote("x@example.com"))
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(call.getTime(), START + 60)
+        self.successResultOf(self.manager.stopService())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_outcomes_that_cannot_be_recorded_at_a_stop_are_tried_again(self) -> None:
+        self.smtp.hold()
+        self.submit()
+        self.store.fail("record", StoreFull("no room"))
+        stopped = self.manager.stopService()
+        self.smtp.let_go()
+        self.successResultOf(stopped)
+        self.assertEqual(len(self.flushLoggedErrors(StoreFull)), 1)
+        self.assertEqual(self.result(self.store.next_due()), START)
+
+    def test_a_stop_ends_the_wait_for_the_store(self) -> None:
+        self.store.fail("record", *[StoreFull("no room")] * 9)
+        self.submit()
+        stopped = self.manager.stopService()
+        self.run_until(START + 100)
+        self.successResultOf(stopped)
+        self.assertEqual(len(self.flushLoggedErrors(StoreFull)), 2)
+        self.assertEqual(self.result(self.store.next_due()), START)
+
+    def test_a_cancelled_delivery_is_tried_later(self) -> None:
+        def cancelled(message: QueuedMessage, recipient: QueuedRecipient) -> Outcome:
+            raise CancelledError
+
+        self.smtp.script = cancelled
+        self.submit()
+        self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
+        self.assertEqual(
+            (self.queue(), self.result(self.store.next_due())), (["bob@example.org"], START + 600)
+        )
+
+    def test_after_it_is_durable_the_client_is_told_so_whatever_happens(self) -> None:
+        hold = self.store.hold("add")
+        body = self.manager.new_body()
+        body.write(ORIGINAL)
+        submitted: Any = self.manager.submit([self.message()], body)
+        self.successResultOf(self.manager.stopService())
+        self.store.fail("release", ZeroDivisionError())
+        hold.callback(None)
+        self.successResultOf(submitted)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_before_the_start_mail_is_only_stored(self) -> None:
         self.result(self.manager.stopService())

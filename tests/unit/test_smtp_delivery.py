@@ -572,6 +572,21 @@ class LoginTests(DeliveryCase):
         self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 smart.test [{B}]"])
         self.assertIn("AUTH PLAIN AG1lAHNlY3JldA==", self.second.commands)
 
+    def test_a_new_password_counts_from_the_next_session_on(self) -> None:
+        self.second.tls = object()
+        self.second.extensions.append("AUTH PLAIN")
+        self.second.replies = {"AUTH": "235 2.7.0 welcome"}
+        self.deliver("b@x.test")
+        self.delivery.set_login(Login("you", "other"))
+        self.deliver("b@x.test")
+        self.delivery.set_login(None)
+        self.deliver("b@x.test")
+        self.assertEqual(
+            [command for command in self.second.commands if command.startswith("AUTH")],
+            ["AUTH PLAIN AG1lAHNlY3JldA==", "AUTH PLAIN AHlvdQBvdGhlcg=="],
+        )
+        self.assertEqual(self.second.connections, 3)
+
     def test_never_in_the_clear(self) -> None:
         self.second.extensions.append("AUTH PLAIN")
         self.assertEqual(self.summary("b@x.test"), [f"TryLater 451 4.7.10 smart.test [{B}]"])

@@ -76,11 +76,16 @@ class SmtpDelivery:
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Relay) -> None:
-        """Take on new settings; attempts under way go on with the hosts that they chose."""
+        """Take on new settings, but for the login; attempts under way go on with the hosts that they chose."""
         self._settings = settings
         self._routing = Routing(smarthost=settings.smarthost, routes=settings.routes, port=settings.port)
         self._connections.keep_open = settings.keep_open
         self._connections.quit_idle()  # a route may lead elsewhere now
+
+    def set_login(self, login: Login | None) -> None:
+        """Log in with this at the smarthost from the next session on; None: do not log in."""
+        self._login = login
+        self._connections.quit_idle()
 
     # --- IDelivery -----------------------------------------------------------------------------
 

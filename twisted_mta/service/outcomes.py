@@ -36,9 +36,10 @@ class Judge:
         """What an outcome means: for the row, and for the sender."""
         row = recipient.row
         match outcome:
-            case Delivered(relayed=relayed):
+            case Delivered(relayed=relayed, confirms=confirms):
                 self._tell("delivered", message, recipient, outcome, now)
-                if Notify.SUCCESS not in recipient.notify:  # the usual case, and there are many of it
+                # RFC 3461 §5.2.1: a next host that got the NOTIFY parameter sends the notice.
+                if Notify.SUCCESS not in recipient.notify or confirms:
                     return Update(row=row, outcome=outcome), None
                 action = Action.RELAYED if relayed else Action.DELIVERED
                 return Update(row=row, outcome=outcome), _report(recipient, outcome, action, now)
