@@ -40,6 +40,10 @@ class Lanes(Generic[T]):
         if not self._running[key]:
             del self._running[key]
 
+    def drain(self, key: Hashable) -> list[T]:
+        """Take out the jobs that wait under this key, and return them."""
+        return list(self._waiting.pop(key, ()))
+
     def clear(self) -> list[T]:
         """Take out the jobs that wait, and return them."""
         jobs = [job for waiting in self._waiting.values() for job in waiting]

@@ -164,7 +164,8 @@ class QueueManager(Service):
                 parent=message.parent,
             )
         if claim:
-            await self._take(items)
+            # The message is durable: whatever goes wrong from here on, the client must not send it again.
+            self._watch(self._take(items))
         else:
             self._backlog = True
             self._refill()
@@ -342,10 +343,27 @@ class QueueManager(Service):
     async def _attempt(self, attempt: _Attempt) -> None:
         try:
             outcomes = await self._deliver(attempt)
+            if attempt.transport is Transport.SMTP:
+                self._spare(attempt, outcomes[0])
         finally:
             if attempt.transport is Transport.SMTP:
                 self._lanes.leave(attempt.lane)
         await self._settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)))
+
+    def _spare(self, attempt: _Attempt, outcome: Outcome) -> None:
+        """When a destination can't be reached at all, what waits for it is put off untried.
+
+        Else the mail for one dead host would fill the window, each message with a timeout of its own.
+        """
+        # The words are our own: no host has spoken.
+        if not isinstance(outcome, TryLater) or outcome.remote or outcome is _BUG:
+            return
+        text = (
+            f"not tried, since {attempt.destination} was just found to be out of reach: {outcome.reply.text}"
+        )
+        put_off = TryLater(Reply(outcome.reply.code, outcome.reply.enhanced, text))
+        for waiting in self._lanes.drain(attempt.lane):
+            self._watch(self._settle(waiting.job, [(recipient, put_off) for recipient in waiting.recipients]))
 
     async def _deliver(self, attempt: _Attempt) -> Sequence[Outcome]:
         message = attempt.job.message

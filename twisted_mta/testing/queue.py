@@ -134,6 +134,8 @@ class MemoryQueueStore:
         assert isinstance(body, MemoryBodyWriter)
         if any(message.id in self._messages for message in messages):
             raise ValueError("a queue id came twice")
+        if not all(message.recipients for message in messages):
+            raise ValueError("a message without recipients would stay for ever")
         number = self._add_body(body.value())
         items = [self._add_message(message, number, claim) for message in messages]
         return items if claim else ()
@@ -211,7 +213,8 @@ class MemoryQueueStore:
                 case Expanded(messages):
                     body = self._messages[row.message].body_id
                     for message in messages:
-                        self._add_message(message, body, False)
+                        if message.recipients:
+                            self._add_message(message, body, False)
                     del self._rows[update.row]
                 case _:
                     del self._rows[update.row]

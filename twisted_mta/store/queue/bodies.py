@@ -114,11 +114,7 @@ class BodyFiles:
         finally:
             os.close(descriptor)
         (self._tmp / name).rename(self.directory / name)
-        parent = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_directory(self.directory)
 
     def path(self, name: str) -> Path:
         """Where a published file is."""
@@ -131,6 +127,15 @@ class BodyFiles:
                 path.unlink(missing_ok=True)
             except OSError:  # it is swept at the next start
                 self.log.failure("can't remove the body file {path}", path=str(path))
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from twisted_mta.core.queue import NewMessage, QueuedMessage, WorkItem
 from twisted_mta.interfaces import IBodyWriter, IQueueStore, IStoredBody, StoreFull, Update
 from twisted_mta.store.queue import rows
-from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner
+from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.schema import QueueFileError, connect
 from twisted_mta.store.queue.tables import BodyRow, Held, Tables, work_items
@@ -126,6 +126,9 @@ class SQLiteQueueStore:
         path = directory / "queue.sqlite"
         tables = Tables(path, owner, quota)
         recovered = _recover(tables)
+        # SQLite sees to its log; the file itself, and our directories, were made by us.
+        for made in (directory, directory.parent):
+            sync_directory(made)
         swept = self._files.sweep(tables.files())
         if recovered or swept:
             self.log.info(
@@ -189,8 +192,14 @@ class SQLiteQueueStore:
         self, messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
     ) -> Sequence[WorkItem]:
         assert isinstance(body, BodyWriter), "the body is of another store"
-        self.check_room()
-        row = await body.seal()
+        try:
+            if not all(message.recipients for message in messages):
+                raise ValueError("a message without recipients would stay for ever")
+            self.check_room()
+            row = await body.seal()
+        except Exception:
+            body.abort()
+            raise
         try:
             number, first = await self._writer.submit(lambda tables: tables.add(messages, row, claim))
         except Exception:
@@ -267,10 +276,10 @@ class SQLiteQueueStore:
     # --- the administrator -----------------------------------------------------------------------
 
     async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
-        return work_items(await self._read_queue("SELECT * FROM message ORDER BY id LIMIT ?", limit))
+        return await self._read_queue("SELECT * FROM message ORDER BY id LIMIT ?", limit)
 
     async def find(self, queue_id: str) -> WorkItem | None:
-        found = work_items(await self._read_queue("SELECT * FROM message WHERE id = ?", queue_id))
+        found = await self._read_queue("SELECT * FROM message WHERE id = ?", queue_id)
         return found[0] if found else None
 
     async def retry(self, queue_ids: Sequence[str] | None, now: float) -> int:
@@ -292,26 +301,30 @@ class SQLiteQueueStore:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    async def _read_queue(self, messages: str, *values: object) -> list[Any]:
-        return await self._read(
+    async def _read_queue(self, messages: str, *values: object) -> list[WorkItem]:
+        found: list[WorkItem] = await self._read(
             f"SELECT {rows.MESSAGE_COLUMNS}, {rows.RECIPIENT_COLUMNS} FROM ({messages}) m "  # noqa: S608  only constants are put in
             "LEFT JOIN body b ON b.id = m.body JOIN recipient r ON r.row BETWEEN m.first AND m.last "
-            "AND r.message = m.id "
-            "WHERE NOT m.doomed ORDER BY m.id, r.row",
+            "AND r.message = m.id WHERE NOT m.doomed ORDER BY m.id, r.row",
             *values,
+            convert=work_items,
         )
-
-    async def _read(self, query: str, *values: object) -> list[Any]:
-        try:
-            found: list[Any] = await self._readers.run(_fetch, self._reader, query, values)
-        except sqlite3.Error as error:
-            raise translate(error) from error
         return found
 
+    async def _read(
+        self, query: str, *values: object, convert: Callable[[list[Any]], list[Any]] | None = None
+    ) -> list[Any]:
+        """The rows that a query finds; `convert` is called in the thread, for there may be many."""
 
-def _fetch(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[Any]:
-    """In a thread."""
-    return connection.execute(query, tuple(values)).fetchall()
+        def fetch() -> list[Any]:
+            found = self._reader.execute(query, values).fetchall()
+            return convert(found) if convert else found
+
+        try:
+            result: list[Any] = await self._readers.run(fetch)
+        except sqlite3.Error as error:
+            raise translate(error) from error
+        return result
 
 
 def _recover(tables: Tables) -> int:

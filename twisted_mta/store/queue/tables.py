@@ -128,6 +128,8 @@ class Tables:
     ) -> None:
         row = self._next_row
         for message in messages:
+            if not message.recipients:  # a list without members; nothing would ever remove it
+                continue
             self._cursor.execute(rows.INSERT_MESSAGE, rows.message_row(message, body, shared, row))
             values = [
                 rows.recipient_row(recipient, number, message, owner)

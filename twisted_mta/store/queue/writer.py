@@ -47,7 +47,8 @@ class GroupCommitWriter:
             done.errback(RuntimeError("the queue is closed"))
             return done
         self._waiting.append((operation, done))
-        self._wake.set()
+        if not self._wake.is_set():  # asking is far cheaper than setting
+            self._wake.set()
         return done
 
     def close(self) -> Deferred[None]:

@@ -367,6 +367,17 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
+    def test_a_message_needs_recipients(self) -> Any:
+        async def check() -> None:
+            await self._raises(ValueError, put(self.store, message("a"), message("b", recipients=())))
+            (item,) = await put(self.store, message("a", "list"), claim=True)
+            empty = Expanded((message("b", recipients=()),), Reply(250, "2.0.0", "nobody"))
+            await self.store.record([Update(row=rows_of([item])[0], outcome=empty)])
+            self.assertEqual(await self.store.listing(), [])
+            await self._raises(KeyError, self.store.body(item.message))
+
+        return self.run_async(check())
+
     def test_unknown_rows_are_harmless(self) -> Any:
         async def check() -> None:
             await put(self.store, message("a"))
