@@ -31,10 +31,10 @@ T = TypeVar("T")
 PASSWORD = "correct horse battery staple"  # noqa: S105  for tests, on loopback
 
 _CONFIG = """\
-hostname = "mx.example.test"
-domains = ["example.test"]
+hostname = "mx.{domain}"
+domains = ["{domain}"]
 data = "data"
-postmaster = "alice@example.test"
+postmaster = "postmaster@{domain}"
 aliases = ["aliases"]
 
 [tls]
@@ -43,7 +43,7 @@ key = "key.pem"
 
 [accounts]
 file = "users"
-maildir = "mail/{user}"
+maildir = "mail/{{user}}"
 """
 
 _ROLES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
@@ -61,7 +61,8 @@ class Site:
         *,
         top: str = "",
         aliases: str = "",
-        accounts: tuple[str, ...] = ("alice", "bob"),
+        domain: str = "example.test",
+        accounts: tuple[str, ...] = ("alice", "bob", "postmaster"),
         roles: tuple[str, ...] = _ROLES,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
@@ -69,21 +70,22 @@ class Site:
         self._owned = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="mta-site-"))
         self.process: subprocess.Popen[bytes] | None = None
+        self.domain = domain
         self._environment = dict(environment or {})
         self._ports: dict[str, int] = {}
         listens = "".join(
             f'[[listen]]\nrole = "{role}"\nendpoint = "tcp:0:interface=127.0.0.1"\n\n' for role in roles
         )
         self.config_file = self.directory / "mta.toml"
-        self.config_file.write_text(top + _CONFIG + listens + config, encoding="utf-8")
+        self.config_file.write_text(top + _CONFIG.format(domain=domain) + listens + config, encoding="utf-8")
         self.alias_file = self.directory / "aliases"
         self.alias_file.write_text(aliases, encoding="utf-8")
         self._write_secrets(accounts)
 
     def _write_secrets(self, accounts: tuple[str, ...]) -> None:
-        certificate, key = self_signed("mx.example.test", ("localhost",))
+        certificate, key = self_signed(f"mx.{self.domain}", ("localhost",))
         stored = hash_password(PASSWORD.encode(), os.urandom)
-        users = "".join(f"{name}@example.test:{stored}::::::\n" for name in accounts)
+        users = "".join(f"{name}@{self.domain}:{stored}::::::\n" for name in accounts)
         for name, content in (("cert.pem", certificate), ("key.pem", key), ("users", users)):
             path = self.directory / name
             path.write_text(content, encoding="utf-8")
@@ -95,7 +97,7 @@ class Site:
         """Start the server and wait until it listens."""
         log = (self.directory / "log").open("ab")
         self.process = subprocess.Popen(
-            [self._twistd(), "-n", "--pidfile=", "mta", "--config", str(self.config_file)],
+            self.command,
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **self._environment},
@@ -104,9 +106,12 @@ class Site:
         self.wait_for(self._answers, 30)
         return self
 
-    def _twistd(self) -> str:
+    @property
+    def command(self) -> list[str]:
+        """The command line of the server."""
         beside = Path(sys.executable).with_name("twistd")
-        return str(beside) if beside.exists() else "twistd"
+        twistd = str(beside) if beside.exists() else "twistd"
+        return [twistd, "-n", "--pidfile=", "mta", "--config", str(self.config_file)]
 
     def _answers(self) -> bool:
         assert self.process is not None  # start() made it
@@ -166,7 +171,7 @@ class Site:
 
     def maildir(self, user: str, folder: str = "") -> list[Path]:
         """The messages of a user, new and seen, in the order of their names."""
-        base = self.directory / "mail" / f"{user}@example.test" / folder
+        base = self.directory / "mail" / f"{user}@{self.domain}" / folder
         return sorted((*base.glob("new/*"), *base.glob("cur/*")), key=lambda path: path.name)
 
     def wait_for(self, condition: Callable[[], T], seconds: float = 20) -> T:

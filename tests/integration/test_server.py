@@ -1,0 +1,276 @@
+"""The real server in a subprocess: what its users see, and what a crash or a full disk leaves."""
+
+from __future__ import annotations
+
+import imaplib
+import os
+import poplib
+import re
+import signal
+import smtplib
+import socket
+import ssl
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twisted_mta.testing.site import PASSWORD, Site
+
+TLS = ssl._create_unverified_context()
+MESSAGE = (
+    b"From: dave@example.org\r\nSubject: dots and such\r\n\r\n.one\r\n..two\r\n\xc3\xbc\r\n"
+    + b"x" * 990
+    + b"\r\n\r\n"
+)
+
+
+def send(port: int, recipient: str, message: bytes = MESSAGE, sender: str = "dave@example.org") -> None:
+    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+        client.sendmail(sender, [recipient], message)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Site(aliases="sales: bob\n") as running:
+        yield running
+
+
+def test_sent_to_an_alias_and_read_byte_for_byte(site: Site) -> None:
+    before = len(site.maildir("bob"))
+    send(site.port("mx"), "sales@example.test")
+    site.wait_for(lambda: len(site.maildir("bob")) > before)
+
+    pop = poplib.POP3("127.0.0.1", site.port("pop3"), timeout=30)
+    pop.stls(TLS)
+    pop.user("bob@example.test")
+    pop.pass_(PASSWORD)
+    count, _ = pop.stat()
+    by_pop = b"\r\n".join(pop.retr(count)[1]) + b"\r\n"
+    pop.quit()
+    with imaplib.IMAP4_SSL("127.0.0.1", site.port("imaps"), ssl_context=TLS, timeout=30) as imap:
+        imap.login("bob", PASSWORD)
+        imap.select("INBOX", readonly=True)
+        _, ((head, by_imap), _) = imap.fetch(str(count), "(RFC822.SIZE BODY.PEEK[])")  # type: ignore[misc]
+    assert by_imap == by_pop
+    assert f"RFC822.SIZE {len(by_imap)} ".encode() in head
+    trace, found, _ = by_imap.partition(MESSAGE)
+    assert found
+    assert re.match(
+        rb"Return-Path: <dave@example.org>\r\nDelivered-To: bob@example.test\r\nReceived: from ", trace
+    )
+
+
+def test_submission_needs_tls_and_login(site: Site) -> None:
+    with smtplib.SMTP("127.0.0.1", site.port("submission"), timeout=30) as client:
+        client.ehlo("client")
+        assert not client.has_extn("auth")
+        assert client.docmd("MAIL FROM:<alice@example.test>")[0] == 530
+        client.starttls(context=TLS)
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.login("alice@example.test", "wrong")
+        client.login("alice@example.test", PASSWORD)
+        before = len(site.maildir("bob"))
+        client.sendmail("alice@example.test", ["bob@example.test"], b"Subject: x\r\n\r\n")
+        site.wait_for(lambda: len(site.maildir("bob")) > before)
+    assert b"with ESMTPSA" in site.maildir("bob")[-1].read_bytes()
+
+
+def test_uids_last_over_a_restart() -> None:
+    def look(site: Site) -> object:
+        with imaplib.IMAP4_SSL("127.0.0.1", site.port("imaps"), ssl_context=TLS, timeout=30) as imap:
+            imap.login("bob@example.test", PASSWORD)
+            imap.select("INBOX", readonly=True)
+            return imap.response("UIDVALIDITY"), imap.uid("SEARCH", "ALL")
+
+    with Site() as site:
+        for _ in range(3):
+            send(site.port("mx"), "bob@example.test")
+        site.wait_for(lambda: len(site.maildir("bob")) == 3)
+        first = look(site)
+        site.stop()
+        site.start()
+        assert look(site) == first
+
+
+def test_shutdown_tells_open_sessions() -> None:
+    with Site(roles=("mx",)) as site, socket.create_connection(("127.0.0.1", site.port("mx")), 30) as client:
+        file = client.makefile("rb")
+        assert file.readline().startswith(b"220 ")
+        site.stop()
+        assert file.readline().startswith(b"421 4.3.2 ")
+        assert file.readline() == b""
+
+
+def test_reload_by_signal_and_a_bad_file_changes_nothing() -> None:
+    with Site(top='greeting = "one"\n', roles=("mx",)) as site:
+        text = site.config_file.read_text()
+        assert banner(site) == "220 mx.example.test ESMTP one"
+        site.config_file.write_text(text.replace('"one"', '"two"'))
+        assert site.process is not None
+        site.process.send_signal(signal.SIGHUP)
+        site.wait_for(lambda: banner(site) == "220 mx.example.test ESMTP two")
+        site.config_file.write_text(text.replace('"one"', "3"))
+        result = site.control("reload")
+        assert result["failed"]
+        assert "greeting" in result["problems"][0]
+        assert banner(site) == "220 mx.example.test ESMTP two"
+
+
+def banner(site: Site) -> str:
+    with socket.create_connection(("127.0.0.1", site.port("mx")), 30) as client:
+        return client.makefile("rb").readline().decode().strip()
+
+
+def test_new_accounts_and_aliases_are_noticed() -> None:
+    with Site(roles=("mx",)) as site:
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            send(site.port("mx"), "new@example.test")
+        site.alias_file.write_text("new: alice\n")
+
+        def accepted() -> bool:
+            try:
+                send(site.port("mx"), "new@example.test")
+            except smtplib.SMTPRecipientsRefused:
+                return False
+            return True
+
+        site.wait_for(accepted)
+        site.wait_for(lambda: site.maildir("alice"))
+
+
+def test_second_server_on_the_same_data_is_refused() -> None:
+    with Site(roles=("mx",)) as site:
+        done = subprocess.run(site.command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 1
+        assert "belongs to a server that is running" in done.stdout + done.stderr
+        assert banner(site).startswith("220 ")
+
+
+def test_busy_port_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        listen = f'[[listen]]\nrole = "mx"\nendpoint = "tcp:{port}:interface=127.0.0.1"\n'
+        site = Site(listen, roles=())
+        with pytest.raises(
+            RuntimeError, match=f"mta: can't listen on tcp:{port}:interface=127.0.0.1 .*in use"
+        ):
+            site.start()
+        assert "Traceback" not in site.log()
+
+
+def test_relay_between_two_servers() -> None:
+    with Site(roles=("mx",), domain="example.net", accounts=("carol",)) as remote:
+        route = f'[relay]\n[relay.routes]\n"example.net" = "127.0.0.1:{remote.port("mx")}"\n'
+        lists = (
+            '[[list]]\naddress = "team@example.test"\nowner = "alice@example.test"\n'
+            'members = ["alice@example.test", "bob@example.test", "carol@example.net"]\n'
+        )
+        with Site(lists + route, roles=("mx",)) as site:
+            send(site.port("mx"), "team@example.test")
+            site.wait_for(lambda: site.maildir("alice") and site.maildir("bob"))
+            remote.wait_for(lambda: remote.maildir("carol"))
+            copy = remote.maildir("carol")[0].read_bytes()
+    assert copy.startswith(b"Return-Path: <team-bounces@example.test>\n")
+    assert b"List-Id: <team.example.test>\n" in copy
+    assert b"using TLSv1.3" in copy, "STARTTLS is used where it is offered"
+
+
+def test_kill_9_right_after_the_250() -> None:
+    """Whatever was accepted is there after the restart, and there once."""
+    accepted: list[str] = []
+    with Site(roles=("mx",)) as site:
+        for number in range(4):
+            port = site.port("mx")
+            threads = [
+                threading.Thread(target=flood, args=(port, f"{number}-{n}", accepted)) for n in range(4)
+            ]
+            goal = len(accepted) + 30
+            for thread in threads:
+                thread.start()
+            site.wait_for(lambda goal=goal: len(accepted) >= goal)
+            site.kill()
+            for thread in threads:
+                thread.join()
+            site.start()
+        wanted = Counter(accepted)
+        site.wait_for(lambda: set(wanted) <= set(delivered(site)), 60)
+        site.wait_for(lambda: not site.control("queue.list")["messages"], 60)
+        copies = Counter(delivered(site))
+    assert set(wanted) <= set(copies)
+    assert [name for name, count in copies.items() if count != 1] == []
+
+
+def flood(port: int, name: str, accepted: list[str]) -> None:
+    """Send messages over one connection until the server dies; note each that got its 250."""
+    try:
+        client = smtplib.SMTP("127.0.0.1", port, timeout=30)
+        for n in range(10000):
+            identity = f"{name}-{n}"
+            client.sendmail("dave@example.org", ["bob@example.test"], f"Subject: {identity}\r\n\r\n")
+            accepted.append(identity)
+    except (smtplib.SMTPException, OSError):
+        return
+
+
+def delivered(site: Site) -> list[str]:
+    return [
+        match[1]
+        for path in site.maildir("bob")
+        if (match := re.search(r"^Subject: (\S+)$", path.read_text(), re.M))
+    ]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Four megabytes of file system."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def try_to_send(port: int, message: bytes) -> int:
+    with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+        client.ehlo("client")
+        client.mail("dave@example.org")
+        client.rcpt("carol@example.net")
+        return client.data(message)[0]
+
+
+def test_full_disk(small_disk: Path) -> None:
+    """452 when there is no room, nothing acknowledged is lost, and it goes on when there is room again."""
+    down = '[relay]\nnetworks = ["127.0.0.0/8"]\n[relay.routes]\n"example.net" = "127.0.0.1:1"\n[limits]\ndisk_reserve = 0\n'
+    with Site(down, roles=("mx",)) as site:
+        site.stop()
+        (site.directory / "data").rename(site.directory / "unused")
+        (site.directory / "data").symlink_to(small_disk)
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(b"x" * 1_500_000)
+        site.start()
+        accepted = 0
+        for lines in (100, 1):
+            big = b"Subject: big\r\n\r\n" + (b"y" * 900 + b"\r\n") * lines
+            reply = 250
+            while reply == 250:
+                reply = try_to_send(site.port("mx"), big)
+                accepted += reply == 250
+            assert reply == 452
+        assert accepted > 3
+        ballast.unlink()
+        send(site.port("mx"), "carol@example.net")
+        site.kill()
+        site.start()
+        messages = site.control("queue.list")["messages"]
+        assert len(messages) == accepted + 1
+        assert os.path.islink(site.directory / "data")
