@@ -397,6 +397,16 @@ class ServerCommandsTests(Commands):
             )
             self.assertEqual(json.loads(self.mta("status", "--json")[1]), facts)
 
+    def test_a_file_being_edited_does_not_hide_the_server(self) -> None:
+        self.config.write_text("hostnmae = 1\ndata = 'data'\n")
+        for command, result in (("status", {}), ("reload", {"failed": True, "problems": ["x"]})):
+            with self.answer(result) as call:
+                self.mta(command)
+            call.assert_called_once_with(self.dir / "data" / "control", command)
+        self.assertIn("no server is running", self.mta("queue", "list")[2])
+        self.config.write_text("data = 5\n")
+        self.assertEqual(self.mta("status")[0], 78)
+
     def test_without_a_server(self) -> None:
         for command in ("reload", "status"):
             status, _, err = self.mta(command)
@@ -449,6 +459,36 @@ class CommandLineTests(Commands):
         self.assertEqual(
             self.run_mta("check-config"), (78, "", "/nowhere: can't be read: No such file or directory\n")
         )
+
+    def test_what_leads_nowhere_is_told(self) -> None:
+        self.config.write_text('aliases = ["aliases"]\n' + SMALL)
+        (self.dir / "aliases").write_text("info: alice\ngone: nobody\nbroken\n")
+        self.mta("user", "add", "bob", "--random")
+        status, out, err = self.mta("check-config")
+        self.assertEqual((status, out), (0, f"{self.config}: good, with 4 warnings\n"))
+        self.assertIn("warning: postmaster: ", err)
+        self.assertIn("aliases:1: ", err)
+        self.assertIn("aliases:2: ", err)
+        self.assertIn("aliases:3: ", err)
+
+    def test_expand(self) -> None:
+        self.config.write_text('aliases = ["aliases"]\n' + SMALL)
+        (self.dir / "aliases").write_text("info: alice, x@example.org\n")
+        self.mta("user", "add", "alice", "--random")
+        status, out, err = self.mta("expand", "info", "Alice+news@example.test", "y@example.net")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(
+            out,
+            "info@example.test: alias\n"
+            f"  alice@example.test: account  ({self.dir}/aliases:1)\n"
+            f"  x@example.org: remote  ({self.dir}/aliases:1)\n"
+            "Alice+news@example.test: account\n"
+            "y@example.net: remote\n",
+        )
+        status, out, err = self.mta("expand", "nobody")
+        self.assertEqual((status, out), (67, "nobody@example.test: unknown user\n"))
+        self.assertIn("550 5.1.1", err)
+        self.assertEqual(self.mta("expand", "a b")[0], 65)
 
     def test_no_configuration(self) -> None:
         with mock.patch.object(paths, "SYSTEM_CONFIG", self.dir / "none.toml"):

@@ -17,6 +17,7 @@ A first server, to try:
 
 Every day:
   mta check-config                is the configuration right?
+  mta expand postmaster           where would mail for this address go?
   mta user add carol              asks for a password; --random makes one
   mta queue list                  what waits, since when, and why
   mta queue retry --all           try everything now
@@ -125,9 +126,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_users(command, commands.add_parser("user", help="accounts: add, passwd, remove, list"))
     check = command(
-        "check-config", "check:check_config", "tell everything that is wrong with the configuration"
+        "check-config", "directory:check_config", "tell everything that is wrong with the configuration"
     )
     check.add_argument("file", nargs="?", metavar="FILE", help="instead of the one in use")
+    expanded = command("expand", "directory:expand", "tell where mail for an address goes, and why")
+    expanded.add_argument("addresses", nargs="+", metavar="ADDRESS")
     _add_queue(command, commands.add_parser("queue", help="the queue: list, show, retry, delete"))
     command("reload", "server:reload", "let the server read its configuration, aliases and accounts again")
     status = command("status", "server:status", "tell what the server is doing")

@@ -6,13 +6,14 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted_mta.admin.client import ServerDown, call
 from twisted_mta.admin.errors import EX_IOERR, EX_USAGE, AdminError
 from twisted_mta.admin.paths import config_path
-from twisted_mta.config.loader import load
-from twisted_mta.config.schema import Config
+from twisted_mta.config.loader import load_data_directory
+from twisted_mta.config.schema import CONTROL, QUEUE
 from twisted_mta.core.schedule import format_duration
 
 
@@ -58,17 +59,17 @@ def _tell(options: argparse.Namespace, count: int, what: str) -> int:
 
 
 def _ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any]) -> Any:
-    config = load(config_path(options), check_files=False)
+    data = load_data_directory(config_path(options))
     try:
-        result = call(config.control_socket, command, arguments)
+        result = call(data / CONTROL, command, arguments)
     except ServerDown:
-        result = _without_server(config, command, arguments)
+        result = _without_server(data / QUEUE, command, arguments)
     if options.json:
         print(json.dumps(result))
     return result
 
 
-def _without_server(config: Config, command: str, arguments: Mapping[str, Any]) -> Any:
+def _without_server(directory: Path, command: str, arguments: Mapping[str, Any]) -> Any:
     """The same handlers on the queue's files, in this thread."""
     from twisted.internet.defer import Deferred
     from twisted.internet.task import Clock
@@ -79,13 +80,13 @@ def _without_server(config: Config, command: str, arguments: Mapping[str, Any]) 
     from twisted_mta.store.queue import SQLiteQueueStore
     from twisted_mta.store.queue.schema import QueueFileError
 
-    if not config.queue_directory.is_dir():
-        raise AdminError(f"no server is running, and there is no queue at {config.queue_directory}")
+    if not directory.is_dir():
+        raise AdminError(f"no server is running, and there is no queue at {directory}")
     clock = Clock()
     clock.advance(time.time())
     try:
         # A name of its own: claims of a server that starts at this moment are not ours to give back.
-        store = SQLiteQueueStore.inline(config.queue_directory, clock, owner="admin")
+        store = SQLiteQueueStore.inline(directory, clock, owner="admin")
     except QueueFileError as error:
         raise AdminError(f"no server is running, and the queue can't be opened: {error}", EX_IOERR) from None
 

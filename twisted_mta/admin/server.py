@@ -12,15 +12,14 @@ from typing import Any
 from twisted_mta.admin.client import call
 from twisted_mta.admin.errors import EX_CONFIG
 from twisted_mta.admin.paths import config_path
-from twisted_mta.config.loader import load
+from twisted_mta.config.loader import load_data_directory
+from twisted_mta.config.schema import CONTROL
 from twisted_mta.core.schedule import format_duration
 
 
 def reload(options: argparse.Namespace) -> int:
     """The file is checked by the server: what it says counts, and its old configuration stays if that is bad."""
-    # To find the socket. A file that is wrong is told at once: the server would find the same.
-    config = load(config_path(options), check_files=False)
-    result = call(config.control_socket, "reload")
+    result = call(load_data_directory(config_path(options)) / CONTROL, "reload")
     for problem in result.get("problems", ()):
         print(problem, file=sys.stderr)
     if result.get("failed"):
@@ -37,8 +36,7 @@ def reload(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """What the server tells, one line a fact."""
-    config = load(config_path(options), check_files=False)
-    result = call(config.control_socket, "status")
+    result = call(load_data_directory(config_path(options)) / CONTROL, "status")
     if options.json:
         print(json.dumps(result))
         return 0

@@ -9,6 +9,7 @@ from twisted_mta.config.errors import quote
 from twisted_mta.config.fields import Reading, split_endpoint
 from twisted_mta.config.lines import join_key
 from twisted_mta.config.schema import Config, MailingList, Role, Route
+from twisted_mta.core.lists import check_address
 
 
 def check(config: Config, reading: Reading) -> None:
@@ -105,6 +106,8 @@ def _check_lists(config: Config, reading: Reading) -> None:
                 f"{key}.address",
                 f"{quote(str(address))} is not in a local domain; valid: {', '.join(config.domains)}",
             )
+        elif why := check_address(address):
+            reading.problem(f"{key}.address", why)
         if address.folded in seen:
             reading.problem(
                 f"{key}.address", f"{quote(str(address))} is the address of list[{seen[address.folded]}] too"

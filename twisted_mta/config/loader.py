@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted_mta.config import tables
 from twisted_mta.config.checks import check
@@ -30,6 +31,26 @@ def load(path: str | Path, *, check_files: bool = True) -> Config:
 
 def load_with_warnings(path: str | Path, *, check_files: bool = True) -> tuple[Config, Sequence[Problem]]:
     """As `load`, with the warnings."""
+    document, reading = _parse(path)
+    config = tables.config(document, reading, Path(path).absolute())
+    check(config, reading)
+    if check_files:
+        look_at_files(config, reading)
+    return config, _verdict(reading)
+
+
+def load_data_directory(path: str | Path) -> Path:
+    """Only `data`, whatever else the file says: a running server must be reachable while somebody edits the file.
+
+    Raises ConfigErrors when the file is no TOML, or `data` itself is wrong.
+    """
+    document, reading = _parse(path)
+    data = tables.data_directory(document, reading)
+    _verdict(reading)
+    return data
+
+
+def _parse(path: str | Path) -> tuple[dict[str, Any], Reading]:
     name = str(path)
     text = _read(Path(path), name)
     try:
@@ -38,16 +59,15 @@ def load_with_warnings(path: str | Path, *, check_files: bool = True) -> tuple[C
         raise ConfigErrors([_syntax_problem(error, text, name)]) from None
     except RecursionError:
         raise ConfigErrors([Problem(file=name, message="arrays or tables are nested too deeply")]) from None
-    absolute = Path(path).absolute()
-    reading = Reading(name, absolute.parent, KeyLines(text))
-    config = tables.config(document, reading, absolute)
-    check(config, reading)
-    if check_files:
-        look_at_files(config, reading)
+    return document, Reading(name, Path(path).absolute().parent, KeyLines(text))
+
+
+def _verdict(reading: Reading) -> Sequence[Problem]:
+    """The warnings, in the order of the file. Raises ConfigErrors if there are errors."""
     problems = sorted(reading.problems, key=lambda problem: problem.line)
     if not all(problem.warning for problem in problems):
         raise ConfigErrors(problems)
-    return config, problems
+    return problems
 
 
 def _read(path: Path, name: str) -> str:

@@ -18,6 +18,10 @@ from twisted_mta.core.address import Address
 
 Network = IPv4Network | IPv6Network
 
+#: Below the data directory.
+QUEUE = "queue"
+CONTROL = "control"
+
 
 class Role(enum.StrEnum):
     """What a listener speaks, and under which rules."""
@@ -195,9 +199,9 @@ class Config:
     @property
     def queue_directory(self) -> Path:
         """Where the queue's files are."""
-        return self.data / "queue"
+        return self.data / QUEUE
 
     @property
     def control_socket(self) -> Path:
         """Where the running server listens for `mta`."""
-        return self.data / "control"
+        return self.data / CONTROL

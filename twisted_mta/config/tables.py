@@ -245,6 +245,13 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def data_directory(value: Mapping[str, Any], reading: Reading) -> Path:
+    """Only the data directory of the whole file."""
+    given = {name: raw for name, raw in value.items() if name == "data"}
+    found: Path = read_keys({"data": TOP["data"]}, given, reading, "").get("data", Path(DEFAULT_DATA))
+    return found
+
+
 def config(value: dict[str, Any], reading: Reading, path: Path) -> schema.Config:
     """Read the whole file. Always gives something: what is wrong is noted, and placeholders stand in for it."""
     found: dict[str, Any] = {}
