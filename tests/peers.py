@@ -224,6 +224,11 @@ class Postfix:
         """Messages in bob's Maildir."""
         return len(os.listdir(self.maildir)) if self.maildir.is_dir() else 0
 
+    def queued(self) -> int:
+        """Messages in its queue, in whatever state."""
+        queues = ("maildrop", "incoming", "active", "deferred", "hold")
+        return sum(path.is_file() for name in queues for path in (self.directory / "spool" / name).rglob("*"))
+
     def log(self) -> str:
         """Its log."""
         path = self.directory / "log"

@@ -80,7 +80,7 @@ def site(_site: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
     before = len(_site.log())
     yield _site
     if request.node.stash.get(_FAILED, False):
-        print(_site.log()[before:])
+        print("\n".join(_site.log()[before:].splitlines()[-60:]))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import User, message, submit
-from tests.peers import Postfix, run, wait_for
+from tests.peers import Postfix, accepts, run, wait_for
 from twisted_mta.admin.init import self_signed
 from twisted_mta.testing.site import Site
 
@@ -25,7 +25,7 @@ class FromPostfixTests:
     def test_one_message_comes_over_tls(self, postfix: Postfix, user: User) -> None:
         run(
             "sendmail",
-            *("-C", str(postfix.config), "-f", "sender@example.net", user.address),
+            *("-i", "-C", str(postfix.config), "-f", "sender@example.net", user.address),
             feed=b"Subject: through Postfix\n\nfirst\n.\n.dot\n",
         )
         text = user.site.wait_for(user.files)[0].read_text()
@@ -41,7 +41,7 @@ class FromPostfixTests:
     def test_a_refused_recipient_bounces_at_postfix(self, postfix: Postfix, user: User) -> None:
         run(
             "sendmail",
-            *("-C", str(postfix.config), "-f", user.address, "nobody@example.test", user.address),
+            *("-i", "-C", str(postfix.config), "-f", user.address, "nobody@example.test", user.address),
             feed=b"Subject: half of it\n\nHello\n",
         )
         user.site.wait_for(lambda: len(user.files()) == 2)
@@ -62,7 +62,7 @@ class FromPostfixTests:
         )
         user.site.wait_for(lambda: len(user.files()) >= count, 60)
         wait_for(lambda: postfix.log().count("status=sent (250 2.") == count, "Postfix to note all")
-        wait_for(lambda: not run("postqueue", "-c", str(postfix.config), "-j"), "Postfix's queue to be empty")
+        wait_for(lambda: not postfix.queued(), "Postfix's queue to be empty")
         assert "status=deferred" not in postfix.log()
         _each_once(user.files(), count)
 
@@ -84,54 +84,64 @@ def _each_once(files: list[Path], count: int) -> None:
     assert set(seen.values()) == {1}
 
 
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postfix]:
+    directory = tmp_path_factory.mktemp("certificate")
+    for name, content in zip(
+        ("cert.pem", "key.pem"), self_signed("postfix.example.net", ()), strict=True
+    ):
+        (directory / name).write_text(content)
+    with Postfix(
+        certificate=directory / "cert.pem",
+        key=directory / "key.pem",
+        domains="example.net",
+        mailboxes="inline:{ bob@example.net=bob/, carol@example.net=carol/, dave@example.net=dave/ }",
+    ) as postfix:
+        yield postfix
+
+
+@pytest.fixture(scope="module")
+def relaying(target: Postfix) -> Iterator[Site]:
+    with Site(f'[relay.routes]\n"example.net" = "127.0.0.1:{target.port}"\n') as site:
+        yield site
+
+
+def received(postfix: Postfix, name: str) -> list[Path]:
+    """What is in a Maildir of Postfix's."""
+    return list((postfix.directory / "mail" / name / "new").glob("*"))
+
+
+def deferred(site: Site) -> list[str]:
+    """The queue ids of messages that an attempt left in the queue."""
+    messages = site.control("queue.list")["messages"]
+    return [each["id"] for each in messages if any(to["attempts"] and to["last_reply"] for to in each["recipients"])]
+
+
 class ToPostfixTests:
-    @pytest.fixture(scope="class")
-    def postfix(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postfix]:
-        directory = tmp_path_factory.mktemp("certificate")
-        for name, content in zip(
-            ("cert.pem", "key.pem"), self_signed("postfix.example.net", ()), strict=True
-        ):
-            (directory / name).write_text(content)
-        with Postfix(
-            certificate=directory / "cert.pem",
-            key=directory / "key.pem",
-            domains="example.net",
-            mailboxes="inline:{ bob@example.net=bob/, carol@example.net=carol/, dave@example.net=dave/ }",
-        ) as postfix:
-            yield postfix
-
-    @pytest.fixture(scope="class")
-    def relaying(self, postfix: Postfix) -> Iterator[Site]:
-        with Site(f'[relay.routes]\n"example.net" = "127.0.0.1:{postfix.port}"\n') as site:
-            yield site
-
-    def received(self, postfix: Postfix, name: str) -> list[Path]:
-        return list((postfix.directory / "mail" / name / "new").glob("*"))
-
-    def test_it_arrives_over_tls(self, postfix: Postfix, relaying: Site) -> None:
+    def test_it_arrives_over_tls(self, target: Postfix, relaying: Site) -> None:
         submit(relaying, "alice@example.test", ["bob@example.net"], message("arrives", "first\r\n..\r\n.dot"))
-        relaying.wait_for(lambda: self.received(postfix, "bob"))
-        text = self.received(postfix, "bob")[0].read_text()
+        relaying.wait_for(lambda: received(target, "bob"))
+        text = received(target, "bob")[0].read_text()
         assert "Return-Path: <alice@example.test>" in text
         assert text.endswith("\n\nfirst\n..\n.dot\n")
-        assert re.search(r"Anonymous TLS connection established from .*: TLSv1\.3 with cipher", postfix.log())
+        assert re.search(r"Anonymous TLS connection established from .*: TLSv1\.3 with cipher", target.log())
         assert re.search(r"Received: from mx\.example\.test \(.*\[127\.0\.0\.1\]\)", text)
 
-    def test_recipients_of_one_domain_share_a_transaction(self, postfix: Postfix, relaying: Site) -> None:
+    def test_recipients_of_one_domain_share_a_transaction(self, target: Postfix, relaying: Site) -> None:
         to = ["carol@example.net", "dave@example.net", "bob@example.net"]
         submit(relaying, "alice@example.test", to, message("together"))
         for name in ("bob", "carol", "dave"):
             relaying.wait_for(
                 lambda name=name: [
-                    path for path in self.received(postfix, name) if "Subject: together" in path.read_text()
+                    path for path in received(target, name) if "Subject: together" in path.read_text()
                 ]
             )
-        queue_id = re.search(r"cleanup\[\d+\]: (\w+): message-id=<together@", postfix.log())
+        queue_id = re.search(r"cleanup\[\d+\]: (\w+): message-id=<together@", target.log())
         assert queue_id
-        assert postfix.log().count("message-id=<together@example.org>") == 1
-        assert re.search(rf"{queue_id[1]}: from=<alice@example\.test>, .*nrcpt=3 ", postfix.log())
+        assert target.log().count("message-id=<together@example.org>") == 1
+        assert re.search(rf"{queue_id[1]}: from=<alice@example\.test>, .*nrcpt=3 ", target.log())
 
-    def test_an_unknown_recipient_bounces(self, postfix: Postfix, relaying: Site) -> None:
+    def test_an_unknown_recipient_bounces(self, target: Postfix, relaying: Site) -> None:
         to = ["nobody@example.net", "carol@example.net"]
         submit(relaying, "alice@example.test", to, message("half"))
         path = relaying.wait_for(lambda: relaying.maildir("alice"))[0]
@@ -148,12 +158,16 @@ class ToPostfixTests:
         assert len(status.get_payload()) == 2
         assert "Subject: half" in bounce.get_payload()[2].as_string()
         relaying.wait_for(
-            lambda: any("Subject: half" in file.read_text() for file in self.received(postfix, "carol"))
+            lambda: any("Subject: half" in file.read_text() for file in received(target, "carol"))
         )
         assert len(relaying.maildir("alice")) == 1
 
-    def test_a_server_that_comes_back(self, postfix: Postfix, relaying: Site) -> None:
-        postfix.command("postfix", "stop")
+    def test_a_server_that_is_away(self, target: Postfix, relaying: Site) -> None:
+        target.command("postfix", "stop")
+        wait_for(lambda: not accepts(target.port), "Postfix to stop")
         submit(relaying, "alice@example.test", ["bob@example.net"], message("late"))
-        relaying.wait_for(lambda: "late@example.org" in relaying.log() and relaying.control("queue.list"))
-        postfix.command("postfix", "start")
+        [waiting] = relaying.wait_for(lambda: deferred(relaying))
+        target.command("postfix", "start")
+        wait_for(lambda: accepts(target.port), "Postfix to start")
+        relaying.control("queue.retry", ids=[waiting])
+        relaying.wait_for(lambda: any("Subject: late" in path.read_text() for path in received(target, "bob")))
