@@ -23,6 +23,7 @@ from twisted_mta.admin.queue import listing_lines
 from twisted_mta.config.loader import load, load_with_warnings
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import NewMessage, NewRecipient, Transport
+from twisted_mta.service.lock import DataLock
 from twisted_mta.store import passwords
 from twisted_mta.store.passwords import verify
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -326,6 +327,17 @@ class QueueTests(Commands):
         self.assertEqual(self.mta("queue", "retry", "Q1", "--all")[0], 64)
         self.assertEqual(self.mta("queue", "delete")[0], 64)
         self.assertEqual(self.mta("queue")[0], 64)
+
+    def test_server_that_just_starts(self) -> None:
+        self.fill()
+        lock = DataLock(self.dir / "data")
+        lock.acquire()
+        status, _, err = self.mta("queue", "list")
+        self.assertEqual(status, 75)
+        self.assertIn("another server is running, or starting", err)
+        lock.release()
+        self.assertEqual(self.mta("queue", "list")[0], 0)
+        self.assertEqual(self.mta("queue", "list")[0], 0)
 
     def test_damaged_queue(self) -> None:
         self.fill()

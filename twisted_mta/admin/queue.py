@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted_mta.admin.client import ServerDown, call
-from twisted_mta.admin.errors import EX_IOERR, EX_USAGE, AdminError
+from twisted_mta.admin.errors import EX_IOERR, EX_TEMPFAIL, EX_USAGE, AdminError
 from twisted_mta.admin.paths import config_path
 from twisted_mta.config.loader import load_data_directory
 from twisted_mta.config.schema import CONTROL, QUEUE
@@ -70,7 +70,24 @@ def _ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any]
 
 
 def _without_server(directory: Path, command: str, arguments: Mapping[str, Any]) -> Any:
-    """The same handlers on the queue's files, in this thread."""
+    """The same handlers on the queue's files, in this thread, while no server can start."""
+    from twisted_mta.service.control import AlreadyRunning
+    from twisted_mta.service.lock import DataLock
+
+    if not directory.is_dir():
+        raise AdminError(f"no server is running, and there is no queue at {directory}")
+    lock = DataLock(directory.parent)
+    try:
+        lock.acquire()
+    except AlreadyRunning as error:
+        raise AdminError(f"{error}: try again in a moment", EX_TEMPFAIL) from None
+    try:
+        return _on_files(directory, command, arguments)
+    finally:
+        lock.release()
+
+
+def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> Any:
     from twisted.internet.defer import Deferred
     from twisted.internet.task import Clock
     from twisted.python.failure import Failure
@@ -80,12 +97,10 @@ def _without_server(directory: Path, command: str, arguments: Mapping[str, Any])
     from twisted_mta.store.queue import SQLiteQueueStore
     from twisted_mta.store.queue.schema import QueueFileError
 
-    if not directory.is_dir():
-        raise AdminError(f"no server is running, and there is no queue at {directory}")
     clock = Clock()
     clock.advance(time.time())
     try:
-        # A name of its own: claims of a server that starts at this moment are not ours to give back.
+        # A name of its own: what a server had claimed is for the next one to sort out.
         store = SQLiteQueueStore.inline(directory, clock, owner="admin")
     except QueueFileError as error:
         raise AdminError(f"no server is running, and the queue can't be opened: {error}", EX_IOERR) from None
