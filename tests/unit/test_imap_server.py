@@ -80,7 +80,7 @@ class CoreTests(Helper):
         core = self.core()
         effects = core.receive(b"c FETCH 1 UID\r\n")
         self.assertEqual(asked(effects).uids, (5,))
-        self.assertEqual(sent(core.answer(q.Fetched(5, b"UID 5"), more=True)), b"* 1 FETCH (UID 5)\r\n")
+        self.assertEqual(sent(core.answer([q.Fetched(5, b"UID 5")], more=True)), b"* 1 FETCH (UID 5)\r\n")
         self.assertEqual(
             sent(core.answer(q.FetchDone(missing=True))),
             b"c NO [EXPUNGEISSUED] some of the messages are gone\r\n",

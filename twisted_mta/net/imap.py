@@ -39,6 +39,8 @@ LARGE = 65536
 BREATH_ENTRIES = 2000
 BREATH_MESSAGES = 20
 BREATH_OCTETS = 262144
+#: Answers to FETCH are gathered until they have so many octets.
+WRITE_OCTETS = 16384
 #: \\Seen is set for so many messages at a time.
 SEEN_BATCH = 50
 
@@ -264,34 +266,49 @@ class ImapHandler:
         mailbox = self._mailbox
         assert mailbox is not None
         needs_message = any(item.needs_message for item in question.items)
+        overhead = BREATH_OCTETS // (BREATH_MESSAGES if needs_message else BREATH_ENTRIES)
         breath = _Breath(self._clock)
-        missing = False
         entries = _entries(mailbox, question.uids)
+        missing = len(entries) < len(question.uids)
+        ready: list[q.Fetched] = []
+        size = 0
+        async for entry, items in self._targets(mailbox, entries, question):
+            message = b""
+            try:
+                if needs_message:
+                    message = await mailbox.read(entry.uid)
+            except MailboxError:
+                missing = True  # another session removed it; the client will hear of it
+                continue
+            data = await self._heavy(render, items, entry, message, size=len(message))
+            ready.append(q.Fetched(entry.uid, data))
+            size += len(data)
+            due = breath.spend(len(message) + overhead)
+            if due or size >= WRITE_OCTETS:
+                yield ready
+                ready, size = [], 0
+            if due:
+                await breath.take()
+        yield ready
+        yield q.FetchDone(missing)
+
+    async def _targets(
+        self, mailbox: IMailbox, entries: Sequence[MessageEntry], question: q.Fetch
+    ) -> AsyncIterator[tuple[MessageEntry, tuple[Item, ...]]]:
+        """What to show of which message, with \\Seen set where that is wanted; ends early when the client left."""
         for start in range(0, len(entries), SEEN_BATCH):
-            batch = [] if self._gone else entries[start : start + SEEN_BATCH]
+            batch = entries[start : start + SEEN_BATCH]
             fresh: dict[int, MessageEntry] = {}
-            if question.mark_seen:
-                unseen = [entry.uid for entry in batch if "\\Seen" not in entry.flags]
-                if unseen:
-                    fresh = await self._mark_seen(mailbox, unseen)
+            unseen = [entry.uid for entry in batch if "\\Seen" not in entry.flags]
+            if question.mark_seen and unseen:
+                fresh = await self._mark_seen(mailbox, unseen)
             for entry in batch:
                 if self._gone:
-                    break
-                items = question.items
+                    return
                 if entry.uid in fresh:
-                    entry = fresh[entry.uid]
-                    items = _with_flags(items)  # RFC 3501 §6.4.5: the change is told
-                message = b""
-                try:
-                    if needs_message:
-                        message = await mailbox.read(entry.uid)
-                except MailboxError:
-                    missing = True  # another session removed it; the client will hear of it
-                    continue
-                data = await self._heavy(render, items, entry, message, size=len(message))
-                yield q.Fetched(entry.uid, data)
-                await breath.take(len(message) + BREATH_OCTETS // BREATH_MESSAGES)
-        yield q.FetchDone(missing or len(entries) < len(question.uids))
+                    yield fresh[entry.uid], _with_flags(question.items)  # RFC 3501 §6.4.5: the change is told
+                else:
+                    yield entry, question.items
 
     async def _mark_seen(self, mailbox: IMailbox, uids: Sequence[int]) -> dict[int, MessageEntry]:
         try:
@@ -306,6 +323,7 @@ class ImapHandler:
         mailbox = self._mailbox
         assert mailbox is not None
         breath = _Breath(self._clock)
+        found: list[int] = []
         for entry in list(mailbox.entries):
             if self._gone:
                 break
@@ -319,9 +337,10 @@ class ImapHandler:
                 verdict = await self._heavy(matches_message, key, entry, message, size=len(message))
                 cost = len(message) + BREATH_OCTETS // BREATH_MESSAGES
             if verdict:
-                yield (entry.uid,)
-            await breath.take(cost)
-        yield ()
+                found.append(entry.uid)
+            if breath.spend(cost):
+                await breath.take()
+        yield found
 
     async def _heavy(self, function: Callable[..., T], *args: Any, size: int) -> T:
         """Call `function` here, or in a thread if it has much to do."""
@@ -338,12 +357,15 @@ class _Breath:
         self._clock = clock
         self._left = BREATH_OCTETS
 
-    async def take(self, octets: int) -> None:
-        """Count work done."""
+    def spend(self, octets: int) -> bool:
+        """Count work done; whether it is time to breathe."""
         self._left -= octets
-        if self._left <= 0:
-            self._left = BREATH_OCTETS
-            await deferLater(self._clock, 0.0)
+        return self._left <= 0
+
+    async def take(self) -> None:
+        """Let the others work."""
+        self._left = BREATH_OCTETS
+        await deferLater(self._clock, 0.0)
 
 
 def _entries(mailbox: IMailbox, uids: Sequence[int]) -> list[MessageEntry]:

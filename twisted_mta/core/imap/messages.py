@@ -54,10 +54,11 @@ def fetch(server: ImapServer, scanner: Scanner, by_uid: bool = False) -> None:
         server.ok("there are no such messages")
         return
 
-    def fetched(part: q.Fetched) -> None:
-        number = view.number(part.uid)
-        assert number is not None  # it was asked for, and nothing is expunged meanwhile
-        server.untagged(b"%d FETCH (" % number + part.data + b")")
+    def fetched(part: Sequence[q.Fetched]) -> None:
+        for message in part:
+            number = view.number(message.uid)
+            assert number is not None  # it was asked for, and nothing is expunged meanwhile
+            server.untagged(b"%d FETCH (" % number + message.data + b")")
 
     def done(answer: q.FetchDone) -> None:
         if answer.missing:

@@ -253,7 +253,7 @@ class Expunge:
 
 @attrs.frozen
 class Fetch:
-    """Answer in parts: Fetched for each message in order, then FetchDone."""
+    """Answer in parts: sequences of Fetched in order, then FetchDone."""
 
     uids: tuple[int, ...]
     items: tuple[Item, ...]
