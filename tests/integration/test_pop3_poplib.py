@@ -24,7 +24,7 @@ from twisted_mta.core.pop3 import Pop3Settings
 from twisted_mta.interfaces import Account
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.session import Session, SessionFactory
-from twisted_mta.net.tls import server_options
+from twisted_mta.net.tls import ServerTls
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.threads import Workers
 
@@ -73,8 +73,7 @@ class PoplibTests(TestCase):
     def setUp(self) -> None:
         directory = Path(self.mktemp()).absolute()
         directory.mkdir(parents=True)
-        tls = server_options(*write_certificate(directory))
-        self.flushWarnings()  # pyOpenSSL does not like how Twisted hands it certificates
+        tls = ServerTls(*write_certificate(directory))
         self.account = Account("alice@example.test", os.path.join(directory, "Maildir"))
         self.workers = Workers(reactor, 2, "mailboxes")
         self.mailboxes = MaildirMailboxes(self.workers, reactor)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.ssl import CertificateOptions
 
 from twisted_mta.config.schema import Config, Dns, Route
 from twisted_mta.core.address import Address
@@ -25,7 +24,7 @@ from twisted_mta.interfaces import IDirectory, IMailResolver, IPolicyCheck
 from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
-from twisted_mta.net.tls import server_options
+from twisted_mta.net.tls import ServerTls
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.service.accounts import Accounts
 from twisted_mta.service.queue import QueueManager
@@ -72,11 +71,11 @@ class Parts:
         self.lock.release()
 
 
-def tls_options(config: Config) -> CertificateOptions | None:
+def tls_options(config: Config) -> ServerTls | None:
     """The context for the servers; None without a certificate. Raises TlsError."""
     if config.tls.certificate is None or config.tls.key is None:
         return None
-    return server_options(config.tls.certificate, config.tls.key)
+    return ServerTls(config.tls.certificate, config.tls.key)
 
 
 def rules(config: Config, directory: IDirectory) -> Rules:

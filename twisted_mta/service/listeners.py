@@ -12,7 +12,6 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import CertificateOptions
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -27,6 +26,7 @@ from twisted_mta.net.imap import ImapTimeouts, imap_session
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.smtp import smtp_session
+from twisted_mta.net.tls import ServerTls
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 
@@ -40,7 +40,7 @@ class Serving:
 
     reactor: Any
     config: Config
-    tls: CertificateOptions | None
+    tls: ServerTls | None
     reception: IReception
     mailboxes: IMailboxes
     authenticator: IAuthenticator
@@ -226,4 +226,4 @@ class _CurrentTls:
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         tls = self._listeners.serving.tls
         assert tls is not None  # the configuration has no such role without a certificate
-        return SSL.Connection(tls.getContext(), None)
+        return tls.serverConnectionForTLS(protocol)

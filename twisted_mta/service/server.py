@@ -15,12 +15,11 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.error import CannotListenError
-from twisted.internet.ssl import CertificateOptions
 from twisted.logger import Logger
 
 from twisted_mta import __version__
 from twisted_mta.config.schema import Config
-from twisted_mta.net.tls import TlsError
+from twisted_mta.net.tls import ServerTls, TlsError
 from twisted_mta.service.assembly import Parts, StartError, assemble, real_platform, tls_options
 from twisted_mta.service.control import AlreadyRunning, ControlServer, Handler
 from twisted_mta.service.listeners import BindError, Listeners, Serving
@@ -35,7 +34,7 @@ class MailServer(Service):
     name = "mta"
     log = Logger()
 
-    def __init__(self, config: Config, tls: CertificateOptions | None, reactor: Any) -> None:
+    def __init__(self, config: Config, tls: ServerTls | None, reactor: Any) -> None:
         self._config = config
         self._tls = tls
         self._reactor = reactor
