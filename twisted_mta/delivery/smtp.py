@@ -162,7 +162,7 @@ class SmtpDelivery:
                 remote=remote,
                 reply=str(error.reply),
             )
-            # RFC 5321 §4.2.4.2: a 554 greeting, or a refused EHLO, is one host's word; there may be others. What it
+            # RFC 5321 §5.1: a 554 greeting, or a refused EHLO, is one host's word; there may be others. What it
             # thinks of our password is a matter between us and the smarthost, and no fault of the message.
             final = error.reply.permanent and error.state not in AUTH_STATES
             trouble.note(error.reply, remote, final=final)

@@ -200,7 +200,7 @@ class StubResolver:
         return await ask_tcp(self._reactor, server, question, self._new_id(), edns, left)  # RFC 7766 §5
 
     def _new_id(self) -> int:
-        return self._random.randrange(65536)  # RFC 5452 §4.3
+        return self._random.randrange(65536)  # RFC 5452 §9.2
 
 
 _RCODES = {dns.EFORMAT: "FORMERR", dns.ESERVER: "SERVFAIL", dns.ENOTIMP: "NOTIMP", dns.EREFUSED: "REFUSED"}

@@ -62,7 +62,7 @@ def ask_udp(
     result: Deferred[Response] = Deferred(lambda _: asking.cancel())
     asking = _Datagram(server, question, message_id, edns, result)
     timer = reactor.callLater(wait, asking.fail, NoAnswer(f"{server.address} did not answer"))
-    # RFC 5452 §4.5: port 0 lets the kernel choose at random, anew for each question.
+    # RFC 5452 §9.2: port 0 lets the kernel choose at random, anew for each question.
     try:
         reactor.listenUDP(0, asking, interface="::" if server.ipv6 else "0.0.0.0")  # noqa: S104  for one answer
     except error.CannotListenError as failed:

@@ -23,14 +23,15 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from twisted_mta.core.effects import Close, Send, StartTLS
-from twisted_mta.core.framing import DotStuffer
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.reply_parser import ReplyError, ReplyParser
 from twisted_mta.core.smtp.transaction import (
+    Progress,
     Transaction,
     mail_command,
     parse_extensions,
     rcpt_command,
+    rcpt_refusal,
     refuse_locally,
     refuse_recipient,
 )
@@ -138,7 +139,7 @@ class SmtpClient:
         self._script: deque[tuple[State, bytes]] = deque()
         #: The peer may hold a transaction that failed: RSET before the next.
         self._dirty = False
-        self._transaction: _Progress | None = None
+        self._transaction: Progress | None = None
         #: Whether the session is encrypted; set by `secured`.
         self.tls = False
         #: What the peer's last EHLO answer offers: upper-case keyword -> parameters.
@@ -190,7 +191,7 @@ class SmtpClient:
         """Begin a transaction with at least one recipient. Raises RuntimeError unless `idle`."""
         if not self.idle or not transaction.recipients:
             raise RuntimeError(f"no transaction can start: {self.state}")
-        self._transaction = progress = _Progress(transaction)
+        self._transaction = progress = Progress(transaction)
         refusal = refuse_locally(transaction, self.extensions)
         for index, recipient in enumerate(transaction.recipients):
             refused = refusal or refuse_recipient(recipient, self.extensions)
@@ -369,7 +370,7 @@ class SmtpClient:
         elif reply.positive:
             progress.accepted.append(index)
         else:
-            progress.replies[index] = _rcpt_refusal(reply)
+            progress.replies[index] = rcpt_refusal(reply)
         if len(self._script) == 1 and not progress.accepted:  # only DATA is left, and it would be of no use
             self._script.clear()
             self._finish(None)
@@ -413,7 +414,7 @@ class SmtpClient:
         assert len(replies) == len(progress.replies)  # accepted recipients and a verdict come together
         self._out.append(TransactionDone(replies, data if progress.accepted else None))
 
-    def _progress(self) -> _Progress:
+    def _progress(self) -> Progress:
         assert self._transaction is not None  # the states of a transaction are entered by `start` only
         return self._transaction
 
@@ -458,28 +459,6 @@ class SmtpClient:
     def _take(self) -> Sequence[ClientEffect]:
         out, self._out = self._out, []
         return out
-
-
-class _Progress:
-    """Where a transaction stands."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        #: The verdict on each recipient; None while there is none.
-        self.replies: list[Reply | None] = [None] * len(transaction.recipients)
-        #: The recipients that RCPT is said for, by index.
-        self.offered: list[int] = []
-        #: How many of those were answered.
-        self.answered = 0
-        self.accepted: list[int] = []
-        self.mail_refused = False
-        self.stuffer = DotStuffer()
-
-
-def _rcpt_refusal(reply: Reply) -> Reply:
-    """RFC 5321 §4.5.3.1.10: 552 at RCPT once meant "too many recipients" and counts as 452, unless it says what it means."""
-    if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
-        return Reply(452, "4.5.3", reply.text)
-    return reply
 
 
 def _b64(text: str) -> bytes:

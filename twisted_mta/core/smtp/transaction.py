@@ -8,6 +8,7 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify, Recipient
+from twisted_mta.core.framing import DotStuffer
 from twisted_mta.core.replies import Reply
 
 #: RFC 3461 §4.1 writes the list in any order; this one is ours.
@@ -29,6 +30,21 @@ class Transaction:
     smtputf8: bool = False
     envid: str = ""
     ret: str = ""
+
+
+class Progress:
+    """Where a transaction under way stands; the session keeps it up to date."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        #: The verdict on each recipient; None while there is none.
+        self.replies: list[Reply | None] = [None] * len(transaction.recipients)
+        #: The recipients that RCPT is said for, by index.
+        self.offered: list[int] = []
+        #: How many of those were answered.
+        self.answered = 0
+        self.accepted: list[int] = []
+        self.mail_refused = False
+        self.stuffer = DotStuffer()
 
 
 def parse_extensions(answer: Reply) -> dict[str, str]:
@@ -55,7 +71,7 @@ def size_limit(extensions: Extensions) -> int:
 def refuse_locally(transaction: Transaction, extensions: Extensions) -> Reply | None:
     """Why this peer can't be given this message at all, or None."""
     limit = size_limit(extensions)
-    if limit and transaction.size > limit:  # RFC 1870 §6.1
+    if limit and transaction.size > limit:  # RFC 1870 §6.2 (2), without the detour over the wire
         return Reply(
             552, "5.3.4", f"the message has {transaction.size} octets and the next host takes at most {limit}"
         )
@@ -80,11 +96,18 @@ def refuse_recipient(recipient: Recipient, extensions: Extensions) -> Reply | No
     return None
 
 
+def rcpt_refusal(reply: Reply) -> Reply:
+    """RFC 5321 §4.5.3.1.10: 552 at RCPT once meant "too many recipients" and counts as 452, unless it says what it means."""
+    if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
+        return Reply(452, "4.5.3", reply.text)
+    return reply
+
+
 def mail_command(transaction: Transaction, extensions: Extensions) -> bytes:
     """MAIL FROM with the parameters that the peer understands."""
     parts = [f"MAIL FROM:<{transaction.sender or ''}>"]
     if "SIZE" in extensions:
-        parts.append(f"SIZE={transaction.size}")  # RFC 1870 §5
+        parts.append(f"SIZE={transaction.size}")  # RFC 1870 §6
     if transaction.body_type == "8BITMIME":
         parts.append("BODY=8BITMIME")  # RFC 6152 §2
     if "SMTPUTF8" in extensions and (transaction.smtputf8 or _any_beyond_ascii(transaction)):
