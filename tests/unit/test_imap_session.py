@@ -116,6 +116,16 @@ class FetchTests(SessionHelper):
             [b"* 1 FETCH (BODY[TEXT] {7}", b"world", b")", b"c OK that is all"],
         )
 
+    def test_one_message_is_not_multiplied(self) -> None:
+        self.store.deliver(MESSAGE)
+        self.store.deliver(MESSAGE + b"x" * 600000)
+        self.connect()
+        items = b" ".join(b"BODY.PEEK[]<%d.4000000000>" % n for n in range(9))
+        out = self.say(b"c FETCH 1:2 (" + items + b")")
+        self.assertTrue(out[0].startswith(b"* 1 FETCH"))
+        self.assertEqual(out[-1], b"c NO [LIMIT] too many overlapping parts of one message")
+        self.assertEqual(self.say(b"d NOOP"), [b"d OK done"])
+
     def test_the_flags_are_told_once(self) -> None:
         self.store.deliver(MESSAGE)
         self.connect()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted_mta.core.imap import addresses
 from twisted_mta.core.imap.addresses import EnvelopeAddress, parse_addresses
 from twisted_mta.core.imap.bodystructure import body_structure, envelope
-from twisted_mta.core.imap.fetch import MAX_ITEMS, parse_items, render
+from twisted_mta.core.imap.fetch import MAX_ITEMS, TooMuch, parse_items, render
 from twisted_mta.core.imap.grammar import BadSyntax, Scanner
 from twisted_mta.core.mime import parse_structure
 from twisted_mta.interfaces import MessageEntry
@@ -140,6 +140,13 @@ class FetchTests(TestCase):
     def test_several_items_share_one_parse(self) -> None:
         out = fetched(b"(BODY BODYSTRUCTURE BODY[1])", self.MULTIPART)
         self.assertEqual(out.count(b'"RFC822"'), 2)
+
+    def test_one_message_is_not_multiplied(self) -> None:
+        message = b"\r\n" + b"x" * (1 << 20)
+        self.assertGreater(len(fetched(b"(BODY[] BODY[TEXT] BODY[1])", message)), 3 << 20)
+        items = b" ".join(b"BODY[]<%d.4000000000>" % n for n in range(6))
+        with self.assertRaises(TooMuch):
+            fetched(b"(" + items + b")", message)
 
     def test_bounds(self) -> None:
         for bad in (

@@ -183,6 +183,10 @@ class TextTests(TestCase):
         )
         self.assertEqual(text("Content-Type: text/html\n", b"<p class='x'>a &amp; b</p> <"), "a & b <")
 
+    def test_text_is_bounded(self) -> None:
+        message = b"\r\n" + b"x" * (mime.MAX_TEXT + 10)
+        self.assertEqual(len(part_text(message, parse_structure(message))), mime.MAX_TEXT)
+
     def test_body_text_has_the_headers_of_embedded_messages_and_no_attachments(self) -> None:
         message = crlf(
             "Content-Type: multipart/mixed; boundary=b\n\n--b\n\nfirst\n--b\nContent-Type: message/rfc822\n\n"

@@ -22,6 +22,8 @@ MAX_PARTS = 1000
 MAX_PARAMETERS = 64
 #: Header sections are read up to this many octets.
 MAX_HEADER = 1 << 20
+#: And the text of a part up to this many.
+MAX_TEXT = 4 << 20
 
 _PIECE = re.compile(rb'"(?:[^"\\]|\\.)*"?|;|[^";]+', re.S)
 _UNQUOTE = re.compile(rb"\\(.)", re.S)
@@ -233,7 +235,7 @@ def decode_base64(data: bytes) -> bytes:
 
 def part_text(message: bytes, part: Part) -> str:
     """The text of a text/* part: transfer encoding and charset undone, HTML without its markup."""
-    data = message[part.body : part.end]
+    data = message[part.body : min(part.end, part.body + MAX_TEXT)]
     if part.encoding == b"BASE64":
         data = decode_base64(data)
     elif part.encoding == b"QUOTED-PRINTABLE":

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from twisted_mta.core.imap import questions as q
-from twisted_mta.core.imap.fetch import Item, render
+from twisted_mta.core.imap.fetch import Item, TooMuch, render
 from twisted_mta.core.imap.search import Key, matches, matches_message
 from twisted_mta.core.imap.server import ImapServer, ImapSettings
 from twisted_mta.interfaces import (
@@ -280,7 +280,12 @@ class ImapHandler:
             except MailboxError:
                 missing = True  # another session removed it; the client will hear of it
                 continue
-            data = await self._heavy(render, items, entry, message, size=len(message))
+            try:
+                data = await self._heavy(render, items, entry, message, size=len(message))
+            except TooMuch:
+                yield ready
+                yield q.Refused("too many overlapping parts of one message", "LIMIT")  # RFC 5530 §3
+                return
             ready.append(q.Fetched(entry.uid, data))
             size += len(data)
             due = breath.spend(len(message) + overhead)

@@ -15,6 +15,13 @@ from twisted_mta.core.mime import Part, parse_structure
 MAX_ITEMS = 100
 MAX_SECTION_DEPTH = 40
 MAX_FIELD_NAMES = 200
+#: One response has at most so many times the message's octets, and some more.
+MAX_COPIES = 4
+MAX_OVERHEAD = 1 << 20
+
+
+class TooMuch(ValueError):
+    """So many overlapping sections of a message were asked for that the answer would not fit into memory."""
 
 
 @attrs.frozen
@@ -140,12 +147,13 @@ def _partial(scanner: Scanner) -> tuple[int, int] | None:
 
 
 def render(items: tuple[Item, ...], entry: Entry, message: bytes) -> bytes:
-    """The inside of ``* n FETCH (...)``. `message` is not looked at unless an item needs it.
+    """The inside of ``* n FETCH (...)``. `message` is not looked at unless an item needs it. Raises TooMuch.
 
     Pure and thread-safe: large messages are rendered outside of the reactor's thread.
     """
     root: Part | None = None
     pairs: list[bytes] = []
+    left = MAX_COPIES * len(message) + MAX_OVERHEAD
     for item in items:
         match item.name:
             case b"FLAGS":
@@ -166,6 +174,9 @@ def render(items: tuple[Item, ...], entry: Entry, message: bytes) -> bytes:
                 root = root or parse_structure(message)
                 extended = item.name == b"BODYSTRUCTURE"
                 pairs.append(item.name + b" " + bodystructure.body_structure(message, root, extended))
+        left -= len(pairs[-1])
+        if left < 0:
+            raise TooMuch
     return b" ".join(pairs)
 
 

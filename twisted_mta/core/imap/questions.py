@@ -253,7 +253,7 @@ class Expunge:
 
 @attrs.frozen
 class Fetch:
-    """Answer in parts: sequences of Fetched in order, then FetchDone."""
+    """Answer in parts: sequences of Fetched in order, then FetchDone (or Refused)."""
 
     uids: tuple[int, ...]
     items: tuple[Item, ...]
