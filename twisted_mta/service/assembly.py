@@ -27,9 +27,10 @@ from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.service.accounts import Accounts
+from twisted_mta.service.control import AlreadyRunning
+from twisted_mta.service.lock import DataLock
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.reception import Reception, Rules
-from twisted_mta.store.lock import DirectoryInUse, DirectoryLock
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.schema import QueueFileError
@@ -48,7 +49,7 @@ class StartError(Exception):
 class Parts:
     """What a running server is made of."""
 
-    lock: DirectoryLock
+    lock: DataLock
     disk: Workers | InlineWorkers
     hashing: Workers | InlineWorkers
     accounts: Accounts
@@ -131,13 +132,14 @@ def assemble(config: Config, platform: Platform) -> Parts:
     """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError."""
     reactor, chance = platform.reactor, platform.chance
     try:
-        lock = DirectoryLock(config.data)
+        lock = DataLock(config.data)
+        lock.acquire()
         store = platform.open_queue(config.queue_directory, config.limits.disk_reserve)
         login = smarthost_login(config.relay.smarthost)
         disk = platform.workers(_DISK_THREADS, "disk")
         hashing = platform.workers(_HASH_THREADS, "hashing")
         accounts = Accounts(config, hashing, reactor, os.urandom)
-    except (DirectoryInUse, QueueFileError, OSError, UnicodeDecodeError) as error:
+    except (AlreadyRunning, QueueFileError, OSError, UnicodeDecodeError) as error:
         raise StartError(str(error)) from error
     directory = accounts.directory
     ids = QueueIds(reactor.seconds, chance.random)
