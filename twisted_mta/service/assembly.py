@@ -65,6 +65,8 @@ class Parts:
         self.accounts.stop()
         await self.queue.stopService()
         await self.smtp.close()
+        if isinstance(self.resolver, StubResolver):
+            self.resolver.close()
         await self.store.close()
         await self.mailboxes.close()
         self.hashing.close()

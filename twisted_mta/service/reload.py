@@ -11,7 +11,7 @@ from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.tls import TlsError
-from twisted_mta.service.assembly import Parts, dns_servers, rules, tls_options
+from twisted_mta.service.assembly import Parts, dns_servers, rules, smarthost_login, tls_options
 from twisted_mta.service.listeners import Listeners, Serving
 
 log = Logger()
@@ -39,14 +39,16 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
         changed = changes(running, config)
         restart = restart_needed(changed)
         config = _keep(running, config, restart)
+        login = await parts.disk.run(smarthost_login, config.relay.smarthost)
         await parts.accounts.reload(config)
     except ConfigErrors as error:
         return _failed([str(problem) for problem in error.problems])
-    except (TlsError, OSError) as error:
+    except (TlsError, OSError, UnicodeDecodeError) as error:
         return _failed([str(error)])
     serving.config, serving.tls = config, tls
     parts.reception.rules = rules(config, parts.accounts.directory)
     parts.queue.reconfigure(config.queue, config.relay.concurrency)
+    parts.smtp.set_login(login)
     parts.smtp.reconfigure(config.relay)
     if isinstance(parts.resolver, StubResolver):  # a simulation has a DNS of its own
         parts.resolver.reconfigure(dns_servers(config.dns), config.dns.timeout)

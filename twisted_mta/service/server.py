@@ -121,7 +121,12 @@ class MailServer(Service):
     def _handlers(self, parts: Parts) -> Mapping[str, Handler]:
         """The commands of the control socket."""
         queue = queue_handlers(parts.store, self._reactor.seconds, lambda: parts.queue._pump())
-        return {"status": self._status, "reload": self._reload, **queue}
+        return {
+            "status": self._status,
+            "reload": self._reload,
+            "accounts.refresh": self._refresh_accounts,
+            **queue,
+        }
 
     async def _reload(self, arguments: Mapping[str, Any]) -> Any:
         await self._reloading.acquire()
@@ -135,6 +140,12 @@ class MailServer(Service):
         finally:
             self._reloading.release()
         return attrs.asdict(result)
+
+    async def _refresh_accounts(self, arguments: Mapping[str, Any]) -> Any:
+        """`mta user` has changed the accounts: don't wait for the next look at the file."""
+        if self._parts is not None and self._serving is not None:
+            await self._parts.accounts.reload(self._serving.config)
+        return {}
 
     async def _status(self, arguments: Mapping[str, Any]) -> Any:
         assert self._parts is not None  # the control socket is open only while they are
