@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from twisted_mta.config.schema import Config, Dns, Route
-from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
-from twisted_mta.core.queue import NewRecipient, Transport
+from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.smtp import SmtpDelivery
-from twisted_mta.interfaces import IDirectory, IMailResolver, IPolicyCheck
+from twisted_mta.interfaces import IDelivery, IDirectory, IMailResolver, IPolicyCheck
 from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
@@ -57,6 +56,7 @@ class Parts:
     store: SQLiteQueueStore
     mailboxes: MaildirMailboxes
     smtp: SmtpDelivery
+    deliveries: Mapping[Transport, IDelivery]
     queue: QueueManager
     reception: Reception
 
@@ -64,7 +64,8 @@ class Parts:
         """Let what is under way come to an end, and close everything, in the reverse order of its use."""
         self.accounts.stop()
         await self.queue.stopService()
-        await self.smtp.close()
+        for delivery in self.deliveries.values():
+            await delivery.close()
         if isinstance(self.resolver, StubResolver):
             self.resolver.close()
         await self.store.close()
@@ -158,28 +159,33 @@ def assemble(config: Config, platform: Platform) -> Parts:
         told=mailboxes.delivered,
         separator=config.accounts.separator,
     )
-
-    def route_notice(address: Address) -> tuple[NewRecipient, ...]:
-        return route([Recipient(address)], directory).recipients
-
+    deliveries: Mapping[Transport, IDelivery] = {
+        Transport.LOCAL: local,
+        Transport.LIST: ListDelivery(directory, ids, reactor, disk),
+        Transport.SMTP: smtp,
+    }
     queue = QueueManager(
         store,
-        {
-            Transport.LOCAL: local,
-            Transport.LIST: ListDelivery(directory, ids, reactor, disk),
-            Transport.SMTP: smtp,
-        },
+        deliveries,
         reactor,
         random=chance.random,
         ids=ids,
         settings=config.queue,
         hostname=config.hostname,
         postmaster=config.postmaster,
-        bounce_router=route_notice,
+        bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
         concurrency=config.relay.concurrency,
     )
-    reception = Reception(rules(config, directory), directory, queue, accounts, ids, reactor.seconds)
     return Parts(
-        lock=lock, disk=disk, hashing=hashing, accounts=accounts, resolver=resolver, store=store, mailboxes=mailboxes,
-        smtp=smtp, queue=queue, reception=reception,
-    )  # fmt: skip
+        lock=lock,
+        disk=disk,
+        hashing=hashing,
+        accounts=accounts,
+        resolver=resolver,
+        store=store,
+        mailboxes=mailboxes,
+        smtp=smtp,
+        deliveries=deliveries,
+        queue=queue,
+        reception=Reception(rules(config, directory), directory, queue, accounts, ids, reactor.seconds),
+    )
