@@ -29,6 +29,9 @@ from zope.interface import implementer
 
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
 
+#: Seconds for the peer to take the last words and close its side.
+_LINGER = 60.0
+
 
 class SessionHandler(Protocol):
     """What one session needs besides its core: the answers, and somewhere to put message octets."""
@@ -178,8 +181,17 @@ class Session(protocol.Protocol):
                 self.transport.startTLS(self._tls)
             case Close():
                 self._flush(out)
-                self._closing = True
-                self.transport.loseConnection()
+                self._close()
+
+    def _close(self) -> None:
+        self._closing = True
+        # TLS says goodbye only once nobody produces, and hears the peer's goodbye only while it reads.
+        self.transport.unregisterProducer()
+        if not self._reading:
+            self._reading = True
+            self.transport.resumeProducing()
+        self.transport.loseConnection()
+        self._arm()
 
     def _ask(self, question: Any, out: list[bytes]) -> None:
         try:
@@ -265,7 +277,7 @@ class Session(protocol.Protocol):
     def _arm(self) -> None:
         if self._lost:
             return
-        delay = self._handler.timeout()
+        delay = min(self._handler.timeout(), _LINGER) if self._closing else self._handler.timeout()
         if self._timer is not None and self._timer.active():
             self._timer.reset(delay)
         else:
