@@ -478,11 +478,10 @@ class SmtpServer:
             yield from self._error(Reply(501, "5.5.2", f"Authentication failed: {error}"))
             return
         self._state = State.AUTH
-        match step:
-            case sasl.Challenge(data):
-                yield Send(b"334 " + sasl.encode_base64(data) + b"\r\n")
-            case sasl.Credentials():
-                yield from self._ask(q.Authenticate(name, step), self._authenticated_as)
+        if isinstance(step, sasl.Challenge):
+            yield Send(b"334 " + sasl.encode_base64(step.data) + b"\r\n")
+        else:
+            yield from self._ask(q.Authenticate(name, step), self._authenticated_as)
 
     def _authenticated_as(self, success: bool | Reply) -> Iterator[Effect]:
         self._state = State.READY
