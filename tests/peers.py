@@ -313,7 +313,8 @@ class Dovecot:
         return self
 
     def _serves(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, self.log()
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()
         return accepts(self.imap_port) and accepts(self.pop3_port)
 
     def __exit__(self, *_: object) -> None:

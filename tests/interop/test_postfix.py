@@ -87,9 +87,7 @@ def _each_once(files: list[Path], count: int) -> None:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postfix]:
     directory = tmp_path_factory.mktemp("certificate")
-    for name, content in zip(
-        ("cert.pem", "key.pem"), self_signed("postfix.example.net", ()), strict=True
-    ):
+    for name, content in zip(("cert.pem", "key.pem"), self_signed("postfix.example.net", ()), strict=True):
         (directory / name).write_text(content)
     with Postfix(
         certificate=directory / "cert.pem",
@@ -114,7 +112,11 @@ def received(postfix: Postfix, name: str) -> list[Path]:
 def deferred(site: Site) -> list[str]:
     """The queue ids of messages that an attempt left in the queue."""
     messages = site.control("queue.list")["messages"]
-    return [each["id"] for each in messages if any(to["attempts"] and to["last_reply"] for to in each["recipients"])]
+    return [
+        each["id"]
+        for each in messages
+        if any(to["attempts"] and to["last_reply"] for to in each["recipients"])
+    ]
 
 
 class ToPostfixTests:
@@ -170,4 +172,6 @@ class ToPostfixTests:
         target.command("postfix", "start")
         wait_for(lambda: accepts(target.port), "Postfix to start")
         relaying.control("queue.retry", ids=[waiting])
-        relaying.wait_for(lambda: any("Subject: late" in path.read_text() for path in received(target, "bob")))
+        relaying.wait_for(
+            lambda: any("Subject: late" in path.read_text() for path in received(target, "bob"))
+        )

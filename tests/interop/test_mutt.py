@@ -1,0 +1,120 @@
+"""mutt, in a terminal of its own, driven by the keys that its configuration pushes."""
+
+from __future__ import annotations
+
+import mailbox
+from pathlib import Path
+
+from tests.interop.conftest import User, message
+from tests.peers import run_in_terminal
+
+_COMMON = """\
+set quit = yes
+set delete = yes
+set move = no
+set mark_old = no
+set wait_key = no
+set confirmappend = no
+set confirmcreate = no
+set record = ""
+set copy = no
+set sleep_time = 0
+set ssl_use_sslv3 = no
+"""
+
+
+def mutt(tmp_path: Path, settings: str, keys: str) -> None:
+    """Run it until the keys end it."""
+    configuration = tmp_path / "muttrc"
+    configuration.write_text(f"{_COMMON}{settings}push '{keys}<quit>'\n")
+    configuration.chmod(0o600)
+    run_in_terminal("mutt", "-F", str(configuration), home=tmp_path, seconds=30)
+
+
+def imap(user: User, role: str, certificate: str) -> str:
+    """The settings to reach the user's mailboxes; the certificate must be right, or mutt would ask."""
+    scheme = "imaps" if role == "imaps" else "imap"
+    return (
+        f'set imap_user = "{user.address}"\nset imap_pass = "{user.password}"\n'
+        f'set folder = "{scheme}://localhost:{user.site.port(role)}/"\nset spoolfile = "+INBOX"\n'
+        f'set certificate_file = "{certificate}"\nset ssl_verify_host = yes\nset ssl_force_tls = yes\n'
+    )
+
+
+def flags(path: Path) -> str:
+    return path.name.partition(":2,")[2]
+
+
+def subjects(paths: list[Path]) -> set[str]:
+    return {
+        line.removeprefix("Subject: ")
+        for path in paths
+        for line in path.read_text().splitlines()
+        if line.startswith("Subject: ")
+    }
+
+
+class MuttImapTests:
+    def test_copy_flag_and_delete(self, user: User, tmp_path: Path, certificate: str) -> None:
+        user.receive(message("one"), message("two"), message("three"))
+        keys = (
+            "<first-entry><copy-message><kill-line>=Kept<enter>"
+            "<first-entry><flag-message><first-entry><next-entry><delete-message><sync-mailbox>"
+        )
+        mutt(tmp_path, imap(user, "imaps", certificate), keys)
+        user.site.wait_for(lambda: len(user.files()) == 2)
+        assert subjects(user.files()) == {"one", "three"}
+        assert {"F" in flags(path) for path in user.files() if "Subject: one" in path.read_text()} == {True}
+        assert subjects(user.files(".Kept")) == {"one"}
+
+    def test_read_and_save_over_starttls(self, user: User, tmp_path: Path, certificate: str) -> None:
+        user.receive(message("one", "the text"), message("two"))
+        keys = "<first-entry><display-message><exit><last-entry><save-message><kill-line>=Box/Deep<enter><sync-mailbox>"
+        mutt(tmp_path, imap(user, "imap", certificate), keys)
+        [left] = user.files()
+        assert (subjects([left]), flags(left)) == ({"one"}, "S")
+        assert subjects(user.files(".Box.Deep")) == {"two"}
+
+    def test_search_on_the_server_and_pipe(self, user: User, tmp_path: Path, certificate: str) -> None:
+        user.receive(message("one", "hay"), message("two", "needle in hay"), message("three", "hay"))
+        keys = f"<limit>=b needle<enter><pipe-message>cat > {tmp_path}/piped<enter>"
+        mutt(tmp_path, imap(user, "imaps", certificate) + "set pipe_decode = no\n", keys)
+        piped = (tmp_path / "piped").read_text()
+        assert "Subject: two" in piped
+        assert "needle in hay" in piped
+
+    def test_a_user_name_and_a_folder_beyond_ascii(
+        self, user: User, tmp_path: Path, certificate: str
+    ) -> None:
+        user.receive(message("one"))
+        mutt(tmp_path, imap(user, "imaps", certificate), "<copy-message><kill-line>=Entwürfe<enter>")
+        assert subjects(user.files(".Entw&APw-rfe")) == {"one"}
+
+
+class MuttMaildirTests:
+    def test_it_reads_and_changes_what_we_delivered(
+        self, user: User, tmp_path: Path, certificate: str
+    ) -> None:
+        user.receive(message("one"), message("two"), message("three"))
+        inbox = user.files()[0].parent.parent
+        keys = (
+            "<first-entry><flag-message><first-entry><display-message><exit>"
+            "<last-entry><delete-message><sync-mailbox>"
+        )
+        mutt(
+            tmp_path,
+            f'set mbox_type = Maildir\nset spoolfile = "{inbox}"\nset folder = "{inbox}"\nset sort = subject\n',
+            keys,
+        )
+        assert {flags(path) for path in user.files() if "Subject: one" in path.read_text()} == {"FS"}
+        assert subjects(user.files()) == {"one", "three"}
+        # The server shows what mutt did.
+        keys = "<limit>~F<enter><copy-message><kill-line>=Flagged<enter>"
+        mutt(tmp_path, imap(user, "imaps", certificate), keys)
+        assert subjects(user.files(".Flagged")) == {"one"}
+
+    def test_the_standard_library_reads_it(self, user: User) -> None:
+        user.receive(message("one"), message("two"))
+        box = mailbox.Maildir(str(user.files()[0].parent.parent), create=False)
+        assert sorted(each["Subject"] for each in box) == ["one", "two"]
+        assert {each.get_subdir() for each in box} == {"new"}
