@@ -57,7 +57,8 @@ class WholePathTests(SynchronousTestCase):
             self.assertTrue(copy.startswith(b"Return-Path: <team-bounces@example.test>\n"), copy)
             self.assertIn(b"\nList-Id: <team.example.test>\n", copy)
             self.assertIn(b"\nList-Post: <mailto:team@example.test>\n", copy)
-        peer = world.host("example.org", "192.0.2.1")
+        self.assertEqual(world.bodies(), 1)
+        world.network.servers = up
         world.advance(HOUR)
         self.assertEqual(
             [(m.sender, m.recipients) for m in peer.messages],
