@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
@@ -33,7 +33,7 @@ _WRITER = """
 import sys, itertools
 from pathlib import Path
 from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.testing.contracts.queue import message, put
 
@@ -102,6 +102,29 @@ class ThreadedQueueStoreTests(QueueStoreContract, unittest.TestCase):
             await self.assertFailure(job, Exception)
         await good
         self.assertEqual([item.message.id for item in await self.store.listing()], ["a", "b"])
+
+    async def test_a_body_file_survives_a_caller_that_gives_up(self) -> None:
+        body = await write(self.store, b"x" * 5000)
+        adding = Deferred.fromCoroutine(self.store.add([message("a")], body))
+        writer: Any = self.store._writer
+        submitted: list[Any] = []
+        submit = writer.submit
+
+        def cancel_after_submission(operation: Any) -> Any:
+            submitted.append(submit(operation))
+            reactor.callLater(0, adding.cancel)
+            return submitted[0]
+
+        self.patch(writer, "submit", cancel_after_submission)
+        self.patch(
+            writer,
+            "_call",
+            lambda function, *args: reactor.callFromThread(reactor.callLater, 0.1, function, *args),
+        )
+        await self.assertFailure(adding, CancelledError)
+        self.patch(writer, "submit", submit)
+        (item,) = await self.store.claim_due(1000.0, 5)
+        self.assertEqual(octets(await self.store.body(item.message)), b"x" * 5000)
 
     async def test_a_closed_store_says_so(self) -> None:
         other = SQLiteQueueStore.open(self.directory / "other", reactor)

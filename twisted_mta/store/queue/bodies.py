@@ -152,9 +152,9 @@ class BodyWriter:
     """Collects a body in memory, and from `threshold` octets on in a file."""
 
     def __init__(
-        self, files: BodyFiles, workers: Runner, threshold: int, check_room: Callable[[], None]
+        self, files: BodyFiles, workers: Runner, threshold: int, check_room: Callable[[int], None]
     ) -> None:
-        """`check_room` raises StoreFull."""
+        """`check_room` is given the octets to come, and raises StoreFull."""
         self._files = files
         self._workers = workers
         self._threshold = threshold
@@ -177,13 +177,13 @@ class BodyWriter:
         if self._finished:
             raise RuntimeError("the body is finished")
         if not self.size:
-            self._check_room()
+            self._check_room(len(data))
         self._chunks.append(data)
         self.size += len(data)
         self._pending += len(data)
         if self.size <= self._threshold or (self._name and self._pending < WRITE_SIZE):
             return None
-        self._check_room()
+        self._check_room(self._pending)
         return Deferred.fromCoroutine(self._flush())
 
     async def _flush(self) -> None:
@@ -210,7 +210,7 @@ class BodyWriter:
         self._writing = False
         if isinstance(result, Failure):
             self._error = translate(result.value)
-        if self._finished:  # aborted meanwhile
+        if self._finished or self._error is not None:  # aborted meanwhile, or of no use: give the room back
             self._discard()
         waiting, self._waiting = self._waiting, []
         for done in waiting:
@@ -236,6 +236,7 @@ class BodyWriter:
             self._descriptor = -1
         if self._name:
             self._files.discard(self._name)
+            self._name = ""
 
     async def seal(self) -> BodyRow:
         """No more comes: the body as it goes into the tables; a file is then on the disk. Raises StoreFull."""

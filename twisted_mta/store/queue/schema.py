@@ -79,7 +79,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         # FULL: a commit is on the disk when it returns; NORMAL would leave the last ones to a power cut.
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        # The log must stay well under the free space that is kept in reserve: folding it into the file takes as much again.
+        connection.execute("PRAGMA wal_autocheckpoint=1000")
         connection.execute("PRAGMA cache_size=-16384")
         if read_only:
             connection.execute("PRAGMA query_only=1")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -33,6 +34,8 @@ THRESHOLD = 262144
 MEMORY_LIMIT = 67108864
 #: Seconds for which an answer about the free space holds.
 _ROOM_LIFETIME = 1.0
+#: A body takes its room in the log and in the file.
+_ROOM_FACTOR = 2
 
 
 class _Claims:
@@ -123,6 +126,7 @@ class SQLiteQueueStore:
         self._claims = _Claims(memory_limit)
         self._room_checked = float("-inf")
         self._room_error = ""
+        self._room = 0
         path = directory / "queue.sqlite"
         tables = Tables(path, owner, quota)
         recovered = _recover(tables)
@@ -169,24 +173,35 @@ class SQLiteQueueStore:
     def new_body(self) -> IBodyWriter:
         return BodyWriter(self._files, self._file_workers, self._threshold, self.check_room)
 
-    def check_room(self) -> None:
-        """Raises StoreFull when less than the reserve is free on the disk. Looks at most once a second."""
+    def check_room(self, octets: int = 0) -> None:
+        """Raises StoreFull when less than the reserve is free on the disk, or would be with `octets` more.
+
+        Looks once a second, and whenever what came since then may have used up what there was.
+        """
+        if not self._reserve:
+            return
         now = self._clock.seconds()
-        if self._reserve and not 0 <= now - self._room_checked < _ROOM_LIFETIME:
+        self._room -= _ROOM_FACTOR * octets
+        stale = not 0 <= now - self._room_checked < _ROOM_LIFETIME
+        if stale or (self._room < 0 and not self._room_error):
             self._room_checked = now
-            self._room_error = self._look_for_room()
+            self._look_for_room(octets)
         if self._room_error:
             raise StoreFull(self._room_error)
 
-    def _look_for_room(self) -> str:
+    def _look_for_room(self, octets: int) -> None:
         try:
             disk = os.statvfs(self._directory)
         except OSError as error:
-            return f"can't tell the free space: {error}"
+            self._room_error = f"can't tell the free space: {error}"
+            return
         free = disk.f_bavail * disk.f_frsize
-        if free >= self._reserve:
-            return ""
-        return f"{free} octets are free on the disk of the queue, {self._reserve} must stay free"
+        self._room = free - self._reserve - octets
+        self._room_error = ""
+        if self._room < 0:
+            self._room_error = (
+                f"{free} octets are free on the disk of the queue, of which {self._reserve} must stay free"
+            )
 
     async def add(
         self, messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
@@ -202,6 +217,9 @@ class SQLiteQueueStore:
             raise
         try:
             number, first = await self._writer.submit(lambda tables: tables.add(messages, row, claim))
+        except CancelledError:
+            # The commit may come about all the same, so the file stays; the next start knows whether it is needed.
+            raise
         except Exception:
             self._discard([row.file] if row.file else [])
             raise
@@ -293,7 +311,10 @@ class SQLiteQueueStore:
         return count
 
     async def close(self) -> None:
-        await self.release([row for row, _ in self._claims.items()])
+        try:
+            await self.release([row for row, _ in self._claims.items()])
+        except Exception:  # noqa: BLE001  the next start takes them back
+            self.log.failure("can't give back the claims of the queue")
         await self._writer.close()
         self._readers.close()
         self._file_workers.close()

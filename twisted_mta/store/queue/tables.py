@@ -75,15 +75,21 @@ class Tables:
         When the transaction fails, each is tried in one of its own, so that only those fail that can't be done.
         """
         try:
+            return self._try(operations)
+        except Exception as error:  # noqa: BLE001  handed to the caller; the writer goes on
+            if len(operations) > 1:
+                return [result for operation in operations for result in self.commit([operation])]
+            failure: Any = Failure(translate(error))  # type: ignore[no-untyped-call]
+            return [failure]
+
+    def _try(self, operations: Sequence[Operation]) -> list[Any]:
+        try:
             self._begin()
             results = [operation(self) for operation in operations]
             self._cursor.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001  handed to the caller; the writer goes on
-            failure: Any = Failure(translate(error))  # type: ignore[no-untyped-call]
+        except Exception:
             self._roll_back()
-            if len(operations) == 1:
-                return [failure]
-            return [result for operation in operations for result in self.commit([operation])]
+            raise
         return results
 
     def _begin(self) -> None:
