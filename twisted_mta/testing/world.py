@@ -58,7 +58,9 @@ class World:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "mta.toml").write_text(_CONFIG + config, encoding="utf-8")
         (directory / "aliases").write_text(aliases, encoding="utf-8")
-        (directory / "users").write_text(
+        users = directory / "users"
+        users.touch(mode=0o600)
+        users.write_text(
             "".join(f"{name}@example.test:!::::::\n" for name in ("alice", "bob", "postmaster")),
             encoding="utf-8",
         )
@@ -80,8 +82,8 @@ class World:
             resolver=lambda dns: self.resolver,
         )
         parts = assemble(self.config, platform)
-        listeners = Listeners(network, self.config)
-        listeners.serve(
+        self.listeners = Listeners(network, self.config)
+        self.listeners.serve(
             Serving(
                 reactor=network,
                 config=self.config,
@@ -92,7 +94,7 @@ class World:
                 workers=parts.disk,
             )
         )
-        self._mx = listeners.factory(Role.MX)
+        self._mx = self.listeners.factory(Role.MX)
         parts.queue.startService()
         return parts
 

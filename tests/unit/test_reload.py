@@ -1,0 +1,85 @@
+"""service.reload and service.accounts, on the simulated server: all of a new configuration, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_mta.service.reload import Reloaded, reload
+from twisted_mta.testing.world import World
+
+MESSAGE = b"Subject: x\r\n\r\n"
+
+
+class ReloadTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.world = World(Path(self.mktemp()), aliases="sales: bob\n")
+        self.addCleanup(self.world.close)
+        self.file = self.world.directory / "mta.toml"
+
+    def reload(self) -> Reloaded:
+        world = self.world
+        result: Any = self.successResultOf(
+            Deferred.fromCoroutine(reload(world.listeners.serving, world.parts, world.listeners))
+        )
+        assert isinstance(result, Reloaded)
+        return result
+
+    def code(self, recipient: str, client: str = "192.0.2.9") -> int:
+        return self.world.send("dave@example.org", [recipient], MESSAGE, client).code
+
+    def test_nothing_changed(self) -> None:
+        self.assertEqual(self.reload(), Reloaded())
+
+    def test_a_network_may_relay_from_now_on(self) -> None:
+        self.assertEqual(self.code("carol@example.org"), 550)
+        self.file.write_text(self.file.read_text() + '\n[relay]\nnetworks = ["192.0.2.0/24"]\n')
+        self.assertEqual(self.reload().changed, ("relay.networks",))
+        self.assertEqual(self.code("carol@example.org"), 250)
+
+    def test_lists_and_aliases_are_read(self) -> None:
+        self.file.write_text(
+            self.file.read_text()
+            + '\n[[list]]\naddress = "team@example.test"\nowner = "bob@example.test"\nmembers = ["bob@example.test"]\n'
+        )
+        (self.world.directory / "aliases").write_text("support: bob\n")
+        self.assertEqual(
+            [self.code(f"{name}@example.test") for name in ("team", "support", "sales")], [550, 550, 250]
+        )
+        self.reload()
+        self.assertEqual(
+            [self.code(f"{name}@example.test") for name in ("team", "support", "sales")], [250, 250, 550]
+        )
+
+    def test_a_bad_file_changes_nothing(self) -> None:
+        self.file.write_text(self.file.read_text() + '\n[relay]\nnetworks = ["192.0.2.0/24"]\nport = "x"\n')
+        result = self.reload()
+        self.assertTrue(result.failed)
+        self.assertIn("relay.port", result.problems[0])
+        self.assertEqual(self.code("carol@example.org"), 550)
+
+    def test_accounts_that_cannot_be_read_change_nothing(self) -> None:
+        (self.world.directory / "users").unlink()
+        self.assertTrue(self.reload().failed)
+        self.assertEqual(self.code("bob@example.test"), 250)
+
+    def test_what_waits_for_a_restart(self) -> None:
+        self.file.write_text(self.file.read_text().replace("mx.example.test", "new.example.test"))
+        self.assertEqual(list(self.reload().restart), ["hostname"])
+        self.assertEqual(self.world.listeners.serving.config.hostname, "mx.example.test")
+
+    def test_accounts_are_looked_at_every_few_seconds(self) -> None:
+        self.world.parts.accounts.start()
+        users = self.world.directory / "users"
+        users.write_text(users.read_text() + "new@example.test:!::::::\n")
+        self.assertEqual(self.code("new@example.test"), 550)
+        self.world.advance(3, step=1)
+        self.assertEqual(self.code("new@example.test"), 250)
+        users.rename(users.with_name("away"))
+        self.world.advance(3, step=1)
+        self.assertEqual(
+            self.code("new@example.test"), 250, "what can't be read leaves what was there in force"
+        )
