@@ -66,10 +66,11 @@ def notify(
     body: bytes = BODY,
     reporter: Reporter = REPORTER,
     prefix: bytes = PREFIX,
+    readable: bool = True,
     **changes: Any,
 ) -> Notification:
     message = attrs.evolve(MESSAGE, body_size=len(body), prefix=prefix, **changes)
-    original = (prefix + body)[: reporter.quote + 1]
+    original = (prefix + body)[: reporter.quote + 1] if readable else prefix
     return reporter.notify(message, reports or (REPORT,), queue_id="Q1", now=NOW, original=original)
 
 
@@ -281,11 +282,20 @@ class OriginalTests(unittest.TestCase):
             b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n\r\n" + PREFIX + BODY, data
         )
 
-    def test_a_long_one_as_its_header(self) -> None:
-        made = notify(body=BODY + b"x" * 70 + b"\r\n" * 500)
-        part = parts_of(made)[2]
-        self.assertEqual(part.get_content_type(), "text/rfc822-headers")
-        self.assertEqual(part.get_content(), (PREFIX + BODY.split(b"\r\n\r\n")[0]).decode() + "\r\n")
+    def test_of_a_long_one_the_beginning(self) -> None:
+        made = notify(body=BODY + b"line\r\n" * 5000)
+        self.assertIn(b"The beginning of your message is attached; it has ", made.data)
+        head = made.data.partition(
+            b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n\r\n"
+        )[2]
+        head = head.partition(b"\r\n--")[0]
+        self.assertTrue((PREFIX + BODY + b"line\r\n" * 5000).startswith(head))
+        self.assertTrue(REPORTER.quote - 10 < len(head) <= REPORTER.quote)
+        self.assertTrue(head.endswith(b"line\r\n"))
+
+    def test_one_that_cannot_be_read_is_only_named(self) -> None:
+        made = notify(body=BODY + b"line\r\n" * 5000, readable=False)
+        self.assertEqual(parts_of(made)[2].get_content_type(), "text/rfc822-headers")
 
     def test_a_long_header_is_cut_at_a_line(self) -> None:
         lines = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 50) for n in range(100))

@@ -93,7 +93,7 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
     from twisted.python.failure import Failure
 
     from twisted_mta.service.control import ControlError
-    from twisted_mta.service.queue_control import queue_handlers
+    from twisted_mta.service.queue_control import QueueFiles, queue_handlers
     from twisted_mta.store.queue import SQLiteQueueStore
     from twisted_mta.store.queue.schema import QueueFileError
 
@@ -107,7 +107,7 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
 
     async def run() -> Any:
         try:
-            return await queue_handlers(store, time.time)[command](arguments)
+            return await queue_handlers(QueueFiles(store, time.time))[command](arguments)
         finally:
             await store.close()
 

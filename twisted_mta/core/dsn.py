@@ -145,29 +145,35 @@ class Reporter:
                     *_explain(message, report, now),
                 ]
         if any(report.action is Action.FAILED for report in reports):
-            lines += ["", "Your message, or its header, is attached."]
+            lines += ["", self._what_is_attached(message)]
         lines += ["", f"Questions about this server go to {self.postmaster}.", ""]
         return "\r\n".join(lines)
 
+    def _what_is_attached(self, message: QueuedMessage) -> str:
+        if message.ret == "HDRS":
+            return "The header of your message is attached."
+        if message.size <= self.quote:
+            return "Your message is attached."
+        return f"The beginning of your message is attached; it has {message.size} octets in all."
+
     def _original(self, message: QueuedMessage, reports: Sequence[Report], original: bytes) -> bytes:
-        """The third part: the whole message where it fits and is wanted, else its header section."""
-        # RFC 3461 §6.2: all of it only about a failure; only the header when it is longer than we quote.
+        """The third part: the message or its beginning where it is wanted, else its header section."""
+        # RFC 3461 §6.2: only the header where nothing failed; RFC 6522 §3: a portion of the message will do.
         failed = any(report.action is Action.FAILED for report in reports)
-        if failed and message.ret != "HDRS" and message.size <= min(self.quote, len(original)):
-            header = original[: header_length(original)]
+        readable = len(original) >= min(message.size, self.quote)
+        if failed and readable and message.ret != "HDRS" and header_length(original) <= self.quote:
+            head = _whole_lines(original, self.quote)
+            header = head[: header_length(head)]
             # RFC 6532 §3.7: a header with UTF-8 is not for message/rfc822.
             kind = b"global" if _EIGHT_BIT.search(header) else b"rfc822"
-            encoding = b"8bit" if _EIGHT_BIT.search(original) else b"7bit"
+            encoding = b"8bit" if _EIGHT_BIT.search(head) else b"7bit"
             return b"Content-Type: message/%b\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (
                 kind,
                 encoding,
-                original,
+                head,
             )
-        # RFC 6522 §4: what is not the whole message is not labelled message/rfc822.
-        header = original[: header_length(original)].removesuffix(b"\r\n")
-        if len(header) > self.quote:
-            whole, end, _ = header[: self.quote].rpartition(b"\r\n")
-            header = whole + end
+        # RFC 6522 §4: a header section alone is not message/rfc822.
+        header = _whole_lines(original[: header_length(original)].removesuffix(b"\r\n"), self.quote)
         encoding = b"7bit"
         if _EIGHT_BIT.search(header):
             header = binascii.b2a_qp(header, istext=True)
@@ -237,6 +243,14 @@ def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
 
 def _reply_lines(reply: Reply) -> list[str]:
     return reply.encode().decode("utf-8", "replace").split("\r\n")[:-1][:_MAX_LINES]
+
+
+def _whole_lines(text: bytes, limit: int) -> bytes:
+    """As many whole lines as fit."""
+    if len(text) <= limit:
+        return text
+    whole, end, _ = text[:limit].rpartition(b"\r\n")
+    return whole + end
 
 
 def _printable(text: str) -> str:

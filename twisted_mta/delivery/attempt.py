@@ -129,7 +129,7 @@ class Attempt:
         else:
             outcome = TryLater(reply, remote)
         self._outcomes[index] = outcome
-        self.log.info(
+        self.log.debug(  # the queue tells what comes of it
             "{queue_id}: {result} to {recipient} by {remote}: {reply}",
             queue_id=self.message.id,
             result=_WORDS[type(outcome)],

@@ -72,8 +72,9 @@ class Judge:
         following: float = 0.0,
     ) -> None:
         """The line in the log."""
+        remote = "" if isinstance(outcome, Expanded) else outcome.remote
         self.log.info(
-            "{event} {queue_id} to {recipient}: {reply}"
+            "{queue_id}: {event}, <{recipient}> by {by}: {reply}"
             + (" (next attempt in {next_in:.0f} s)" if following else ""),
             event=event,
             queue_id=message.id,
@@ -81,7 +82,8 @@ class Judge:
             original=str(recipient.original),
             transport=recipient.transport.value,
             reply=str(outcome.reply),
-            remote="" if isinstance(outcome, Expanded) else outcome.remote,
+            by=remote or "this server",
+            remote=remote,
             delay=now - message.arrived,
             attempts=recipient.attempts + 1,
             next_attempt=following,

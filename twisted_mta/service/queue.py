@@ -153,7 +153,7 @@ class QueueManager(Service):
             if claim:
                 self._reserved -= count
         for message in messages:
-            self.log.info(
+            self.log.debug(  # reception, lists and notices tell more
                 "queued {queue_id} from {sender} for {recipients} recipients, {size} octets",
                 event="queued",
                 queue_id=message.id,
@@ -179,6 +179,10 @@ class QueueManager(Service):
     async def find(self, queue_id: str) -> WorkItem | None:
         """See IQueueStore.find."""
         return await self._store.find(queue_id)
+
+    async def body(self, message: QueuedMessage) -> IStoredBody:
+        """See IQueueStore.body."""
+        return await self._store.body(message)
 
     async def retry(self, queue_ids: Sequence[str] | None = None) -> int:
         """Try messages (None: all) at once; returns how many recipients."""

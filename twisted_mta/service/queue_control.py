@@ -5,17 +5,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from twisted_mta.core.queue import QueuedRecipient, WorkItem
-from twisted_mta.interfaces import IQueueStore
+from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, WorkItem
+from twisted_mta.interfaces import IQueueStore, IStoredBody
 from twisted_mta.service.control import ControlError, Handler
 
 #: Messages listed at most.
 MAX_LISTED = 100_000
 #: Octets of a message that "queue.show" gives.
 MAX_SHOWN = 64 << 10
+
+
+class Administered(Protocol):
+    """What an administrator works on: the running `service.queue.QueueManager`, or the queue's files (`QueueFiles`)."""
+
+    async def listing(self, limit: int) -> Sequence[WorkItem]: ...
+    async def find(self, queue_id: str) -> WorkItem | None: ...
+    async def body(self, message: QueuedMessage) -> IStoredBody: ...
+    async def retry(self, queue_ids: Sequence[str] | None) -> int: ...
+    async def delete(self, queue_ids: Sequence[str]) -> int: ...
+
+
+class QueueFiles:
+    """A queue that no server is running. `now` gives Unix seconds."""
+
+    def __init__(self, store: IQueueStore, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+
+    async def listing(self, limit: int) -> Sequence[WorkItem]:
+        """See IQueueStore."""
+        return await self._store.listing(limit)
+
+    async def find(self, queue_id: str) -> WorkItem | None:
+        """See IQueueStore."""
+        return await self._store.find(queue_id)
+
+    async def body(self, message: QueuedMessage) -> IStoredBody:
+        """See IQueueStore."""
+        return await self._store.body(message)
+
+    async def retry(self, queue_ids: Sequence[str] | None) -> int:
+        """See IQueueStore: due when a server starts."""
+        return await self._store.retry(queue_ids, self._now())
+
+    async def delete(self, queue_ids: Sequence[str]) -> int:
+        """See IQueueStore."""
+        return await self._store.delete(queue_ids)
 
 
 def describe(item: WorkItem) -> dict[str, Any]:
@@ -45,25 +83,23 @@ def _describe_recipient(recipient: QueuedRecipient) -> dict[str, Any]:
     }
 
 
-def queue_handlers(
-    store: IQueueStore, now: Callable[[], float], wake: Callable[[], None] = lambda: None
-) -> Mapping[str, Handler]:
-    """The handlers: `now` gives Unix seconds, `wake` is called after recipients became due."""
+def queue_handlers(queue: Administered) -> Mapping[str, Handler]:
+    """The handlers of the `queue.*` commands."""
 
     async def listing(arguments: Mapping[str, Any]) -> Any:
         limit = arguments.get("limit", 1000)
         if not isinstance(limit, int) or not 1 <= limit <= MAX_LISTED:
             raise ControlError(f"the limit is 1 to {MAX_LISTED}")
-        return {"messages": [describe(item) for item in await store.listing(limit)]}
+        return {"messages": [describe(item) for item in await queue.listing(limit)]}
 
     async def show(arguments: Mapping[str, Any]) -> Any:
         (queue_id,) = _ids(arguments, exactly_one=True)
-        item = await store.find(queue_id)
+        item = await queue.find(queue_id)
         if item is None:
             raise ControlError(f"there is no message {queue_id} in the queue")
         message = item.message
         try:
-            body = await store.body(message)
+            body = await queue.body(message)
         except KeyError:
             raise ControlError(f"message {queue_id} has just left the queue") from None
         with body.open() as file:
@@ -75,12 +111,10 @@ def queue_handlers(
 
     async def retry(arguments: Mapping[str, Any]) -> Any:
         everything = arguments.get("all") is True
-        count = await store.retry(None if everything else _ids(arguments), now())
-        wake()
-        return {"recipients": count}
+        return {"recipients": await queue.retry(None if everything else _ids(arguments))}
 
     async def delete(arguments: Mapping[str, Any]) -> Any:
-        return {"messages": await store.delete(_ids(arguments))}
+        return {"messages": await queue.delete(_ids(arguments))}
 
     return {"queue.list": listing, "queue.show": show, "queue.retry": retry, "queue.delete": delete}
 

@@ -120,7 +120,7 @@ class MailServer(Service):
 
     def _handlers(self, parts: Parts) -> Mapping[str, Handler]:
         """The commands of the control socket."""
-        queue = queue_handlers(parts.store, self._reactor.seconds, lambda: parts.queue._pump())
+        queue = queue_handlers(parts.queue)
         return {
             "status": self._status,
             "reload": self._reload,
