@@ -117,7 +117,7 @@ def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
 
 Maker = Callable[[Serving, Role, IAddress | None], Session]
 
-# What a client over the connection limit hears: RFC 5321 §3.8, RFC 3501 §7.1.5, RFC 2449 §8.1.1.
+# What a client over the connection limit hears: RFC 5321 §3.8, RFC 3501 §7.1.5, RFC 3206 §4.
 _SMTP_BUSY = b"421 4.7.0 Too many connections, try again later\r\n"
 _IMAP_BUSY = b"* BYE Too many connections, try again later\r\n"
 _POP3_BUSY = b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"

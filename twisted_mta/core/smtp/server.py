@@ -388,7 +388,7 @@ class SmtpServer:
         piece, self._buffer = self._data.feed(self._buffer)
         refusal = None
         if self._data.size > self._settings.size_limit:
-            refusal = self._too_big()  # RFC 1870 §6.4: refused at the end, whatever was declared
+            refusal = self._too_big()  # RFC 1870 §6.3: refused at the end, whatever was declared
             if self._data.size > 2 * self._settings.size_limit + MAX_GARBAGE:
                 yield from self._close(
                     Reply(421, "4.3.4", "Message is far over the size limit, closing the connection")
