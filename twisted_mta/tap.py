@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from twisted.application.service import IService
+from twisted.logger import ILogObserver
 from twisted.python import usage
 
 from twisted_mta import __version__
 from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings
+from twisted_mta.config.schema import Config
 from twisted_mta.service.assembly import StartError
+from twisted_mta.service.logs import observer
 from twisted_mta.service.server import MailServer
 
 #: sysexits.h: the configuration is wrong.
@@ -46,8 +51,21 @@ def makeService(options: Options) -> IService:
     try:
         config, warnings = load_with_warnings(options["config"])
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        return MailServer.from_config(config)
+            print(warning, file=sys.stderr)
+        return MailServer.from_config(config, _log_observer(config, options.parent))
     except (ConfigErrors, StartError) as error:
         print(error, file=sys.stderr)
         sys.exit(EX_CONFIG)
+
+
+def _log_observer(config: Config, twistd: Mapping[str, Any] | None) -> ILogObserver | None:
+    """Our log in place of twistd's own, where twistd would write to the terminal or a file."""
+    if twistd is None or twistd.get("syslog") or twistd.get("logger"):
+        return None
+    logfile = twistd.get("logfile")
+    if not logfile and not twistd.get("nodaemon"):
+        logfile = "twistd.log"  # as twistd itself does
+    try:
+        return observer(config.log_format, logfile, sys.stdout)
+    except OSError as error:
+        raise StartError(f"can't log to {logfile}: {error.strerror}") from None

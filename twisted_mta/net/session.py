@@ -364,7 +364,7 @@ class SessionFactory(protocol.ServerFactory):
         if self._hosts[host] <= 0:
             del self._hosts[host]
 
-    async def shut_down(self, clock: IReactorTime, grace: float = 5.0) -> None:
+    async def shut_down(self, clock: IReactorTime, grace: float = 2.0) -> None:
         """End all sessions: politely first, and after `grace` seconds by force."""
         if not self.sessions:
             return

@@ -15,7 +15,7 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.error import CannotListenError
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 
 from twisted_mta import __version__
 from twisted_mta.config.schema import Config
@@ -43,18 +43,30 @@ class MailServer(Service):
         self._serving: Serving | None = None
         self._control: ControlServer | None = None
         self._started = 0.0
+        self._observer: ILogObserver | None = None
         #: One reload at a time.
         self._reloading = DeferredLock()
 
     @classmethod
-    def from_config(cls, config: Config) -> MailServer:
-        """The service for `config` on the global reactor. Raises StartError for a certificate that can't be used."""
+    def from_config(cls, config: Config, observer: ILogObserver | None = None) -> MailServer:
+        """The service for `config` on the global reactor, logging to `observer` (None: as twistd would).
+
+        Raises StartError for a certificate that can't be used.
+        """
         from twisted.internet import reactor
 
         try:
-            return cls(config, tls_options(config), reactor)
+            server = cls(config, tls_options(config), reactor)
         except TlsError as error:
             raise StartError(str(error)) from error
+        server._observer = observer
+        return server
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join the application, and tell it where to log."""
+        if self._observer is not None:
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -168,5 +180,6 @@ class MailServer(Service):
 
 def _give_up(error: Exception) -> NoReturn:
     """The server can't start: one line to the terminal instead of a traceback."""
-    print(f"mta: {error}", file=sys.stderr)
+    # Not sys.stderr: that is the log by now.
+    print(f"mta: {error}", file=sys.__stderr__)
     sys.exit(1)

@@ -1,0 +1,99 @@
+"""service.logs: what a line looks like, and that moving the file away is noticed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_mta.service.logs import LogFile, observer
+
+
+class LineTests(SynchronousTestCase):
+    def lines(self, log_format: str, *events: tuple[LogLevel, str, dict[str, Any]]) -> list[str]:
+        output = io.StringIO()
+        publisher = LogPublisher(observer(log_format, None, output))
+        logger = Logger("twisted_mta.service.reception.Incoming", observer=publisher)
+        for level, text, fields in events:
+            logger.emit(level, text, **fields)
+        return output.getvalue().splitlines()
+
+    def test_plain(self) -> None:
+        lines = self.lines(
+            "plain",
+            (LogLevel.info, "{queue_id}: received", {"queue_id": "A1"}),
+            (LogLevel.warn, "odd", {}),
+            (LogLevel.debug, "not shown", {}),
+        )
+        self.assertEqual(
+            [line.split(" ", 1)[1] for line in lines], ["reception: A1: received", "reception: warn: odd"]
+        )
+
+    def test_what_peers_say_stays_in_its_line(self) -> None:
+        lines = self.lines("plain", (LogLevel.info, "helo {name}", {"name": "x\r\n2026 forged\x1b[2J"}))
+        self.assertEqual(len(lines), 2)
+        self.assertTrue(lines[1].startswith("\t2026 forged\ufffd[2J"))
+
+    def test_traceback(self) -> None:
+        try:
+            raise ValueError("why")
+        except ValueError:
+            failure = Failure()
+        lines = self.lines("plain", (LogLevel.critical, "it broke", {"log_failure": failure}))
+        self.assertIn("reception: critical: it broke", lines[0])
+        self.assertTrue(all(line.startswith("\t") for line in lines[1:]))
+        self.assertIn("ValueError: why", lines[-1])
+
+    def test_json(self) -> None:
+        (line,) = self.lines(
+            "json", (LogLevel.info, "{queue_id}: to {to}", {"queue_id": "A1", "to": Path("x"), "size": 3})
+        )
+        fields = json.loads(line)
+        self.assertIsInstance(fields.pop("time"), float)
+        self.assertEqual(
+            fields,
+            {
+                "level": "info",
+                "source": "twisted_mta.service.reception.Incoming",
+                "text": "A1: to x",
+                "queue_id": "A1",
+                "to": "x",
+                "size": 3,
+            },
+        )
+
+
+class FileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.path = Path(self.mktemp())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = LogFile(self.path, lambda: self.now)
+
+    def test_rotation(self) -> None:
+        self.file.write("one\n")
+        old = self.path.rename(self.path.with_suffix(".1"))
+        self.file.write("two\n")
+        self.now = 1.5
+        self.file.write("three\n")
+        self.assertEqual(old.read_text(), "one\ntwo\n")
+        self.assertEqual(self.path.read_text(), "three\n")
+        self.now = 3.0
+        self.file.write("four\n")
+        self.assertEqual(self.path.read_text(), "three\nfour\n")
+
+    def test_a_directory_that_went_away_harms_nobody(self) -> None:
+        self.patch(__import__("sys"), "__stderr__", io.StringIO())
+        self.path.rename(self.path.with_suffix(".1"))
+        self.path.mkdir()
+        self.now = 1.5
+        self.file.write("lost\n")
+        self.path.rmdir()
+        self.now = 3.0
+        self.file.write("back\n")
+        self.assertEqual(self.path.read_text(), "back\n")
