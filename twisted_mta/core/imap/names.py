@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
 from collections.abc import Callable
 
 DELIMITER = "/"
+
+# Python loads a codec when it is first asked for: here and not in a session, when the process may have given up the
+# right to read Python's own files, or have no file descriptor left.
+codecs.lookup("utf-16-be")
 
 # A run of what stands for itself, or a shifted run.
 _ENCODED = re.compile(rb"([\x20-\x25\x27-\x7e]+)|&([A-Za-z0-9+,]*)-")
