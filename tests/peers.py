@@ -24,12 +24,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Poll until `condition` is true."""
+def wait_for(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 20) -> None:
+    """Poll until `condition` is true; `what` it waits for is said, or found out, when that does not happen."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds} s for {what}")
+            raise TimeoutError(f"waited {seconds} s for {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
 
 
@@ -262,6 +262,8 @@ class Dovecot:
                 mail_location = maildir:{maildir}
                 mail_uid = {owner}
                 mail_gid = {group}
+                # Dovecot's index of names looks seldom for what another program changed.
+                mailbox_list_index = no
                 first_valid_uid = 1
                 first_valid_gid = 1
                 namespace inbox {{

@@ -14,7 +14,7 @@ import pytest
 
 from twisted_mta.testing.site import PASSWORD, Site
 
-_ACCOUNTS = tuple(f"user{n}" for n in range(60))
+_ACCOUNTS = tuple(f"user{n}" for n in range(200))
 
 
 @attrs.frozen
