@@ -225,12 +225,13 @@ class MaildirTests:
 
     @_DIRECTIONS
     def test_what_arrives_is_announced(self, both: Both, first: str, second: str) -> None:
-        """Both see what is delivered meanwhile, with the same order."""
+        """Both see what is delivered meanwhile."""
         one, other = session(both, first), session(both, second)
         received = both.user.receive(*(message(f"m{n}") for n in range(10)))
         for client in (one, other):
             both.user.site.wait_for(lambda client=client: len(flags(client)) == 10)
-            assert bodies(client) == received
+            # In which order a program meets files that come while it reads the directory is chance, in Dovecot's case.
+            assert sorted(bodies(client)) == sorted(received)
 
     def test_both_at_once(self, both: Both) -> None:
         """Flags set in turns from both sides while mail comes in: nothing lost, nothing twice."""
@@ -245,7 +246,7 @@ class MaildirTests:
         wait_for(
             lambda: flags(theirs) == expected, lambda: f"{expected} from Dovecot, which says {flags(theirs)}"
         )
-        assert bodies(ours) == bodies(theirs)
+        assert sorted(bodies(ours)) == sorted(bodies(theirs))
         assert len(both.user.files()) == 24
 
     def test_pop3(self, both: Both) -> None:
