@@ -1,4 +1,9 @@
-"""docs/rfc-index.md holds each RFC and each section that a comment or docstring of the program cites, and no others."""
+"""docs/rfc-index.md holds each RFC and each section that a comment or docstring of the program cites, and no others.
+
+Run as a program, this writes the columns of sections and files anew, and rows with "?" for RFCs that have none yet:
+
+    python -m tests.unit.test_rfc_index
+"""
 
 from __future__ import annotations
 
@@ -122,6 +127,37 @@ class IndexTests(unittest.TestCase):
                     problems.append(f"RFC {rfc}: {file} does not cite it")
         self.assertEqual(problems, [], "take out of docs/rfc-index.md:\n" + "\n".join(problems))
 
-    def test_rows_are_in_order(self) -> None:
+    def test_rows_are_complete_and_in_order(self) -> None:
         self.assertGreater(len(indexed()), 40)
         self.assertEqual(list(indexed()), sorted(indexed()))
+        self.assertNotRegex(
+            INDEX.read_text("utf-8"), r"\| *\?? *\|", "a row has no title, or not what is done"
+        )
+
+
+def rewrite() -> None:
+    """Bring the columns of sections and files up to date; titles and what is done are for people to write."""
+    sections: dict[int, set[str]] = defaultdict(set)
+    files: dict[int, dict[str, None]] = defaultdict(dict)
+    for path in sorted(PROGRAM.rglob("*.py")):
+        for rfc, section, _ in citations(path.read_text("utf-8")):
+            if rfc:
+                sections[rfc] |= {section} - {""}
+                files[rfc][str(path.relative_to(PROGRAM))] = None
+    lines = INDEX.read_text("utf-8").splitlines()
+    numbers = [number for number, line in enumerate(lines) if _ROW.match(line)]
+    old = {int(match[1]): match for line in lines if (match := _ROW.match(line))}
+    rows = []
+    for rfc in sorted(files):
+        title, done = (old[rfc][2].strip(), old[rfc][4].strip()) if rfc in old else ("?", "?")
+        in_order = sorted(sections[rfc], key=lambda section: [int(part) for part in section.split(".")])
+        cited_sections = ", ".join(f"§{section}" for section in in_order) or "-"
+        rows.append(
+            f"| {rfc} | {title} | {cited_sections} | {done} | {', '.join(f'`{file}`' for file in files[rfc])} |"
+        )
+    lines[numbers[0] : numbers[-1] + 1] = rows
+    INDEX.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    rewrite()
