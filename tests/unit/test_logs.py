@@ -51,7 +51,12 @@ class LineTests(SynchronousTestCase):
 
     def test_json(self) -> None:
         (line,) = self.lines(
-            "json", (LogLevel.info, "{queue_id}: to {to}", {"queue_id": "A1", "to": Path("x"), "size": 3})
+            "json",
+            (
+                LogLevel.info,
+                "{queue_id}: to {to}",
+                {"queue_id": "A1", "to": Path("x"), "size": 3, "message_id": "1@x"},
+            ),
         )
         fields = json.loads(line)
         self.assertIsInstance(fields.pop("time"), float)
@@ -64,6 +69,7 @@ class LineTests(SynchronousTestCase):
                 "queue_id": "A1",
                 "to": "x",
                 "size": 3,
+                "message_id": "1@x",
             },
         )
 
@@ -74,6 +80,7 @@ class FileTests(SynchronousTestCase):
         self.path = Path(self.mktemp())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = LogFile(self.path, lambda: self.now)
+        self.addCleanup(self.file.close)
 
     def test_rotation(self) -> None:
         self.file.write("one\n")

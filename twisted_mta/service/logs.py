@@ -26,13 +26,17 @@ from zope.interface import implementer, provider
 _LOOK_EVERY = 1.0
 
 
-def plain(event: LogEvent) -> str:
-    """``2026-11-21T23:16:57+0000 reception: 08Dn...: received from ...``; a traceback goes on in further lines."""
+def _text(event: LogEvent) -> str:
+    """What happened, with a traceback where there is one; a line of a peer's never begins a line of ours."""
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-    # Peers have a say in what is logged: a line of theirs never begins a line of ours.
-    text = (
+    return (
         "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text).strip().replace("\n", "\n\t")
     )
+
+
+def plain(event: LogEvent) -> str:
+    """``2026-11-21T23:16:57+0000 reception: 08Dn...: received from ...``; a traceback goes on in further lines."""
+    text = _text(event)
     level = event.get("log_level", LogLevel.info)
     shown = "" if level is LogLevel.info else f"{level.name}: "
     source = str(event.get("log_namespace", "-")).rpartition("twisted_mta.")[2].split(".")
@@ -57,17 +61,17 @@ _INTERNAL = (
 
 def as_json(event: LogEvent) -> str:
     """One JSON object a line: time, level, source, text, and the event's own fields."""
-    text = plain(event)
+    text = _text(event)
     if not text:
         return ""
     fields: dict[str, Any] = {
         "time": event.get("log_time"),
         "level": event.get("log_level", LogLevel.info).name,
         "source": str(event.get("log_namespace", "-")),
-        "text": text.split(": ", 1)[-1].rstrip("\n"),
+        "text": text,
     }
     for key, value in event.items():
-        if not key.startswith(_INTERNAL):
+        if key not in _INTERNAL and not key.startswith("log_"):
             fields[key] = value if isinstance(value, int | float | str | bool | None) else str(value)
     return json.dumps(fields) + "\n"
 
@@ -98,6 +102,10 @@ class LogFile:
             self._file.flush()
         except OSError as error:
             print(f"mta: can't write the log {self._path}: {error}", file=sys.__stderr__)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
     def _reopen_if_moved(self) -> None:
         opened = self._file.fileno()
