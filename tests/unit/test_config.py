@@ -128,7 +128,7 @@ class ExampleTests(Files):
         text = EXAMPLE.read_text()
         named = set(re.findall(r"^#?(\w+) =", text, re.M)) | set(re.findall(r"^#?\[+([\w.]+)\]+", text, re.M))
         named |= set(re.findall(r"(\w+) = ", text))  # inside { }
-        named |= {"routes"} if "relay.routes" in named else set()
+        named |= {name.rpartition(".")[2] for name in named}
         classes = [
             cls
             for cls in vars(schema).values()
@@ -141,7 +141,7 @@ class ExampleTests(Files):
                     self.assertTrue(KEYS.get(field.name, field.name) in named or field.name == "path")
 
     def test_uncommented_it_is_valid_and_equal_to_the_defaults(self) -> None:
-        text = re.sub(r'^#(?=[\w"]+ = |"[^"]+" = |\[\[list\]\])', "", EXAMPLE.read_text(), flags=re.M)
+        text = re.sub(r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni)\]\])', "", EXAMPLE.read_text(), flags=re.M)
         self.assertNotRegex(text, r"(?m)^#\S")
         path = self.dir / "mta.toml"
         path.write_text(text)
@@ -150,7 +150,7 @@ class ExampleTests(Files):
             "\n".join(line for line in EXAMPLE.read_text().splitlines() if not line.startswith("#"))
         )
         bare = load(path, check_files=False)
-        examples = {"tls.certificate", "tls.key", "relay.smarthost", "list"}
+        examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list"}
         examples |= {'relay.routes."partner.example"', 'relay.routes.".partner.example"'}
         self.assertEqual(set(changes(bare, full)), examples)
 

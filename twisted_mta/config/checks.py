@@ -47,6 +47,7 @@ def _check_listen(config: Config, reading: Reading) -> None:
         if listen.role is not Role.MX and config.tls.certificate is None and not reading.is_bad("tls"):
             why = "begins with TLS" if listen.role.implicit_tls else "lets nobody log in without TLS"
             reading.problem(f"{key}.role", f'"{listen.role}" {why}: it needs [tls] with certificate and key')
+        _check_proxy(config, number, reading)
         place = _place(listen.endpoint)
         for other, known in enumerate(seen, 1):
             if _same_place(place, known):
@@ -55,6 +56,26 @@ def _check_listen(config: Config, reading: Reading) -> None:
                     f"{quote(listen.endpoint)} is the same as, or part of, that of listen[{other}]",
                 )
         seen.append(place)
+
+
+def _check_proxy(config: Config, number: int, reading: Reading) -> None:
+    listen, key = config.listen[number - 1], f"listen[{number}]"
+    is_unix = split_endpoint(listen.endpoint)[0] == "unix"
+    if listen.proxy_networks and not listen.proxy:
+        reading.problem(f"{key}.proxy_networks", "without proxy = true it means nothing")
+    if listen.proxy and not listen.proxy_networks and not is_unix:
+        reading.problem(
+            f"{key}.proxy", 'it needs proxy_networks: where the proxies connect from, such as ["192.0.2.10"]'
+        )
+    for relay in config.relay.networks:
+        for network in listen.proxy_networks:
+            if relay.version == network.version and relay.overlaps(network):
+                reading.problem(
+                    f"{key}.proxy_networks",
+                    f"{quote(str(network))} overlaps relay.networks: connections for which the proxy names no client "
+                    "could relay",
+                    warning=True,
+                )
 
 
 def _place(endpoint: str) -> tuple[str, str, str]:
@@ -80,6 +101,8 @@ def _check_tls(config: Config, reading: Reading) -> None:
     if (given[0] is None) != (given[1] is None):
         missing = "certificate" if given[0] is None else "key"
         reading.problem("tls", f'"{missing}" is missing: TLS needs both, certificate and key')
+    if config.tls.sni and given == (None, None):
+        reading.problem("tls.sni[1]", "[tls] needs a certificate and key of its own, for all other clients")
 
 
 def _check_accounts(config: Config, reading: Reading) -> None:

@@ -110,7 +110,7 @@ def integer(low: int, high: int) -> Reader[int]:
     return read
 
 
-def duration(low: float = 0.0) -> Reader[float]:
+def duration(low: float = 0.0, high: float = 1e9) -> Reader[float]:
     """Seconds as a number, or text with units: "30m", "1h30m"."""
 
     def read(value: Any, reading: Reading, key: str) -> float:
@@ -124,6 +124,8 @@ def duration(low: float = 0.0) -> Reader[float]:
             raise Invalid(f"{quote(value)} is no duration: it must be 0 or more seconds")
         if seconds < low:
             raise Invalid(f"{quote(value)} is too short: at least {low:g} seconds")
+        if seconds > high:
+            raise Invalid(f"{quote(value)} is too long: at most {high:g} seconds")
         return seconds
 
     return read
@@ -201,7 +203,16 @@ def role(value: Any, reading: Reading, key: str) -> Role:
 
 
 def network(value: Any, reading: Reading, key: str) -> Network:
-    """An IP network or address; never the whole Internet."""
+    """An IP network or address whose clients may relay; never the whole Internet."""
+    return _network(value, reading, key, "that would be an open relay")
+
+
+def proxy_network(value: Any, reading: Reading, key: str) -> Network:
+    """An IP network or address of proxies; never the whole Internet."""
+    return _network(value, reading, key, "anybody could pretend to be any client")
+
+
+def _network(value: Any, reading: Reading, key: str, danger: str) -> Network:
     try:
         found = ipaddress.ip_network(text(value, reading, key))
     except ValueError:
@@ -209,7 +220,7 @@ def network(value: Any, reading: Reading, key: str) -> Network:
             f'{quote(value)} is no network: write "192.0.2.0/24" or "2001:db8::/32"{_meant_network(value)}'
         ) from None
     if found.prefixlen == 0:
-        raise Invalid(f"{quote(value)} is everyone: that would be an open relay")
+        raise Invalid(f"{quote(value)} is everyone: {danger}")
     return found
 
 

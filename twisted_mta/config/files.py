@@ -36,7 +36,9 @@ def check_files(config: Config, reading: Reading) -> None:
     _check_identity(config.user, "user", pwd.getpwnam, reading)
     _check_identity(config.group, "group", grp.getgrnam, reading)
     if not reading.is_bad("tls") and config.tls.certificate and config.tls.key:
-        _check_pair(config.tls.certificate, config.tls.key, config.hostname, reading)
+        _check_pair(config.tls.certificate, config.tls.key, "tls", config.hostname, reading)
+        for number, pair in enumerate(config.tls.sni, 1):
+            _check_pair(pair.certificate, pair.key, f"tls.sni[{number}]", "", reading)
 
 
 def _check_data(path: Path, reading: Reading) -> None:
@@ -85,11 +87,11 @@ def _check_identity(name: str, key: str, look_up: Callable[[str], object], readi
         reading.problem(key, f"there is no {key} {quote(name)} on this machine")
 
 
-def _check_pair(certificate: Path, key: Path, hostname: str, reading: Reading) -> None:
-    found = _is_file(certificate, "tls.certificate", reading), _is_file(key, "tls.key", reading)
+def _check_pair(certificate: Path, key: Path, place: str, hostname: str, reading: Reading) -> None:
+    found = _is_file(certificate, f"{place}.certificate", reading), _is_file(key, f"{place}.key", reading)
     if not all(found):
         return
-    _check_private(key, "tls.key", reading)
+    _check_private(key, f"{place}.key", reading)
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
@@ -100,23 +102,25 @@ def _check_pair(certificate: Path, key: Path, hostname: str, reading: Reading) -
     try:
         first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     except ValueError:
-        reading.problem("tls.certificate", f"{quote(str(certificate))} has no PEM certificate")
+        reading.problem(f"{place}.certificate", f"{quote(str(certificate))} has no PEM certificate")
         return
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
     except TypeError:
-        reading.problem("tls.key", f"{quote(str(key))} is encrypted: a server can't ask for its password")
+        reading.problem(
+            f"{place}.key", f"{quote(str(key))} is encrypted: a server can't ask for its password"
+        )
         return
     except ValueError:
-        reading.problem("tls.key", f"{quote(str(key))} has no PEM private key")
+        reading.problem(f"{place}.key", f"{quote(str(key))} has no PEM private key")
         return
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     if private.public_key().public_bytes(*form) != first.public_key().public_bytes(*form):
-        reading.problem("tls.key", f"{quote(str(key))} is not the key of {quote(str(certificate))}")
-    _check_certificate(first, hostname, reading)
+        reading.problem(f"{place}.key", f"{quote(str(key))} is not the key of {quote(str(certificate))}")
+    _check_certificate(first, place, hostname, reading)
 
 
-def _check_certificate(certificate: object, hostname: str, reading: Reading) -> None:
+def _check_certificate(certificate: object, place: str, hostname: str, reading: Reading) -> None:
     """Expired, or for another host: the server would run, its clients would complain."""
     from cryptography import x509
 
@@ -124,16 +128,24 @@ def _check_certificate(certificate: object, hostname: str, reading: Reading) -> 
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         day = certificate.not_valid_after_utc.date()
-        reading.problem("tls.certificate", f"the certificate expired on {day}", warning=True)
+        reading.problem(f"{place}.certificate", f"the certificate expired on {day}", warning=True)
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         names: list[str] = []
     else:
         names = [name.lower() for name in extension.value.get_values_for_type(x509.DNSName)]
+    if not hostname:
+        if not names:
+            reading.problem(
+                f"{place}.certificate", "there is no host name in the certificate: nobody can ask for it"
+            )
+        return
     wildcard = "*." + hostname.partition(".")[2]
     if not reading.is_bad("hostname") and hostname not in names and wildcard not in names:
         listed = ", ".join(names) or "no name"
         reading.problem(
-            "tls.certificate", f"the certificate is not for {quote(hostname)} but for {listed}", warning=True
+            f"{place}.certificate",
+            f"the certificate is not for {quote(hostname)} but for {listed}",
+            warning=True,
         )

@@ -46,6 +46,17 @@ class Listen:
 
     role: Role
     endpoint: str
+    #: Whether every connection begins with a PROXY header, and which networks these may come from.
+    proxy: bool = False
+    proxy_networks: tuple[Network, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Certificate:
+    """[[tls.sni]]: PEM files for clients that ask for one of the names in the certificate."""
+
+    certificate: Path
+    key: Path
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +65,10 @@ class Tls:
 
     certificate: Path | None = None
     key: Path | None = None
+    #: The oldest version that is spoken: "1.2" or "1.3".
+    minimum: str = "1.2"
+    #: More certificates, each for the names in it; `certificate` is for all other clients.
+    sni: tuple[Certificate, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -145,6 +160,12 @@ class Limits:
     #: Connections at a time: in all, and from one address.
     connections: int = 10000
     connections_per_address: int = 100
+    #: ... and from one network: an IPv4 /24, an IPv6 /64.
+    connections_per_network: int = 500
+    #: New connections in a minute from one IPv4 address or IPv6 /64; 0: any number.
+    connection_rate: int = 0
+    #: Seconds that a client of an mx listener waits for the greeting; one that speaks before is refused. 0: off.
+    greeting_delay: float = 0.0
     #: Seconds of silence: SMTP (RFC 5321 §4.5.3.2.7 asks for 5 minutes), and before and after login in POP3 and IMAP.
     smtp_timeout: float = 300.0
     login_timeout: float = 60.0
@@ -152,6 +173,16 @@ class Limits:
     imap_timeout: float = 1800.0
     #: Free octets on the spool's disk below which mail is refused with 452.
     disk_reserve: int = 10485760
+
+
+@attrs.frozen(kw_only=True)
+class Checks:
+    """[checks]: what strangers must be like: "off", "log" (tell what would be refused), or "require"."""
+
+    #: The address has a name in the DNS that leads back to it.
+    reverse_dns: str = "log"
+    #: HELO and EHLO give a name or a literal, and not one of ours.
+    helo: str = "log"
 
 
 @attrs.frozen(kw_only=True)
@@ -194,6 +225,7 @@ class Config:
     relay: Relay = Relay()
     queue: Queue = Queue()
     limits: Limits = Limits()
+    checks: Checks = Checks()
     dns: Dns = Dns()
 
     @property

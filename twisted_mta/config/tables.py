@@ -28,8 +28,13 @@ DEFAULT_ACCOUNTS_FILE = "users"
 #: Below the data directory.
 DEFAULT_MAILDIR = "mail/{domain}/{local}"
 
-LISTEN: Mapping[str, Reader[Any]] = {"role": fields.role, "endpoint": fields.endpoint}
-TLS: Mapping[str, Reader[Any]] = {"certificate": fields.path, "key": fields.path}
+LISTEN: Mapping[str, Reader[Any]] = {
+    "role": fields.role,
+    "endpoint": fields.endpoint,
+    "proxy": fields.boolean,
+    "proxy_networks": fields.array(fields.proxy_network),
+}
+CERTIFICATE: Mapping[str, Reader[Any]] = {"certificate": fields.path, "key": fields.path}
 ACCOUNTS: Mapping[str, Reader[Any]] = {
     "file": fields.path,
     "maildir": fields.template,
@@ -63,12 +68,17 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "received_headers": fields.integer(10, 1000),
     "connections": fields.integer(1, 1_000_000),
     "connections_per_address": fields.integer(1, 1_000_000),
+    "connections_per_network": fields.integer(1, 1_000_000),
+    "connection_rate": fields.integer(0, 1_000_000),
+    "greeting_delay": fields.duration(0, 60),  # RFC 5321 §4.5.3.2.1: clients wait for five minutes
     "smtp_timeout": fields.duration(1),
     "login_timeout": fields.duration(1),
     "pop3_timeout": fields.duration(1),
     "imap_timeout": fields.duration(1),
     "disk_reserve": fields.size(),
 }
+_MODE = fields.choice("off", "log", "require")
+CHECKS: Mapping[str, Reader[Any]] = {"reverse_dns": _MODE, "helo": _MODE}
 DNS: Mapping[str, Reader[Any]] = {
     "servers": fields.array(fields.dns_server),
     "timeout": fields.duration(0.1),
@@ -214,6 +224,11 @@ def _tables(read: Reader[C]) -> Reader[tuple[C, ...]]:
     return read_all
 
 
+TLS: Mapping[str, Reader[Any]] = {
+    **CERTIFICATE,
+    "minimum": fields.choice("1.2", "1.3"),
+    "sni": _tables(partial(table, schema.Certificate, CERTIFICATE, {})),
+}
 #: The keys of the file above all tables, those read first in front.
 TOP: Mapping[str, Reader[Any]] = {
     "hostname": fields.hostname,
@@ -229,6 +244,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "tls": partial(table, schema.Tls, TLS, {}),
     "queue": partial(table, schema.Queue, QUEUE, {}),
     "limits": partial(table, schema.Limits, LIMITS, {}),
+    "checks": partial(table, schema.Checks, CHECKS, {}),
     "dns": partial(table, schema.Dns, DNS, {}),
     "relay": partial(table, schema.Relay, RELAY, {}),
 }
@@ -240,6 +256,7 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "accounts": ACCOUNTS,
     "queue": QUEUE,
     "limits": LIMITS,
+    "checks": CHECKS,
     "dns": DNS,
     "relay": RELAY,
 }
