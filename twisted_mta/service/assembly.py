@@ -77,9 +77,12 @@ class Parts:
 
 def tls_options(config: Config) -> ServerTls | None:
     """The context for the servers; None without a certificate. Raises TlsError."""
-    if config.tls.certificate is None or config.tls.key is None:
+    tls = config.tls
+    if tls.certificate is None or tls.key is None:
         return None
-    return ServerTls(config.tls.certificate, config.tls.key)
+    return ServerTls(
+        tls.certificate, tls.key, [(pair.certificate, pair.key) for pair in tls.sni], tls.minimum
+    )
 
 
 def rules(config: Config, directory: IDirectory) -> Rules:

@@ -21,6 +21,7 @@ from twisted_mta import __version__
 from twisted_mta.config.schema import Config
 from twisted_mta.net.tls import ServerTls, TlsError
 from twisted_mta.service.assembly import Parts, StartError, assemble, real_platform, tls_options
+from twisted_mta.service.certificates import CertificateWatch
 from twisted_mta.service.control import AlreadyRunning, ControlServer, Handler
 from twisted_mta.service.listeners import BindError, Listeners, Serving
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
@@ -42,6 +43,7 @@ class MailServer(Service):
         self._parts: Parts | None = None
         self._serving: Serving | None = None
         self._control: ControlServer | None = None
+        self._certificates: CertificateWatch | None = None
         self._started = 0.0
         self._observer: ILogObserver | None = None
         #: One reload at a time.
@@ -101,6 +103,8 @@ class MailServer(Service):
         self._started = self._reactor.seconds()
         parts.queue.startService()
         parts.accounts.start()
+        self._certificates = CertificateWatch(self._serving, tls_options, parts.disk, self._reactor)
+        self._certificates.start()
         signal.signal(signal.SIGHUP, self._hang_up)
         self.log.info(
             "twisted_mta {version} is up as {hostname}", version=__version__, hostname=self._config.hostname
@@ -118,6 +122,8 @@ class MailServer(Service):
         await self._listeners.stop()
         if self._control is not None:
             await self._control.stopService()
+        if self._certificates is not None:
+            self._certificates.stop()
         parts, self._parts = self._parts, None
         if parts is None:
             return
