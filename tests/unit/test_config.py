@@ -105,6 +105,26 @@ class LoadTests(Files):
             },
         )
 
+    def test_submission(self) -> None:
+        config = self.load(
+            "[submission]\ncheck_sender = false\nmessages_per_hour = 0\n"
+            "[submission.domain]\nrecipients_per_day = 7\n"
+            '[[submission.grant]]\naccount = "Alice"\naddresses = ["info", "@Example.ORG", "x@example.net"]\n'
+        )
+        found = config.submission
+        self.assertFalse(found.check_sender)
+        self.assertEqual((found.rates.messages_per_hour, found.rates.recipients_per_hour), (0, 300))
+        self.assertEqual(found.domain, schema.Rates(recipients_per_day=7))
+        self.assertEqual(
+            found.grants,
+            (
+                schema.Grant(
+                    account=Address("Alice", "example.test"),
+                    addresses=("info@example.test", "@example.org", "x@example.net"),
+                ),
+            ),
+        )
+
     def test_list_owner_is_the_postmaster_unless_given(self) -> None:
         config = self.load(
             '[[list]]\naddress = "team"\nmembers = ["alice", "x@example.net"]\n'
@@ -141,7 +161,7 @@ class ExampleTests(Files):
                     self.assertTrue(KEYS.get(field.name, field.name) in named or field.name == "path")
 
     def test_uncommented_it_is_valid_and_equal_to_the_defaults(self) -> None:
-        text = re.sub(r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni)\]\])', "", EXAMPLE.read_text(), flags=re.M)
+        text = re.sub(r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni|submission\.grant)\]\])', "", EXAMPLE.read_text(), flags=re.M)
         self.assertNotRegex(text, r"(?m)^#\S")
         path = self.dir / "mta.toml"
         path.write_text(text)
@@ -150,7 +170,7 @@ class ExampleTests(Files):
             "\n".join(line for line in EXAMPLE.read_text().splitlines() if not line.startswith("#"))
         )
         bare = load(path, check_files=False)
-        examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list"}
+        examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list", "submission.grant"}
         examples |= {'relay.routes."partner.example"', 'relay.routes.".partner.example"'}
         self.assertEqual(set(changes(bare, full)), examples)
 

@@ -8,12 +8,13 @@ import re
 from twisted_mta.config.errors import quote
 from twisted_mta.config.fields import Reading, split_endpoint
 from twisted_mta.config.lines import join_key
-from twisted_mta.config.schema import Config, MailingList, Role, Route
+from twisted_mta.config.schema import Config, MailingList, Rates, Role, Route
 from twisted_mta.core.lists import check_address
 
 
 def check(config: Config, reading: Reading) -> None:
     """Note everything that contradicts something else. Keys that are already known to be wrong are left alone."""
+    _check_submission(config, reading)
     _check_domains(config, reading)
     _check_listen(config, reading)
     _check_tls(config, reading)
@@ -152,6 +153,30 @@ def _check_members(mailing_list: MailingList, key: str, reading: Reading) -> Non
         if member.folded in seen:
             reading.problem(f"{key}.members[{number}]", f"{quote(str(member))} is listed twice", warning=True)
         seen.add(member.folded)
+
+
+def _check_submission(config: Config, reading: Reading) -> None:
+    if reading.is_bad("submission", "domains"):
+        return
+    for number, grant in enumerate(config.submission.grants, 1):
+        if grant.account.domain not in config.domains:
+            reading.problem(
+                f"submission.grant[{number}].account",
+                f"{quote(str(grant.account))} is not in a local domain; valid: {', '.join(config.domains)}",
+            )
+    _check_rates("submission", config.submission.rates, reading)
+    _check_rates("submission.domain", config.submission.domain, reading)
+
+
+def _check_rates(key: str, rates: Rates, reading: Reading) -> None:
+    for what, hour, day in (
+        ("messages", rates.messages_per_hour, rates.messages_per_day),
+        ("recipients", rates.recipients_per_hour, rates.recipients_per_day),
+    ):
+        if 0 < day < hour:
+            reading.problem(
+                f"{key}.{what}_per_hour", f"{hour} is more than {what}_per_day, {day}", warning=True
+            )
 
 
 def _check_routes(config: Config, reading: Reading) -> None:

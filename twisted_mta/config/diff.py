@@ -7,7 +7,19 @@ from typing import Any
 import attrs
 
 from twisted_mta.config.lines import join_key
-from twisted_mta.config.schema import Accounts, Checks, Config, Dns, Limits, Queue, Relay, Route, Tls
+from twisted_mta.config.schema import (
+    Accounts,
+    Checks,
+    Config,
+    Dns,
+    Limits,
+    Queue,
+    Rates,
+    Relay,
+    Route,
+    Submission,
+    Tls,
+)
 from twisted_mta.config.tables import KEYS
 
 #: The keys that a reload can't change, with the reason.
@@ -21,7 +33,7 @@ NEEDS_RESTART = {
 }
 
 
-_TABLES = (Accounts, Checks, Config, Dns, Limits, Queue, Relay, Route, Tls)
+_TABLES = (Accounts, Checks, Config, Dns, Limits, Queue, Rates, Relay, Route, Submission, Tls)
 
 
 def changes(old: Config, new: Config) -> list[str]:

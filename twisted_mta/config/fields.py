@@ -266,6 +266,14 @@ def address(value: Any, reading: Reading, key: str) -> Address:
     )
 
 
+def address_or_domain(value: Any, reading: Reading, key: str) -> str:
+    """An address as `address` reads it, or "@domain" for all addresses of a domain."""
+    written = text(value, reading, key)
+    if written.startswith("@"):
+        return f"@{domain(written[1:], reading, key)}"
+    return str(address(value, reading, key))
+
+
 def separator(value: Any, reading: Reading, key: str) -> str:
     """One character, or "" for none."""
     character = text(value, reading, key)

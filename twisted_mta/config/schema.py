@@ -186,6 +186,53 @@ class Checks:
 
 
 @attrs.frozen(kw_only=True)
+class Rates:
+    """[submission.domain], and the same keys of [submission]: what may be sent in an hour and in a day; 0: no limit."""
+
+    messages_per_hour: int = 0
+    recipients_per_hour: int = 0
+    messages_per_day: int = 0
+    recipients_per_day: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Grant:
+    """[[submission.grant]]: addresses that an account may send as besides its own; "@example.org" is a whole domain."""
+
+    account: Address
+    addresses: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """[submission]: what users who log in may send.
+
+    The rates are those of one account. A person stays far below them, but a stolen password is found out before many
+    have got spam from it, and before this host is on the block lists.
+    """
+
+    #: Whether a login may send as its own addresses only.
+    check_sender: bool = True
+    messages_per_hour: int = 100
+    recipients_per_hour: int = 300
+    messages_per_day: int = 500
+    recipients_per_day: int = 1000
+    #: Of all accounts of one domain together.
+    domain: Rates = Rates()
+    grants: tuple[Grant, ...] = ()
+
+    @property
+    def rates(self) -> Rates:
+        """Those of one account."""
+        return Rates(
+            messages_per_hour=self.messages_per_hour,
+            recipients_per_hour=self.recipients_per_hour,
+            messages_per_day=self.messages_per_day,
+            recipients_per_day=self.recipients_per_day,
+        )
+
+
+@attrs.frozen(kw_only=True)
 class Dns:
     """[dns]: the resolver. No servers: those of /etc/resolv.conf."""
 
@@ -225,6 +272,7 @@ class Config:
     relay: Relay = Relay()
     queue: Queue = Queue()
     limits: Limits = Limits()
+    submission: Submission = Submission()
     checks: Checks = Checks()
     dns: Dns = Dns()
 

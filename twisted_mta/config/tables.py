@@ -21,7 +21,7 @@ from twisted_mta.core.address import Address
 C = TypeVar("C")
 
 #: Where the field of the schema has another name than the key of the file.
-KEYS = {"lists": "list"}
+KEYS = {"lists": "list", "grants": "grant"}
 
 DEFAULT_DATA = "/var/lib/mta"
 DEFAULT_ACCOUNTS_FILE = "users"
@@ -79,6 +79,16 @@ LIMITS: Mapping[str, Reader[Any]] = {
 }
 _MODE = fields.choice("off", "log", "require")
 CHECKS: Mapping[str, Reader[Any]] = {"reverse_dns": _MODE, "helo": _MODE}
+RATES: Mapping[str, Reader[Any]] = {
+    "messages_per_hour": fields.integer(0, 1_000_000_000),
+    "recipients_per_hour": fields.integer(0, 1_000_000_000),
+    "messages_per_day": fields.integer(0, 1_000_000_000),
+    "recipients_per_day": fields.integer(0, 1_000_000_000),
+}
+GRANT: Mapping[str, Reader[Any]] = {
+    "account": fields.address,
+    "addresses": fields.array(fields.address_or_domain, at_least=1),
+}
 DNS: Mapping[str, Reader[Any]] = {
     "servers": fields.array(fields.dns_server),
     "timeout": fields.duration(0.1),
@@ -229,6 +239,13 @@ TLS: Mapping[str, Reader[Any]] = {
     "minimum": fields.choice("1.2", "1.3"),
     "sni": _tables(partial(table, schema.Certificate, CERTIFICATE, {})),
 }
+SUBMISSION: Mapping[str, Reader[Any]] = {
+    "check_sender": fields.boolean,
+    **RATES,
+    "domain": partial(table, schema.Rates, RATES, {}),
+    "grants": _tables(partial(table, schema.Grant, GRANT, {})),
+}
+
 #: The keys of the file above all tables, those read first in front.
 TOP: Mapping[str, Reader[Any]] = {
     "hostname": fields.hostname,
@@ -244,6 +261,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "tls": partial(table, schema.Tls, TLS, {}),
     "queue": partial(table, schema.Queue, QUEUE, {}),
     "limits": partial(table, schema.Limits, LIMITS, {}),
+    "submission": partial(table, schema.Submission, SUBMISSION, {}),
     "checks": partial(table, schema.Checks, CHECKS, {}),
     "dns": partial(table, schema.Dns, DNS, {}),
     "relay": partial(table, schema.Relay, RELAY, {}),
@@ -256,6 +274,7 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "accounts": ACCOUNTS,
     "queue": QUEUE,
     "limits": LIMITS,
+    "submission": SUBMISSION,
     "checks": CHECKS,
     "dns": DNS,
     "relay": RELAY,
