@@ -313,6 +313,9 @@ class IReception(Interface):
     def verify(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
         """VRFY."""
 
+    def expand(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
+        """EXPN."""
+
     def authenticate(peer: Peer, login: str, password: bytes) -> Awaitable[Account | None]:
         """AUTH with a password: the account, or None."""
 

@@ -10,10 +10,29 @@ import pytest
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Credentials
 from twisted_mta.core.smtp import questions as q
-from twisted_mta.core.smtp.server import ServerSettings, SmtpServer
+from twisted_mta.core.smtp.server import SmtpServer
+from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.testing.dialogs import Transcript, play
 
 DIALOGS = Path(__file__).parent / "smtp_server"
+
+
+#: Left out of the answers to EHLO unless a transcript says "set without=": they would only repeat themselves.
+QUIET = frozenset(
+    [
+        "SMTPUTF8",
+        "CHUNKING",
+        "BINARYMIME",
+        "DSN",
+        "LIMITS",
+        "DELIVERBY",
+        "FUTURERELEASE",
+        "MT-PRIORITY",
+        "REQUIRETLS",
+        "XCLIENT",
+    ]
+)
+NOW = 1_800_000_000.0
 
 
 def answer(question: Any) -> Any:
@@ -43,6 +62,10 @@ def answer(question: Any) -> Any:
             return credentials == Credentials("alice", b"secret")
         case q.Verify():
             return Reply(252, "2.1.5", "Send some mail, we will try")
+        case q.Expand(argument):
+            return Reply(250, "2.1.5", f"<one@{argument}>\n<two@{argument}>")
+        case q.ClientIs(attributes):
+            return Reply(550, "5.7.1", "Not for you") if attributes.get("NAME") == "evil" else None
         case _:
             return None
 
@@ -50,6 +73,8 @@ def answer(question: Any) -> Any:
 @pytest.mark.parametrize("path", sorted(DIALOGS.glob("*.txt")), ids=lambda path: path.stem)
 def test_dialog(path: Path) -> None:
     transcript = Transcript.parse(path.read_text(encoding="utf-8"))
-    settings = ServerSettings(hostname="mx.example.test", size_limit=200, recipient_limit=3, error_limit=50)
-    core = SmtpServer(transcript.configure(settings))
+    settings = ServerSettings(
+        hostname="mx.example.test", size_limit=200, recipient_limit=3, error_limit=50, without=QUIET
+    )
+    core = SmtpServer(transcript.configure(settings), lambda: NOW)
     assert play(core, transcript.lines, answer) == transcript.lines

@@ -96,6 +96,43 @@ def test_uids_last_over_a_restart() -> None:
         assert look(site) == first
 
 
+def test_lmtp_answers_for_each_recipient() -> None:
+    with Site(roles=("lmtp",)) as site, smtplib.LMTP("127.0.0.1", site.port("lmtp"), timeout=30) as client:
+        client.ehlo("client")
+        client.mail("dave@example.org")
+        assert [client.rcpt(f"{name}@example.test")[0] for name in ("alice", "nobody", "bob")] == [
+            250,
+            550,
+            250,
+        ]
+        assert client.data(MESSAGE)[0] == 250
+        assert client.getreply()[0] == 250
+        site.wait_for(lambda: site.maildir("alice") and site.maildir("bob"))
+
+
+def test_chunks_and_a_notice_of_success(site: Site) -> None:
+    """A message in BDAT chunks to an account, with NOTIFY=SUCCESS: it arrives, and the sender hears of it."""
+    subject = b"Subject: in chunks\r\n\r\n"
+    with smtplib.SMTP("127.0.0.1", site.port("mx"), timeout=30) as client:
+        client.ehlo("client")
+        assert client.has_extn("chunking")
+        client.mail("alice@example.test", ["RET=HDRS", "ENVID=abc+2B"])
+        client.rcpt("bob@example.test", ["NOTIFY=SUCCESS", "ORCPT=rfc822;bob@example.test"])
+        client.send(b"BDAT %d\r\n" % len(subject) + subject + b"BDAT 7 LAST\r\n.\r\nab\r\n")
+        assert [client.getreply()[0] for _ in range(2)] == [250, 250]
+    notice = site.wait_for(lambda: [path for path in site.maildir("alice") if b"abc+" in path.read_bytes()])[
+        0
+    ].read_bytes()
+    assert b"\nAction: delivered\n" in notice
+    assert b"\nOriginal-Recipient: rfc822; bob@example.test\n" in notice
+    arrived = [path.read_bytes() for path in site.maildir("bob")]
+    assert [
+        message
+        for message in arrived
+        if message.endswith(b"\n\n.\nab\n") and b"Subject: in chunks" in message
+    ]
+
+
 def test_shutdown_tells_open_sessions() -> None:
     with Site(roles=("mx",)) as site, socket.create_connection(("127.0.0.1", site.port("mx")), 30) as client:
         file = client.makefile("rb")

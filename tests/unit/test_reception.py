@@ -246,3 +246,21 @@ class ReceptionTests(SynchronousTestCase):
         self.assertTrue(
             self.queue.messages[0].prefix.startswith(b"Received: by mx.example.test (uid 7)\r\n\tid A;")
         )
+
+    def test_vrfy_and_expn_are_for_those_who_logged_in(self) -> None:
+        self.assertEqual(self.reception.verify(self.peer, "alice").code, 252)
+        self.assertEqual(self.reception.expand(self.peer, "sales").code, 502)
+        self.peer.account = Account("alice@example.test", "/mail/alice")
+        for argument, reply in (
+            ("alice", "250 2.1.5 <alice@example.test>"),
+            ("<alice@example.test>", "250 2.1.5 <alice@example.test>"),
+            ("nobody", "550 5.1.1 there is no user nobody@example.test here"),
+            ("a b", "553 5.1.3 Bad address: unexpected ' ' in the local part"),
+        ):
+            self.assertEqual(str(self.reception.verify(self.peer, argument)), reply)
+        for argument, reply in (
+            ("sales", "250 2.1.5 <alice@example.test> / <carol@example.org>"),
+            ("nobody", "550 5.1.1 There is no list or user nobody@example.test here"),
+            ("@", "553 5.1.3 Bad address: the local part is empty or has a character that must be quoted"),
+        ):
+            self.assertEqual(str(self.reception.expand(self.peer, argument)), reply)

@@ -15,14 +15,16 @@ from twisted_mta.core.sasl import Credentials
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.commands import MAX_LINE
 from twisted_mta.core.smtp.data import DataReader
-from twisted_mta.core.smtp.server import MAX_GARBAGE, ServerSettings, SmtpServer
+from twisted_mta.core.smtp.lines import MAX_GARBAGE
+from twisted_mta.core.smtp.server import SmtpServer
+from twisted_mta.core.smtp.settings import Role, ServerSettings
 
 OK = Reply(250, "2.0.0", "OK")
 
 
 def answer(question: Any) -> Any:
     match question:
-        case q.MailFrom() | q.RcptTo() | q.Verify():
+        case q.MailFrom() | q.RcptTo() | q.Verify() | q.Expand():
             return OK
         case q.EndMessage(refusal):
             return refusal or OK
@@ -52,6 +54,8 @@ class Run:
                 case BodyChunk(data):
                     self.body += data
                 case Ask(question):
+                    if isinstance(question, q.DropMessage):
+                        self.body = b""
                     if isinstance(question, q.EndMessage):
                         # What came of a refused message before the refusal depends on the split, and is forgotten.
                         self.messages.append(None if question.refusal else self.body)
@@ -72,6 +76,7 @@ COMMANDS = st.sampled_from(
     [
         b"EHLO client\r\n", b"HELO x\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY x\n",
         b"hello\r\n..dot\r\n.\r\n", b".\r\n", b"\r\n.\r\n", b"\n.\n", b"\r.\r", b"\r\n", b"\r", b"\n", b".", b"\0", b"FOO\r\n", b"AUTH PLAIN\r\n",
+        b"BDAT 5\r\nab\r\nc", b"BDAT 2 LAST\r\n\r\n", b"BDAT 0 LAST\r\n", b"BDAT 7\r\nRSET\r\n.", b"BDAT x\r\n", b"EXPN x\r\n",
         b"STARTTLS\r\n", b"x" * 300, b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", b"QUIT\r\n",
     ]
 )  # fmt: skip
@@ -148,7 +153,7 @@ class BoundTests(TestCase):
         self.assertTrue(run.output.endswith(b"250 2.0.0 OK\r\n"))
 
     def test_long_line_ends_a_sasl_exchange(self) -> None:
-        run = Run(submission=True)
+        run = Run(role=Role.SUBMISSION)
         run.core.secured()
         run.feed(b"EHLO x\r\nAUTH PLAIN\r\n" + b"x" * (MAX_LINE + 9) + b"\r\nNOOP\r\n")
         self.assertTrue(run.output.endswith(b"octets\r\n250 2.0.0 OK\r\n"))
@@ -175,7 +180,7 @@ class SurfaceTests(TestCase):
 
     def test_faults(self) -> None:
         """A bug of ours is a 451 and never the end of the session."""
-        core = SmtpServer(ServerSettings(hostname="mx", submission=False))
+        core = SmtpServer(ServerSettings(hostname="mx"))
         core.greet()
         core.answer(None)
         core.receive(b"HELO x\r\n")
@@ -195,7 +200,7 @@ class SurfaceTests(TestCase):
             core.answer(None)
 
     def test_fault_while_logging_in(self) -> None:
-        core = SmtpServer(ServerSettings(hostname="mx", submission=True))
+        core = SmtpServer(ServerSettings(hostname="mx", role=Role.SUBMISSION))
         core.secured()
         core.greet()
         core.answer(None)

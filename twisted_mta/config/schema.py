@@ -29,6 +29,7 @@ class Role(enum.StrEnum):
     MX = "mx"
     SUBMISSION = "submission"
     SUBMISSIONS = "submissions"
+    LMTP = "lmtp"
     IMAP = "imap"
     IMAPS = "imaps"
     POP3 = "pop3"

@@ -33,12 +33,21 @@ class Recipient:
 
 
 @attrs.frozen
+class DeliverBy:
+    """RFC 2852: deliver before `time` (Unix seconds), or give it back (`returns`, else only tell the sender that it is late)."""
+
+    time: float
+    returns: bool
+    trace: bool = False
+
+
+@attrs.frozen
 class Envelope:
     """One mail transaction. `sender` None is the null reverse-path ``<>``."""
 
     sender: Address | None
     recipients: tuple[Recipient, ...] = ()
-    #: "7BIT" or "8BITMIME", RFC 6152.
+    #: "7BIT", "8BITMIME" (RFC 6152) or "BINARYMIME" (RFC 3030).
     body: str = "7BIT"
     smtputf8: bool = False
     #: RFC 3461 §4.4 ENVID, decoded from xtext; "" if none.
@@ -47,3 +56,10 @@ class Envelope:
     ret: str = ""
     #: RFC 1870: the SIZE declared at MAIL, octets; 0 if none.
     declared_size: int = 0
+    #: RFC 8689: pass it on over verified TLS or not at all.
+    require_tls: bool = False
+    #: RFC 4865: not before this time (Unix seconds); 0: at once.
+    hold_until: float = 0.0
+    deliver_by: DeliverBy | None = None
+    #: RFC 6710: -9 to 9, higher goes first.
+    priority: int = 0

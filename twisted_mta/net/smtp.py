@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from ipaddress import ip_address
 from typing import Any
 
 import attrs
@@ -11,7 +12,8 @@ from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import questions as q
-from twisted_mta.core.smtp.server import ServerSettings, SmtpServer
+from twisted_mta.core.smtp.server import SmtpServer
+from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.interfaces import AuthenticationUnavailable, IMessageSink, IReception, Peer
 from twisted_mta.net.session import Session
 
@@ -63,6 +65,8 @@ class SmtpHandler:
                 assert self._sink is not None  # the core asks BeginMessage first
                 sink, self._sink = self._sink, None
                 return sink.finish()
+            case q.DropMessage():
+                return self._drop()
             case q.EndMessage(Reply() as refusal):
                 self._drop()
                 return self._refuse(refusal)
@@ -75,6 +79,10 @@ class SmtpHandler:
                 return self._authenticate(question)
             case q.Verify(argument):
                 return reception.verify(peer, argument)
+            case q.Expand(argument):
+                return reception.expand(peer, argument)
+            case q.ClientIs(attributes):
+                return self._speak_for(attributes)
 
     async def _authenticate(self, question: q.Authenticate) -> bool | Reply:
         credentials = question.credentials
@@ -84,6 +92,26 @@ class SmtpHandler:
             return Reply(454, "4.7.0", str(error))  # RFC 4954 §6
         self._peer.account = account
         return account is not None
+
+    def _speak_for(self, attributes: dict[str, str]) -> Reply | None:
+        """XCLIENT: judge the client that this one names. What it does not say stays as it was."""
+        peer = self._peer
+        try:
+            address = (
+                str(ip_address(attributes["ADDR"].removeprefix("IPV6:")))
+                if attributes.get("ADDR")
+                else peer.address
+            )
+        except ValueError:
+            return Reply(501, "5.5.4", "XCLIENT ADDR is no IP address")
+        self.log.info(
+            "{peer} speaks for {client}", peer=peer.address, client=address, session=peer.session_id
+        )
+        peer.address = address
+        port = attributes.get("PORT", "")
+        peer.port = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else peer.port
+        peer.helo = attributes.get("HELO") or peer.helo
+        return None
 
     def _refuse(self, refusal: Reply) -> Reply:
         self.log.info(
@@ -112,4 +140,6 @@ def smtp_session(
 ) -> Session:
     """A session ready for a transport. `idle` is in seconds; `tls` None turns STARTTLS off."""
     settings = attrs.evolve(settings, tls_available=tls is not None)
-    return Session(SmtpServer(settings), SmtpHandler(reception, peer, idle), clock, tls, implicit_tls)
+    return Session(
+        SmtpServer(settings, clock.seconds), SmtpHandler(reception, peer, idle), clock, tls, implicit_tls
+    )

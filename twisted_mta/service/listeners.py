@@ -20,7 +20,8 @@ from zope.interface import implementer
 from twisted_mta.config.schema import Config, Listen, Role
 from twisted_mta.core.imap.server import ImapSettings
 from twisted_mta.core.pop3 import Pop3Settings
-from twisted_mta.core.smtp.server import ServerSettings
+from twisted_mta.core.smtp.settings import Role as SmtpRole
+from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.interfaces import IAuthenticator, IMailboxes, IReception, Peer
 from twisted_mta.net.imap import ImapTimeouts, imap_session
 from twisted_mta.net.pop3 import pop3_session
@@ -56,6 +57,17 @@ def peer_host(address: IAddress | None) -> tuple[str, int]:
     return str(parsed), getattr(address, "port", 0)
 
 
+#: The rules of each listener that speaks SMTP.
+_RULES = {
+    Role.MX: SmtpRole.MX,
+    Role.SUBMISSION: SmtpRole.SUBMISSION,
+    Role.SUBMISSIONS: SmtpRole.SUBMISSION,
+    Role.LMTP: SmtpRole.LMTP,
+}
+#: Extensions whose promises the queue can't keep yet.
+_NOT_YET = frozenset({"BINARYMIME", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "REQUIRETLS"})
+
+
 def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
     config, limits = serving.config, serving.config.limits
     host, port = peer_host(address)
@@ -65,7 +77,8 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         size_limit=limits.message_size,
         recipient_limit=limits.recipients,
         error_limit=limits.errors,
-        submission=role is not Role.MX,
+        role=_RULES[role],
+        without=_NOT_YET,
     )
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
     return smtp_session(
@@ -127,6 +140,7 @@ _ROLES: Mapping[Role, tuple[Maker, bytes]] = {
     Role.MX: (_smtp, _SMTP_BUSY),
     Role.SUBMISSION: (_smtp, _SMTP_BUSY),
     Role.SUBMISSIONS: (_smtp, _SMTP_BUSY),
+    Role.LMTP: (_smtp, _SMTP_BUSY),
     Role.IMAP: (_imap, _IMAP_BUSY),
     Role.IMAPS: (_imap, _IMAP_BUSY),
     Role.POP3: (_pop3, _POP3_BUSY),

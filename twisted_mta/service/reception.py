@@ -13,8 +13,9 @@ import attrs
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.envelope import Envelope, Recipient
-from twisted_mta.core.expand import route
+from twisted_mta.core.expand import expand, resolves, route
 from twisted_mta.core.message import first_field, header_length
 from twisted_mta.core.queue import NewMessage
 from twisted_mta.core.replies import Reply
@@ -32,6 +33,8 @@ from twisted_mta.interfaces import (
     StoreFull,
 )
 
+#: Addresses that EXPN shows.
+MAX_EXPANDED = 500
 #: Octets of a header section that the checks see; a longer one is judged by its beginning.
 MAX_HEADER = 1 << 18
 
@@ -99,8 +102,34 @@ class Reception:
         return self._judge(lambda check: check.on_message(peer, envelope, header), None)
 
     def verify(self, peer: Peer, argument: str) -> Reply:
-        """See IReception."""
-        return _CANNOT_VERIFY
+        """See IReception: those who logged in are told, to others we neither confirm nor deny."""
+        if peer.account is None:
+            return _CANNOT_VERIFY
+        try:
+            address = self._named(argument)
+        except AddressError as error:
+            return Reply(553, "5.1.3", f"Bad address: {error}")
+        problem = resolves(address, self.directory)
+        return Reply(250, "2.1.5", f"<{address}>") if problem is None else problem.reply
+
+    def expand(self, peer: Peer, argument: str) -> Reply:
+        """See IReception: the members of a list or an alias, for those who logged in."""
+        if peer.account is None:
+            return Reply(502, "5.7.0", "EXPN is for those who log in")  # RFC 5321 §7.3
+        try:
+            address = self._named(argument)
+        except AddressError as error:
+            return Reply(553, "5.1.3", f"Bad address: {error}")
+        places = expand(address, self.directory).recipients
+        if not places:
+            return Reply(550, "5.1.1", f"There is no list or user {address} here")
+        shown = [f"<{place.address}>" for place in places[:MAX_EXPANDED]]
+        return Reply(250, "2.1.5", "\n".join(shown))
+
+    def _named(self, argument: str) -> Address:
+        """The address that VRFY or EXPN asks about; a bare name is one of ours (RFC 5321 §3.5.1)."""
+        text = argument.strip("<> ")
+        return Address.parse(text if "@" in text else f"{text}@{self.directory.first_domain()}")
 
     async def authenticate(self, peer: Peer, login: str, password: bytes) -> Account | None:
         """See IReception."""

@@ -61,8 +61,16 @@ class Transcript:
 
     def configure(self, settings: S) -> S:
         """The settings (an attrs object) with those that the transcript sets."""
-        changed: S = attrs.evolve(settings, **self.settings)  # type: ignore[misc]
+        converted = {key: _like(getattr(settings, key), value) for key, value in self.settings.items()}
+        changed: S = attrs.evolve(settings, **converted)  # type: ignore[misc]
         return changed
+
+
+def _like(present: Any, value: Any) -> Any:
+    """A set value in the type of the setting: words with commas become a set, names of an enum its members."""
+    if isinstance(present, frozenset):
+        return frozenset(word for word in str(value).split(",") if word)
+    return type(present)(value)
 
 
 def play(core: Core, lines: Iterable[str], answer: Callable[[Any], Any]) -> list[str]:

@@ -92,11 +92,6 @@ def _path_argument(argument: str, keyword: re.Pattern[str], usage: str, status: 
         address, rest = parse_path(text)
     except AddressError as error:
         raise CommandError(Reply(501, status, f"Bad address: {error}")) from None
-    if address is not None and not str(address).isascii():
-        # RFC 6531 §3.5: without SMTPUTF8 there is no way to pass such an address on.
-        raise CommandError(
-            Reply(553, "5.6.7", "Addresses beyond ASCII need SMTPUTF8, which is not offered here")
-        )
     if rest and not rest.startswith(" "):
         raise syntax_error(f"Syntax: {usage} and a space before parameters")
     return PathArgument(address, _parameters(rest.split()))
@@ -113,3 +108,51 @@ def _parameters(words: list[str]) -> dict[str, str]:
             raise syntax_error(f"Parameter {name} stands twice")
         result[name] = match[2] or ""
     return result
+
+
+_CHUNK = re.compile(r"([0-9]{1,18})(?: +(LAST))?", re.I)
+
+
+def parse_chunk(argument: str) -> tuple[int, bool]:
+    """The argument of BDAT, RFC 3030 §2: (octets, whether it is the last chunk). Raises CommandError."""
+    match = _CHUNK.fullmatch(argument)
+    if match is None:
+        raise syntax_error("Syntax: BDAT size [LAST]")
+    return int(match[1]), match[2] is not None
+
+
+#: The attributes of XCLIENT, and how a value says that there is none.
+_XCLIENT = frozenset({"NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT"})
+_UNKNOWN = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
+
+
+def parse_xclient(argument: str) -> dict[str, str]:
+    """``name=value ...`` with xtext values: by name in capitals, "" for one that is not known. Raises CommandError."""
+    result: dict[str, str] = {}
+    for word in argument.split():
+        name, equals, value = word.partition("=")
+        name = name.upper()
+        if not equals or name not in _XCLIENT:
+            raise syntax_error("Syntax: XCLIENT attribute=value ...")
+        try:
+            result[name] = "" if value.upper() in _UNKNOWN else decode_xtext(value)
+        except ValueError as error:
+            raise syntax_error(f"XCLIENT {name}: {error}") from None
+    if not result:
+        raise syntax_error("Syntax: XCLIENT attribute=value ...")
+    return result
+
+
+# RFC 3461 §4: printable ASCII but "+" and "=", anything as +XX.
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
+_XCHAR = re.compile(r"\+([0-9A-F]{2})")
+
+
+def decode_xtext(text: str) -> str:
+    """RFC 3461 §4. Raises ValueError."""
+    if not _XTEXT.fullmatch(text):
+        raise ValueError("not xtext")
+    decoded = _XCHAR.sub(lambda match: chr(int(match[1], 16)), text)
+    if any(not " " <= char <= "~" for char in decoded):
+        raise ValueError("control characters or octets beyond ASCII")
+    return decoded

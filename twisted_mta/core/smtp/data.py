@@ -1,6 +1,6 @@
-"""Reading the message after DATA: dot-unstuffing and the end, on whole chunks. RFC 5321 §4.5.2.
+"""Reading a message after DATA (RFC 5321 §4.5.2) or in the chunks of BDAT (RFC 3030), on whole pieces.
 
-Only ``<CRLF>.<CRLF>`` ends a message (RFC 5321 §4.1.1.4). A CR or LF that stands alone is noticed, so that
+Only ``<CRLF>.<CRLF>`` ends a message after DATA (RFC 5321 §4.1.1.4). A CR or LF that stands alone is noticed, so that
 the message can be refused as a whole: passed on, another server might take it for a line end and with it
 for the end of the message.
 """
@@ -52,3 +52,54 @@ class DataReader:
             self._skip = 0
         self.size += len(piece)
         return piece
+
+
+class ChunkReader:
+    """The same surface for BDAT: one object a message, `begin` for each command.
+
+    `done` tells that the chunk was read to its end; `last` that it was the last of the message.
+    """
+
+    __slots__ = ("_left", "_open_cr", "_tail", "bare_newline", "done", "last", "size")
+
+    def __init__(self) -> None:
+        self._left = 0
+        #: Whether the octets so far end with a CR whose LF may come yet.
+        self._open_cr = False
+        self._tail = b""
+        self.bare_newline = False
+        self.done = True
+        self.last = False
+        self.size = 0
+
+    def begin(self, size: int, last: bool) -> None:
+        """A BDAT command announced `size` octets."""
+        self._left = size
+        self.last = last
+        self.done = size == 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """(message octets, what follows the chunk). The second is empty until `done`."""
+        piece, rest = data[: self._left], data[self._left :]
+        self._left -= len(piece)
+        self.done = self._left == 0
+        self.size += len(piece)
+        if piece:
+            self._look_at(piece)
+        return piece, rest
+
+    def _look_at(self, piece: bytes) -> None:
+        """Notice bare CRs and LFs, also where a CRLF is cut in two."""
+        self._tail = (self._tail + piece[-2:])[-2:]
+        text = b"\r" + piece if self._open_cr else piece
+        self._open_cr = text.endswith(b"\r")
+        if self._open_cr:
+            text = text[:-1]
+        pairs = text.count(b"\r\n")
+        if text.count(b"\n") != pairs or text.count(b"\r") != pairs:
+            self.bare_newline = True
+
+    @property
+    def ends_with_newline(self) -> bool:
+        """Whether the message, as far as it came, ends with CRLF (an empty one does)."""
+        return self.size == 0 or self._tail == b"\r\n"

@@ -66,4 +66,38 @@ class EndMessage:
     refusal: Reply | None = None
 
 
-Question = Connected | Hello | MailFrom | RcptTo | Verify | Authenticate | BeginMessage | EndMessage
+@attrs.frozen
+class DropMessage:
+    """The client gave up the message whose body it had begun: forget it. Answer: None."""
+
+
+@attrs.frozen
+class Expand:
+    """EXPN. Answer: a Reply."""
+
+    argument: str
+
+
+@attrs.frozen
+class ClientIs:
+    """XCLIENT: the client speaks for another, who is to be judged in its place. Answer: None, or a Reply that refuses.
+
+    `attributes` by name in capitals (NAME, ADDR, PORT, PROTO, HELO, LOGIN); "" where it is not known.
+    """
+
+    attributes: dict[str, str]
+
+
+Question = (
+    Connected
+    | Hello
+    | MailFrom
+    | RcptTo
+    | Verify
+    | Expand
+    | Authenticate
+    | BeginMessage
+    | EndMessage
+    | DropMessage
+    | ClientIs
+)

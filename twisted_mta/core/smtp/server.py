@@ -1,18 +1,19 @@
-"""The SMTP server core: octets in, effects out. RFC 5321, 1870, 2034, 2920, 3207, 4954, 6152.
+"""The SMTP and LMTP server core: octets in, effects out. RFC 5321, 2033, 3030, 3207, 4954, 6531 and others.
 
 It knows the language and its order; what it can't know (who may send, who exists, where a message goes) it asks:
-see `core.smtp.questions`. Which command is allowed in which state stands in one table, `_ALLOWED`.
+see `core.smtp.questions`. Which command is allowed in which state stands in one table in `core.smtp.states`; what
+the parameters of MAIL and RCPT mean in `core.smtp.parameters`; which extensions are offered in `core.smtp.settings`.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from twisted_mta.core import sasl
+from twisted_mta.core.address import Address
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send, StartTLS
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
@@ -21,105 +22,72 @@ from twisted_mta.core.smtp.commands import (
     MAX_LINE,
     Command,
     CommandError,
+    parse_chunk,
     parse_mail,
     parse_rcpt,
+    parse_xclient,
     syntax_error,
 )
-from twisted_mta.core.smtp.data import DataReader
-
-#: Octets of a line (or of a message over the limit) that are thrown away before the connection is cut.
-MAX_GARBAGE = 1 << 20
-
-
-@attrs.frozen(kw_only=True)
-class ServerSettings:
-    """What an SMTP server session is told about its listener. Sizes in octets."""
-
-    hostname: str
-    #: Text behind the host name in the greeting.
-    greeting: str = ""
-    size_limit: int = 52428800
-    recipient_limit: int = 1000
-    error_limit: int = 20
-    #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
-    tls_available: bool = False
-    #: Whether AUTH is offered (under TLS only), and mail refused without it: the submission roles.
-    submission: bool = False
-
-
-class State(enum.Enum):
-    """Where a session stands."""
-
-    CONNECTED = "before HELO"
-    READY = "no transaction"
-    MAIL = "MAIL given"
-    RCPT = "recipients given"
-    DATA = "receiving a message"
-    AUTH = "in a SASL exchange"
-    TLS = "waiting for the handshake"
-    CLOSED = "closed"
-
-
-_GREETED = frozenset({State.READY, State.MAIL, State.RCPT})
-_ALWAYS = _GREETED | {State.CONNECTED}
-_HELO_FIRST = Reply(503, "5.5.1", "Send HELO or EHLO first")
-_NESTED = Reply(503, "5.5.1", "A transaction is open: finish it or send RSET")
-
-#: Command -> (states in which it is allowed, what is answered elsewhere). RFC 5321 §4.1.4.
-_ALLOWED: Mapping[str, tuple[frozenset[State], Reply]] = {
-    "HELO": (_ALWAYS, _HELO_FIRST),
-    "EHLO": (_ALWAYS, _HELO_FIRST),
-    "MAIL": (frozenset({State.READY}), _NESTED),
-    "RCPT": (frozenset({State.MAIL, State.RCPT}), Reply(503, "5.5.1", "Send MAIL first")),
-    "DATA": (frozenset({State.RCPT}), Reply(503, "5.5.1", "Send MAIL and RCPT first")),
-    "RSET": (_ALWAYS, _HELO_FIRST),
-    "NOOP": (_ALWAYS, _HELO_FIRST),
-    "QUIT": (_ALWAYS, _HELO_FIRST),
-    "HELP": (_ALWAYS, _HELO_FIRST),
-    "VRFY": (_ALWAYS, _HELO_FIRST),
-    "STARTTLS": (_ALWAYS, _HELO_FIRST),
-    "AUTH": (frozenset({State.READY}), _NESTED),
-}
+from twisted_mta.core.smtp.data import ChunkReader, DataReader
+from twisted_mta.core.smtp.lines import MAX_GARBAGE, LineBuffer, LineTooLong
+from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt, too_big
+from twisted_mta.core.smtp.settings import Role, ServerSettings, extensions
+from twisted_mta.core.smtp.states import DEAF, ENVELOPE_FIRST, HELO_FIRST, State, misplaced
 
 _OK = Reply(250, "2.0.0", "OK")
 _GO_AHEAD = Reply(354, "", "Send the message; end it with <CR><LF>.<CR><LF>")
 _LINE_TOO_LONG = Reply(500, "5.5.2", f"Line longer than {MAX_LINE} octets")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
 _BARE_NEWLINE = Reply(554, "5.6.0", "Message has a CR or LF that stands alone; lines must end with CRLF")
+_NO_FINAL_NEWLINE = Reply(554, "5.6.0", "Message does not end with CRLF")
 _AUTH_FAILED = Reply(535, "5.7.8", "Authentication failed: login or password is wrong")
 
 
 class SmtpServer:
-    """One session; implements `core.effects.Core`."""
+    """One session; implements `core.effects.Core`. `seconds` tells the Unix time."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, seconds: Callable[[], float] = lambda: 0.0) -> None:
         self._settings = settings
+        self._seconds = seconds
         self._state = State.CONNECTED
         self._tls = False
-        self._esmtp = False
+        #: The keywords offered; none after HELO.
+        self._offered: frozenset[str] = frozenset()
         self._authenticated = False
         self._envelope = Envelope(None)
-        self._buffer = b""
-        self._discarded = 0
+        self._transactions = 0
+        self._input = LineBuffer()
         self._errors = 0
         self._shutting_down = False
-        self._data = DataReader()
+        self._body: DataReader | ChunkReader = DataReader()
+        #: Why the octets now being received can't be taken; they are read all the same.
+        self._refusal: Reply | None = None
+        #: Whether BeginMessage was granted, and neither EndMessage nor DropMessage followed yet.
+        self._message_open = False
+        #: The state to return to when a chunk was refused.
+        self._outside = State.READY
         self._mechanism: tuple[str, sasl.Mechanism] | None = None
         #: Takes the answer to the open Ask; None when none is open.
         self._asked: Callable[[Any], Iterator[Effect]] | None = None
+        # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
+        hello = (
+            {"LHLO": self._ehlo} if settings.role is Role.LMTP else {"HELO": self._helo, "EHLO": self._ehlo}
+        )
         self._handlers: Mapping[str, Callable[[str], Iterator[Effect]]] = {
-            "HELO": self._helo,
-            "EHLO": self._ehlo,
+            **hello,
             "MAIL": self._mail,
             "RCPT": self._rcpt,
-            "DATA": self._data_command,
+            "DATA": self._data,
+            "BDAT": self._bdat,
             "RSET": self._rset,
             "NOOP": lambda _: self._reply(_OK),
             "QUIT": self._quit,
             "HELP": self._help,
             "VRFY": self._vrfy,
+            "EXPN": self._expn,
             "STARTTLS": self._starttls,
             "AUTH": self._auth,
+            **({"XCLIENT": self._xclient} if settings.xclient else {}),
         }
 
     # --- core.effects.Core ---------------------------------------------------------------------
@@ -130,9 +98,9 @@ class SmtpServer:
 
     def receive(self, data: bytes) -> list[Effect]:
         """See Core."""
-        if self._state in (State.CLOSED, State.TLS):
+        if self._state in DEAF:
             return []
-        self._buffer += data
+        self._input.data += data
         return list(self._run())
 
     def answer(self, answer: Any, *, more: bool = False) -> list[Effect]:
@@ -150,7 +118,10 @@ class SmtpServer:
         if self._asked is None:
             raise RuntimeError("no question is open")
         self._asked = None
-        if self._state is State.DATA:
+        if self._state is State.BODY and not self._body.done:
+            self._refusal = _FAULT  # the octets of the chunk are still to come
+            return list(self._run())
+        if self._state is State.BODY:
             self._reset()
         elif self._state is State.AUTH:
             self._state = State.READY
@@ -161,55 +132,42 @@ class SmtpServer:
         # RFC 3207 §4.2: the session begins anew, and nothing learnt in the clear is kept.
         self._tls = True
         self._state = State.CONNECTED
-        self._esmtp = False
-        self._buffer = b""
+        self._offered = frozenset()
+        self._input.clear()
         return []
 
     def timed_out(self) -> list[Effect]:
         """See Core."""
-        return list(
-            self._close(Reply(421, "4.4.2", f"{self._settings.hostname} Timeout, closing the connection"))
-        )
+        return list(self._close(self._last_words("4.4.2", "Timeout, closing the connection")))
 
     def shut_down(self) -> list[Effect]:
         """See Core."""
         # RFC 5321 §3.8: 421 may be sent at any time. An open question is still answered before it.
         self._shutting_down = True
-        return list(
-            self._close(Reply(421, "4.3.2", f"{self._settings.hostname} Shutting down, try again later"))
-        )
+        return list(self._close(self._last_words("4.3.2", "Shutting down, try again later")))
 
     # --- input ---------------------------------------------------------------------------------
 
     def _run(self) -> Iterator[Effect]:
-        """Work off the buffer until it needs more input, an answer, or the session is over."""
-        while self._asked is None and self._buffer and self._state not in (State.CLOSED, State.TLS):
-            if self._state is State.DATA:
-                yield from self._read_data()
+        """Work off the input until it needs more, an answer, or the session is over."""
+        while self._asked is None and self._state not in DEAF:
+            if self._state is State.BODY:
+                if not self._input.data and not self._body.done:
+                    return
+                yield from self._read_body(self._body)
                 continue
-            end = self._buffer.find(b"\n")
-            if end < 0:
-                yield from self._bound_line()
-                return
-            # RFC 5321 §2.3.8 wants CRLF; a bare LF ends a command too, for those who type by hand. Not so in a message.
-            line = self._buffer[:end].removesuffix(b"\r")
-            self._buffer = self._buffer[end + 1 :]
-            too_long = self._discarded or len(line) > MAX_LINE
-            self._discarded = 0
-            if too_long:
+            try:
+                line = self._input.line()
+            except LineTooLong:
                 if self._state is State.AUTH:
                     self._state = State.READY  # RFC 4954 §4: and the exchange is over
                 yield from self._error(_LINE_TOO_LONG)
-            else:
-                yield from self._line(line)
-
-    def _bound_line(self) -> Iterator[Effect]:
-        """The buffer is the beginning of a line: throw it away where it can't become a good one."""
-        if len(self._buffer) > MAX_LINE + 1:
-            self._discarded += len(self._buffer)
-            self._buffer = b""
-            if self._discarded > MAX_GARBAGE:
-                yield from self._close(Reply(421, "4.7.0", "Too much input without a line end"))
+                continue
+            if line is None:
+                if self._input.flooded:
+                    yield from self._close(Reply(421, "4.7.0", "Too much input without a line end"))
+                return
+            yield from self._line(line)
 
     def _line(self, line: bytes) -> Iterator[Effect]:
         if self._state is State.AUTH:
@@ -221,9 +179,9 @@ class SmtpServer:
             if handler is None:
                 # RFC 5321 §4.2.4: 500 for a command that is not recognised.
                 raise CommandError(Reply(500, "5.5.1", f"Unknown command {command.verb[:20]!r}"))
-            allowed, refusal = _ALLOWED[command.verb]
-            if self._state not in allowed:
-                raise CommandError(_HELO_FIRST if self._state is State.CONNECTED else refusal)
+            refusal = misplaced(command.verb, self._state)
+            if refusal is not None:
+                raise CommandError(refusal)
             yield from handler(command.argument)
         except CommandError as error:
             yield from self._error(error.reply)
@@ -240,8 +198,11 @@ class SmtpServer:
         """A wrong command: answered, counted, and only too many of them end the session."""
         self._errors += 1
         if self._errors > self._settings.error_limit:
-            reply = Reply(421, "4.7.0", f"{self._settings.hostname} Too many errors, closing the connection")
+            reply = self._last_words("4.7.0", "Too many errors, closing the connection")
         yield from self._reply(reply)
+
+    def _last_words(self, status: str, text: str) -> Reply:
+        return Reply(421, status, f"{self._settings.hostname} {text}")
 
     def _close(self, reply: Reply) -> Iterator[Effect]:
         yield Send(reply.encode())
@@ -249,7 +210,7 @@ class SmtpServer:
 
     def _end(self) -> Iterator[Effect]:
         self._state = State.CLOSED
-        self._buffer = b""
+        self._input.clear()
         yield Close()
 
     def _ask(self, question: q.Question, then: Callable[[Any], Iterator[Effect]]) -> Iterator[Effect]:
@@ -257,9 +218,19 @@ class SmtpServer:
         yield Ask(question)
 
     def _reset(self) -> None:
+        """The transaction is over."""
         self._envelope = Envelope(None)
+        self._refusal = None
+        self._message_open = False
         if self._state is not State.CLOSED:
             self._state = State.READY
+
+    def _drop(self, then: Callable[[], Iterator[Effect]]) -> Iterator[Effect]:
+        """Have a message that was begun forgotten, and go on."""
+        if not self._message_open:
+            return then()
+        self._message_open = False
+        return self._ask(q.DropMessage(), lambda _: then())
 
     # --- greeting ------------------------------------------------------------------------------
 
@@ -267,153 +238,201 @@ class SmtpServer:
         if refusal is not None:
             yield from self._close(refusal)
             return
-        text = f"{self._settings.hostname} ESMTP {self._settings.greeting}".rstrip()
+        protocol = "LMTP" if self._settings.role is Role.LMTP else "ESMTP"
+        text = f"{self._settings.hostname} {protocol} {self._settings.greeting}".rstrip()
         yield Send(f"220 {text}\r\n".encode())
 
     def _helo(self, argument: str) -> Iterator[Effect]:
-        return self._hello(argument, esmtp=False)
+        return self._hello(argument, extended=False)
 
     def _ehlo(self, argument: str) -> Iterator[Effect]:
-        return self._hello(argument, esmtp=True)
+        return self._hello(argument, extended=True)
 
-    def _hello(self, argument: str, *, esmtp: bool) -> Iterator[Effect]:
+    def _hello(self, argument: str, *, extended: bool) -> Iterator[Effect]:
         name = argument.split(" ", 1)[0]
         if not name or len(name) > 255:
-            raise syntax_error(f"Syntax: {'EHLO' if esmtp else 'HELO'} your-host-name")
+            verb = ("LHLO" if self._settings.role is Role.LMTP else "EHLO") if extended else "HELO"
+            raise syntax_error(f"Syntax: {verb} your-host-name")
 
         def then(refusal: Reply | None) -> Iterator[Effect]:
             if refusal is not None:
                 yield from self._reply(refusal)
                 return
-            self._esmtp = esmtp
+            yield from self._drop(welcome)
+
+        def welcome() -> Iterator[Effect]:
+            offers = extensions(self._settings, tls=self._tls, now=self._seconds()) if extended else []
+            self._offered = frozenset(offer.split(" ", 1)[0] for offer in offers)
             self._reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
-            lines = [f"{self._settings.hostname} greets {name}", *(self._extensions() if esmtp else ())]
+            lines = [f"{self._settings.hostname} greets {name}", *offers]
             yield Send(Reply(250, "", "\n".join(lines)).encode())
 
-        return self._ask(q.Hello(name, esmtp), then)
+        return self._ask(q.Hello(name, extended), then)
 
-    def _extensions(self) -> Iterator[str]:
-        yield "PIPELINING"
-        yield f"SIZE {self._settings.size_limit}"
-        yield "8BITMIME"
-        yield "ENHANCEDSTATUSCODES"
-        if self._settings.tls_available and not self._tls:  # RFC 3207 §4.2: not again after the handshake
-            yield "STARTTLS"
-        if self._settings.submission and self._tls:
-            yield "AUTH " + " ".join(sasl.MECHANISMS)
+    # --- the envelope --------------------------------------------------------------------------
 
-    # --- the transaction -----------------------------------------------------------------------
+    def _context(self) -> Context:
+        return Context(
+            size_limit=self._settings.size_limit,
+            offered=self._offered,
+            now=self._seconds(),
+            hold_limit=self._settings.hold_limit,
+        )
 
     def _mail(self, argument: str) -> Iterator[Effect]:
         if self._settings.submission and not self._authenticated:
             # RFC 4954 §6, and RFC 6409 §4.3: submission is for those who log in.
             hint = "Log in first" if self._tls else "Send STARTTLS and log in first"
-            yield from self._error(Reply(530, "5.7.0", hint))
+            raise CommandError(Reply(530, "5.7.0", hint))
+        if self._settings.message_limit and self._transactions >= self._settings.message_limit:
+            # RFC 9422 §4.1: it was told MAILMAX, or could have asked.
+            yield from self._reply(self._last_words("4.7.0", "Too many messages in one session"))
             return
         path = parse_mail(argument)
-        envelope = Envelope(path.address)
-        for name, value in path.parameters.items():
-            envelope = self._mail_parameter(envelope, name, value)
+        if path.parameters and not self._offered:
+            # RFC 5321 §4.1.1.11: parameters only after EHLO.
+            raise CommandError(Reply(555, "5.5.4", "Parameters need EHLO"))
+        envelope = read_mail(Envelope(path.address), path.parameters, self._context())
         if path.address is not None and not path.address.domain:
             raise CommandError(Reply(553, "5.1.7", "The sender needs a domain: <user@example.org>"))
+        _needs_ascii(path.address, envelope)
 
         def then(reply: Reply) -> Iterator[Effect]:
             if reply.positive:
+                self._transactions += 1
                 self._envelope = envelope
                 self._state = State.MAIL
             yield from self._reply(reply)
 
         yield from self._ask(q.MailFrom(envelope), then)
 
-    def _mail_parameter(self, envelope: Envelope, name: str, value: str) -> Envelope:
-        if not self._esmtp:
-            # RFC 5321 §4.1.1.11: parameters only after EHLO.
-            raise CommandError(Reply(555, "5.5.4", "Parameters need EHLO"))
-        match name:
-            case "SIZE":
-                if not value.isascii() or not value.isdigit() or len(value) > 20:
-                    raise syntax_error("SIZE is a number of octets")
-                if int(value) > self._settings.size_limit:  # RFC 1870 §6.1
-                    raise CommandError(self._too_big())
-                return attrs.evolve(envelope, declared_size=int(value))
-            case "BODY":
-                body = value.upper()
-                if body not in ("7BIT", "8BITMIME"):  # RFC 6152 §2
-                    raise syntax_error("BODY is 7BIT or 8BITMIME")
-                return attrs.evolve(envelope, body=body)
-            case "AUTH":
-                return envelope  # RFC 4954 §5: whoever it names, we vouch for nobody; it is as AUTH=<>
-        raise CommandError(Reply(555, "5.5.4", f"Parameter {name[:20]} is not supported"))
-
     def _rcpt(self, argument: str) -> Iterator[Effect]:
         path = parse_rcpt(argument)
-        if path.parameters:
-            raise CommandError(
-                Reply(555, "5.5.4", f"Parameter {next(iter(path.parameters))[:20]} is not supported")
-            )
+        assert path.address is not None  # parse_rcpt gives an address
+        recipient = read_rcpt(Recipient(path.address), path.parameters, self._context())
+        _needs_ascii(path.address, self._envelope)
         if len(self._envelope.recipients) >= self._settings.recipient_limit:
             # RFC 5321 §4.5.3.1.10: 452, and the client sends the rest in another transaction.
-            yield from self._reply(
-                Reply(452, "4.5.3", "Too many recipients in one transaction, send the rest in another")
-            )
+            text = "Too many recipients in one transaction, send the rest in another"
+            yield from self._reply(Reply(452, "4.5.3", text))
             return
-        assert path.address is not None  # parse_rcpt gives an address
-        recipient = Recipient(path.address)
 
         def then(reply: Reply) -> Iterator[Effect]:
             if reply.positive:
-                self._envelope = attrs.evolve(
-                    self._envelope, recipients=(*self._envelope.recipients, recipient)
-                )
+                recipients = (*self._envelope.recipients, recipient)
+                self._envelope = attrs.evolve(self._envelope, recipients=recipients)
                 self._state = State.RCPT
             yield from self._reply(reply)
 
         yield from self._ask(q.RcptTo(self._envelope, recipient), then)
 
-    def _data_command(self, argument: str) -> Iterator[Effect]:
+    # --- the message ---------------------------------------------------------------------------
+
+    def _data(self, argument: str) -> Iterator[Effect]:
         if argument:
             raise syntax_error("Syntax: DATA")
+        if self._envelope.body == "BINARYMIME":  # RFC 3030 §3
+            raise CommandError(Reply(503, "5.5.1", "A BINARYMIME message needs BDAT"))
 
         def then(refusal: Reply | None) -> Iterator[Effect]:
             if refusal is not None:
                 yield from self._reply(refusal)
                 return
-            self._data = DataReader()
-            self._state = State.DATA
+            self._message_open = True
+            self._body = DataReader()
+            self._state = State.BODY
             yield from self._reply(_GO_AHEAD)
 
         yield from self._ask(q.BeginMessage(self._envelope), then)
 
-    def _read_data(self) -> Iterator[Effect]:
-        piece, self._buffer = self._data.feed(self._buffer)
-        refusal = None
-        if self._data.size > self._settings.size_limit:
-            refusal = self._too_big()  # RFC 1870 §6.3: refused at the end, whatever was declared
-            if self._data.size > 2 * self._settings.size_limit + MAX_GARBAGE:
-                yield from self._close(
-                    Reply(421, "4.3.4", "Message is far over the size limit, closing the connection")
-                )
+    def _bdat(self, argument: str) -> Iterator[Effect]:
+        try:
+            size, last = parse_chunk(argument)
+        except CommandError as error:
+            # A message may follow, and nobody can tell where it ends: none of it may be taken for commands.
+            yield from self._close(attrs.evolve(error.reply, code=421, enhanced="4.5.4"))
+            return
+        before, self._state = self._state, State.BODY
+        if before is not State.CHUNKS:
+            self._body = ChunkReader()
+        assert isinstance(self._body, ChunkReader)  # nothing but BDAT leads to CHUNKS
+        self._body.begin(size, last)
+        if before not in (State.RCPT, State.CHUNKS):
+            # RFC 3030 §2: what can't be taken is read all the same before it is refused.
+            self._refusal = HELO_FIRST if before is State.CONNECTED else ENVELOPE_FIRST
+            self._outside = before
+            return
+        self._outside = State.BROKEN
+        if self._body.size + size > self._settings.size_limit:
+            self._refusal = too_big(self._settings.size_limit)
+        elif before is State.RCPT:
+            yield from self._ask(q.BeginMessage(self._envelope), self._first_chunk)
+
+    def _first_chunk(self, refusal: Reply | None) -> Iterator[Effect]:
+        self._refusal = refusal
+        self._message_open = refusal is None
+        return iter(())
+
+    def _read_body(self, body: DataReader | ChunkReader) -> Iterator[Effect]:
+        piece, self._input.data = body.feed(self._input.data)
+        limit = self._settings.size_limit
+        if body.size > limit:
+            self._refusal = self._refusal or too_big(
+                limit
+            )  # RFC 1870 §6.3: at the end, whatever was declared
+            if body.size > 2 * limit + MAX_GARBAGE:
+                text = "Message is far over the size limit, closing the connection"
+                yield from self._close(Reply(421, "4.3.4", text))
                 return
-        elif self._data.bare_newline:
-            refusal = _BARE_NEWLINE
-        elif piece:
+        elif body.bare_newline and self._envelope.body != "BINARYMIME":
+            self._refusal = self._refusal or _BARE_NEWLINE
+        elif piece and self._refusal is None:
             yield BodyChunk(piece)
-        if self._data.done:
-            yield from self._ask(q.EndMessage(refusal), self._message_done)
+        if body.done:
+            yield from self._body_read(body)
+
+    def _body_read(self, body: DataReader | ChunkReader) -> Iterator[Effect]:
+        """The octets announced, or the final dot, are here."""
+        if isinstance(body, ChunkReader):
+            text_ends = self._envelope.body == "BINARYMIME" or body.ends_with_newline
+            if body.last and self._refusal is None and not text_ends:
+                self._refusal = _NO_FINAL_NEWLINE
+            if self._refusal is not None:
+                yield from self._chunk_refused(self._refusal)
+                return
+            if not body.last:
+                self._state = State.CHUNKS
+                yield from self._reply(Reply(250, "2.0.0", f"{body.size} octets received so far"))
+                return
+        self._message_open = False
+        yield from self._ask(q.EndMessage(self._refusal), self._message_done)
+
+    def _chunk_refused(self, refusal: Reply) -> Iterator[Effect]:
+        """RFC 3030 §2: the transaction has failed; further chunks are read and refused until RSET."""
+
+        def then() -> Iterator[Effect]:
+            self._state = self._outside
+            self._refusal = None
+            yield from self._error(refusal) if self._outside is not State.BROKEN else self._reply(refusal)
+
+        yield from self._drop(then)
 
     def _message_done(self, reply: Reply) -> Iterator[Effect]:
+        # RFC 2033 §4.2: LMTP answers for each recipient. All of them are in one queue, so all fare alike.
+        count = len(self._envelope.recipients) if self._settings.role is Role.LMTP else 1
         self._reset()
-        yield from self._reply(reply)
-
-    def _too_big(self) -> Reply:
-        return Reply(552, "5.3.4", f"Message is bigger than the limit of {self._settings.size_limit} octets")
+        for _ in range(count):
+            yield from self._reply(reply)
 
     # --- the small commands --------------------------------------------------------------------
 
     def _rset(self, argument: str) -> Iterator[Effect]:
-        if self._state is not State.CONNECTED:
-            self._reset()
-        yield from self._reply(_OK)
+        def then() -> Iterator[Effect]:
+            if self._state is not State.CONNECTED:
+                self._reset()
+            yield from self._reply(_OK)
+
+        yield from self._drop(then)
 
     def _quit(self, argument: str) -> Iterator[Effect]:
         yield from self._close(Reply(221, "2.0.0", f"{self._settings.hostname} closing the connection"))
@@ -428,6 +447,26 @@ class SmtpServer:
             raise syntax_error("Syntax: VRFY address")
         yield from self._ask(q.Verify(argument), self._reply)
 
+    def _expn(self, argument: str) -> Iterator[Effect]:
+        if not argument:
+            raise syntax_error("Syntax: EXPN address")
+        yield from self._ask(q.Expand(argument), self._reply)
+
+    def _xclient(self, argument: str) -> Iterator[Effect]:
+        attributes = parse_xclient(argument)
+
+        def then(refusal: Reply | None) -> Iterator[Effect]:
+            if refusal is not None:
+                yield from self._reply(refusal)
+                return
+            # The session begins anew with the client that was named.
+            self._reset()
+            self._state = State.CONNECTED
+            self._offered = frozenset()
+            yield from self._ask(q.Connected(), self._connected)
+
+        yield from self._ask(q.ClientIs(attributes), then)
+
     # --- TLS and AUTH --------------------------------------------------------------------------
 
     def _starttls(self, argument: str) -> Iterator[Effect]:
@@ -437,10 +476,13 @@ class SmtpServer:
             raise CommandError(Reply(503, "5.5.1", "TLS is active already"))
         if not self._settings.tls_available:
             raise CommandError(Reply(502, "5.5.1", "STARTTLS is not offered here"))
-        yield from self._reply(Reply(220, "2.0.0", "Go ahead with TLS"))
         # RFC 3207 §4.2: what the client sent before the handshake must have no effect after it.
-        self._buffer = b""
-        self._envelope = Envelope(None)
+        yield from self._drop(self._begin_tls)
+
+    def _begin_tls(self) -> Iterator[Effect]:
+        yield from self._reply(Reply(220, "2.0.0", "Go ahead with TLS"))
+        self._reset()
+        self._input.clear()
         self._state = State.TLS
         yield StartTLS()
 
@@ -493,3 +535,9 @@ class SmtpServer:
             return
         self._authenticated = True
         yield from self._reply(Reply(235, "2.7.0", "You are logged in"))
+
+
+def _needs_ascii(address: Address | None, envelope: Envelope) -> None:
+    """RFC 6531 §3.5: an address beyond ASCII is for transactions with SMTPUTF8 only."""
+    if address is not None and not envelope.smtputf8 and not str(address).isascii():
+        raise CommandError(Reply(553, "5.6.7", "Addresses beyond ASCII need the parameter SMTPUTF8 at MAIL"))

@@ -1,0 +1,85 @@
+"""What an SMTP server session is told about its listener, and what it offers in its answer to EHLO."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import attrs
+
+from twisted_mta.core import sasl
+
+
+class Role(enum.StrEnum):
+    """The rules under which a listener takes mail."""
+
+    MX = "mx"
+    SUBMISSION = "submission"
+    LMTP = "lmtp"
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings:
+    """One listener. Sizes in octets, times in seconds."""
+
+    hostname: str
+    #: Text behind the host name in the greeting.
+    greeting: str = ""
+    size_limit: int = 52428800
+    recipient_limit: int = 1000
+    #: Transactions in one session; 0: as many as the client likes.
+    message_limit: int = 0
+    error_limit: int = 20
+    #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
+    tls_available: bool = False
+    role: Role = Role.MX
+    #: Seconds that a submission may ask us to hold a message (RFC 4865); 0: not at all.
+    hold_limit: int = 0
+    #: Whether this client may tell us on whose behalf it connects (XCLIENT).
+    xclient: bool = False
+    #: Extensions to leave out, by keyword.
+    without: frozenset[str] = frozenset()
+
+    @property
+    def submission(self) -> bool:
+        """Whether AUTH is offered (under TLS only), and mail refused without it."""
+        return self.role is Role.SUBMISSION
+
+
+def extensions(settings: ServerSettings, *, tls: bool, now: float) -> list[str]:
+    """The lines of the answer to EHLO or LHLO. `now` is Unix time."""
+    return [line for line in _all(settings, tls, now) if line.partition(" ")[0] not in settings.without]
+
+
+def _all(settings: ServerSettings, tls: bool, now: float) -> Iterator[str]:
+    yield "PIPELINING"
+    yield f"SIZE {settings.size_limit}"
+    yield "8BITMIME"
+    yield "SMTPUTF8"
+    yield "CHUNKING"
+    yield "BINARYMIME"
+    yield "DSN"
+    yield "ENHANCEDSTATUSCODES"
+    yield "LIMITS " + " ".join(_limits(settings))
+    yield "DELIVERBY"
+    if settings.submission and settings.hold_limit:  # RFC 4865 §4.2: nowhere else
+        latest = datetime.fromtimestamp(int(now) + settings.hold_limit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        yield f"FUTURERELEASE {settings.hold_limit} {latest}"
+    if settings.submission:
+        yield "MT-PRIORITY"
+    if settings.tls_available and not tls:  # RFC 3207 §4.2: not again after the handshake
+        yield "STARTTLS"
+    if tls:
+        yield "REQUIRETLS"  # RFC 8689 §2: only under TLS
+    if settings.submission and tls:
+        yield "AUTH " + " ".join(sasl.MECHANISMS)
+    if settings.xclient:
+        yield "XCLIENT NAME ADDR PORT PROTO HELO LOGIN"
+
+
+def _limits(settings: ServerSettings) -> Iterator[str]:
+    """RFC 9422 §4."""
+    if settings.message_limit:
+        yield f"MAILMAX={settings.message_limit}"
+    yield f"RCPTMAX={settings.recipient_limit}"
