@@ -161,7 +161,12 @@ class ExampleTests(Files):
                     self.assertTrue(KEYS.get(field.name, field.name) in named or field.name == "path")
 
     def test_uncommented_it_is_valid_and_equal_to_the_defaults(self) -> None:
-        text = re.sub(r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni|submission\.grant)\]\])', "", EXAMPLE.read_text(), flags=re.M)
+        text = re.sub(
+            r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni|submission\.grant)\]\])',
+            "",
+            EXAMPLE.read_text(),
+            flags=re.M,
+        )
         self.assertNotRegex(text, r"(?m)^#\S")
         path = self.dir / "mta.toml"
         path.write_text(text)
