@@ -16,6 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.admin.init import self_signed
+from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.tls import ServerTls
@@ -117,7 +118,12 @@ class SessionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.handler = Handler()
-        self.factory = SessionFactory(lambda _: Session(EchoCore(), self.handler, self.clock), b"busy", 2, 1)
+        bounds = Bounds(total=2, per_address=1)
+        self.factory = SessionFactory(
+            lambda _: Session(EchoCore(), self.handler, self.clock),
+            b"busy",
+            Admission(bounds, self.clock.seconds),
+        )
         self.session, self.transport = self.connect("192.0.2.1")
 
     def connect(self, host: str) -> tuple[Any, Transport]:
@@ -215,6 +221,52 @@ class SessionTests(SynchronousTestCase):
         self.session.dataReceived(b"3")
         self.assertEqual(self.transport.value(), b"hi1bye")
         self.assertTrue(self.transport.disconnecting)
+
+    def held(self) -> tuple[Any, Transport]:
+        """A session that greets after three seconds."""
+        session = Session(EchoCore(), self.handler, self.clock)
+        session.hold_greeting(3, lambda: b"early")
+        session.factory = self.factory
+        transport = Transport()
+        session.makeConnection(transport)
+        return session, transport
+
+    def test_a_held_greeting(self) -> None:
+        session, transport = self.held()
+        self.clock.advance(2.9)
+        self.assertEqual(transport.value(), b"")
+        self.clock.advance(0.1)
+        session.dataReceived(b"1")
+        self.assertEqual(transport.value(), b"hi1")
+        session.connectionLost()
+
+    def test_an_early_talker(self) -> None:
+        session, transport = self.held()
+        session.dataReceived(b"1")
+        session.dataReceived(b"2")
+        self.clock.advance(3)
+        self.assertEqual(transport.value(), b"early")
+        self.assertTrue(transport.disconnecting)
+        session.connectionLost()
+
+    def test_the_end_of_a_session_that_was_not_greeted(self) -> None:
+        for end in ("connectionLost", "shut_down"):
+            session, transport = self.held()
+            calls = len(self.clock.getDelayedCalls())
+            getattr(session, end)()
+            self.clock.advance(3)
+            self.assertEqual(transport.value(), b"down" if end == "shut_down" else b"")
+            session.connectionLost()
+        self.assertLess(len(self.clock.getDelayedCalls()), calls)
+
+    def test_a_session_that_can_not_be_made_is_not_counted(self) -> None:
+        def fail(address: object) -> Session:
+            raise ValueError("no")
+
+        admission = Admission(Bounds(total=1), self.clock.seconds)
+        factory = SessionFactory(fail, b"busy", admission)
+        for _ in range(2):
+            self.assertRaises(ValueError, factory.buildProtocol, IPv4Address("TCP", "192.0.2.1", 1000))
 
     def test_limits(self) -> None:
         self.assertEqual(self.connect("192.0.2.1")[1].value(), b"busy")

@@ -8,7 +8,7 @@ every session needs: replies of a pipelined batch in one write, back-pressure in
 from __future__ import annotations
 
 import inspect
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
 
 #: Seconds for the peer to take the last words and close its side.
@@ -94,18 +95,41 @@ class Session(protocol.Protocol):
         self._write_blocked = False
         self._drained: Deferred[None] | None = None
         self._ended: list[Deferred[None]] = []
+        #: Seconds before the greeting, what a peer is told that speaks in them, and their end.
+        self._hold = 0.0
+        self._early: Callable[[], bytes] | None = None
+        self._held: IDelayedCall | None = None
         handler.attached(self)
+
+    def hold_greeting(self, seconds: float, early: Callable[[], bytes]) -> None:
+        """Greet only after `seconds`. A peer that speaks before is told what `early` gives, and cut off.
+
+        To be called before there is a transport; a session with TLS from the first octet can't be held.
+        """
+        self._hold, self._early = seconds, early
 
     # --- the transport's side ------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self, True)
         self._arm()
-        if not self._implicit_tls:
+        if self._early is not None:
+            self._held = self._clock.callLater(self._hold, self._greet)
+        elif not self._implicit_tls:
+            self.perform(self._core.greet())
+
+    def _greet(self) -> None:
+        self._held = None
+        if not self._closing:
             self.perform(self._core.greet())
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
+            return
+        if self._held is not None:
+            assert self._early is not None  # nothing else holds the greeting
+            self.transport.write(self._early())
+            self._close()
             return
         if self._waiting is not None:
             # One read more is buffered by the core, then the peer has to wait for us.
@@ -126,6 +150,8 @@ class Session(protocol.Protocol):
         self._lost = self._closing = True
         self._effects.clear()
         self._disarm()
+        if self._held is not None and self._held.active():
+            self._held.cancel()
         # What is under way (a commit, say) is not cancelled: its result only has nobody to go to.
         self.resumeProducing()
         self._handler.closed()
@@ -332,37 +358,37 @@ class SessionFactory(protocol.ServerFactory):
         self,
         make: Callable[[IAddress | None], Session],
         busy: bytes,
-        limit: int = 10000,
-        limit_per_address: int = 100,
+        admission: Admission | None = None,
     ) -> None:
-        """`busy` is what a client over the limit is told before the connection is closed."""
+        """`busy` is what a client is told that `admission` does not let in, before the connection is closed."""
         self._make = make
         self._busy = busy
-        self.limit = limit
-        self.limit_per_address = limit_per_address
+        self.admission = admission or Admission(Bounds(), lambda: 0.0)
         self.sessions: set[Session] = set()
-        self._hosts: Counter[str] = Counter()
         self._host_of: dict[Session, str] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol | None:
         host = getattr(addr, "host", "")
-        if len(self.sessions) >= self.limit or self._hosts[host] >= self.limit_per_address:
-            self.log.warn("too many connections, refusing {host}", host=host)
+        why = self.admission.enter(host)
+        if why:
+            self.log.warn("refused {peer}: {why}", peer=host or "a UNIX socket", why=why)
             return _Refuse(self._busy)
-        session = self._make(addr)
+        try:
+            session = self._make(addr)
+        except Exception:
+            self.admission.leave(host)
+            raise
         session.factory = self
         self.sessions.add(session)
-        self._hosts[host] += 1
         self._host_of[session] = host
         return session
 
     def session_ended(self, session: Session) -> None:
         """Called by each session once."""
         self.sessions.discard(session)
-        host = self._host_of.pop(session, "")
-        self._hosts[host] -= 1
-        if self._hosts[host] <= 0:
-            del self._hosts[host]
+        host = self._host_of.pop(session, None)
+        if host is not None:
+            self.admission.leave(host)
 
     async def shut_down(self, clock: IReactorTime, grace: float = 2.0) -> None:
         """End all sessions: politely first, and after `grace` seconds by force."""

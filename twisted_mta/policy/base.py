@@ -1,12 +1,24 @@
-"""The check that objects to nothing, for those that look at one stage only."""
+"""What the checks share: one that objects to nothing, for those that look at one stage only, and who is trusted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import ip_address
+
 from zope.interface import implementer
 
+from twisted_mta.config.schema import Network
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IPolicyCheck, Peer
+
+
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an IP address belongs to one of the networks."""
+    if not networks:
+        return False
+    parsed = ip_address(address)
+    return any(parsed in network for network in networks)
 
 
 @implementer(IPolicyCheck)

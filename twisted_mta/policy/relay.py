@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from zope.interface import implementer
 
@@ -14,7 +13,7 @@ from twisted_mta.core.lists import refuse_sender
 from twisted_mta.core.message import count_fields
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IDirectory, IPolicyCheck, Peer
-from twisted_mta.policy.base import Accepting
+from twisted_mta.policy.base import Accepting, is_within
 
 _DENIED = Reply(550, "5.7.1", "Relaying denied: we do not take mail for that domain from you")
 
@@ -36,10 +35,7 @@ class RelayCheck(Accepting):
         return _DENIED  # RFC 5321 §3.6.2, RFC 3463 §3.8
 
     def _trusts(self, peer: Peer) -> bool:
-        if not self._networks:
-            return False
-        address = ip_address(peer.address)
-        return any(address in network for network in self._networks)
+        return is_within(peer.address, self._networks)
 
 
 @implementer(IPolicyCheck)

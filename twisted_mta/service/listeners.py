@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -17,18 +18,24 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_mta.config.schema import Config, Listen, Role
+from twisted_mta.config.schema import Config, Limits, Listen, Role
+from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.imap.server import ImapSettings
 from twisted_mta.core.pop3 import Pop3Settings
+from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.settings import Role as SmtpRole
 from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.interfaces import IAuthenticator, IMailboxes, IReception, Peer
 from twisted_mta.net.imap import ImapTimeouts, imap_session
 from twisted_mta.net.pop3 import pop3_session
+from twisted_mta.net.proxy import ProxyFactory
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.smtp import smtp_session
 from twisted_mta.net.tls import ServerTls
+from twisted_mta.policy.base import is_within
 from twisted_mta.store.threads import InlineWorkers, Workers
+
+log = Logger()
 
 
 class BindError(Exception):
@@ -68,6 +75,16 @@ _RULES = {
 _NOT_YET = frozenset({"BINARYMIME", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "REQUIRETLS"})
 
 
+_EARLY = Reply(554, "5.7.1", "You spoke before the greeting: a mail client waits for it")
+
+
+def _spoke_early(peer: Peer) -> bytes:
+    # RFC 5321 §4.3.1: the client waits for the greeting; §3.1: 554 stands in its place. Programs that do not
+    # wait do not listen either, so that waiting for their QUIT would only cost a connection.
+    log.info("refused {peer}: it spoke before the greeting", peer=peer.address, session=peer.session_id)
+    return _EARLY.encode()
+
+
 def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
     config, limits = serving.config, serving.config.limits
     host, port = peer_host(address)
@@ -81,7 +98,7 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         without=_NOT_YET,
     )
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
-    return smtp_session(
+    session = smtp_session(
         settings,
         serving.reception,
         peer,
@@ -90,6 +107,9 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         tls=serving.tls,
         implicit_tls=role.implicit_tls,
     )
+    if role is Role.MX and limits.greeting_delay and not is_within(host, config.relay.networks):
+        session.hold_greeting(limits.greeting_delay, partial(_spoke_early, peer))
+    return session
 
 
 def _imap(serving: Serving, role: Role, address: IAddress | None) -> Session:
@@ -125,6 +145,15 @@ def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
         idle=limits.pop3_timeout,
         tls=serving.tls,
         implicit_tls=role.implicit_tls,
+    )
+
+
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(
+        total=limits.connections,
+        per_address=limits.connections_per_address,
+        per_network=limits.connections_per_network,
+        rate=limits.connection_rate,
     )
 
 
@@ -192,6 +221,8 @@ class Listeners:
             wrapped: Any = factory
             if listen.role.implicit_tls:
                 wrapped = TLSMemoryBIOFactory(_CurrentTls(self), False, factory)
+            if listen.proxy:
+                wrapped = ProxyFactory(wrapped, listen.proxy_networks, self._reactor)
             outcome: list[Any] = []
             endpoint = serverFromString(self._reactor, listen.endpoint)  # type: ignore[no-untyped-call]
             maybeDeferred(endpoint.listen, wrapped).addBoth(outcome.append)
@@ -210,16 +241,14 @@ class Listeners:
         return SessionFactory(
             lambda address: make(self.serving, role, address),
             b"" if role.implicit_tls else busy,
-            self._limits.connections,
-            self._limits.connections_per_address,
+            Admission(_bounds(self._limits), self._reactor.seconds),
         )
 
     def reconfigure(self) -> None:
         """Take over changed limits."""
-        limits = self.serving.config.limits
+        bounds = _bounds(self.serving.config.limits)
         for listener in self.bound:
-            listener.factory.limit = limits.connections
-            listener.factory.limit_per_address = limits.connections_per_address
+            listener.factory.admission.bounds = bounds
 
     async def stop(self) -> None:
         """Stop listening, tell open sessions, and wait until they are gone."""

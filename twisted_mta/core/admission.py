@@ -1,0 +1,103 @@
+"""How many connections a client may have, and how fast it may open them: counted by address and by network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import attrs
+
+#: Clients whose rate is remembered; beyond that the one that came least recently is forgotten.
+MAX_CLIENTS = 65536
+#: What a rate is counted by, seconds.
+_PERIOD = 60.0
+
+
+@attrs.frozen(kw_only=True)
+class Bounds:
+    """What is allowed at one listener."""
+
+    #: Connections at a time: in all, from one address, and from one network (an IPv4 /24, an IPv6 /64).
+    total: int = 10000
+    per_address: int = 100
+    per_network: int = 500
+    #: New connections in a minute from one IPv4 address or IPv6 /64; 0: any number.
+    rate: int = 0
+
+
+@attrs.frozen
+class _Client:
+    address: str
+    network: str
+    #: A customer has one IPv4 address, but 2^64 IPv6 addresses at least.
+    customer: str
+
+    @classmethod
+    def of(cls, host: str) -> _Client:
+        address: IPv4Address | IPv6Address | None = ip_address(host.partition("%")[0])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if isinstance(address, IPv4Address):
+            return cls(str(address), str(address).rpartition(".")[0], str(address))
+        assert address is not None
+        network = address.exploded[:19]
+        return cls(str(address), network, network)
+
+
+class Admission:
+    """Counts the connections of one listener. `seconds` tells the time.
+
+    Whoever has no address (a UNIX socket) counts for the total only.
+    """
+
+    def __init__(self, bounds: Bounds, seconds: Callable[[], float]) -> None:
+        #: May be replaced at any time; connections that are open stay.
+        self.bounds = bounds
+        self._seconds = seconds
+        self._total = 0
+        self._addresses: Counter[str] = Counter()
+        self._networks: Counter[str] = Counter()
+        #: Customer -> when its allowance would be whole again, those who came last at the end.
+        self._whole_at: dict[str, float] = {}
+
+    def enter(self, host: str) -> str:
+        """Count a connection from an IP address ("" for none) and return ""; or count nothing and return why not."""
+        bounds = self.bounds
+        if self._total >= bounds.total:
+            return f"{bounds.total} connections are open (limits.connections)"
+        if host:
+            client = _Client.of(host)
+            if self._addresses[client.address] >= bounds.per_address:
+                return f"it has {bounds.per_address} connections (limits.connections_per_address)"
+            if self._networks[client.network] >= bounds.per_network:
+                return f"its network has {bounds.per_network} connections (limits.connections_per_network)"
+            if bounds.rate and not self._in_rate(client.customer, bounds.rate):
+                return f"more than {bounds.rate} connections in a minute (limits.connection_rate)"
+            self._addresses[client.address] += 1
+            self._networks[client.network] += 1
+        self._total += 1
+        return ""
+
+    def leave(self, host: str) -> None:
+        """A connection that was let in is gone."""
+        self._total -= 1
+        if not host:
+            return
+        client = _Client.of(host)
+        for counter, key in ((self._addresses, client.address), (self._networks, client.network)):
+            counter[key] -= 1
+            if counter[key] <= 0:
+                del counter[key]
+
+    def _in_rate(self, customer: str, rate: int) -> bool:
+        """A full minute's allowance at once, and it grows back evenly."""
+        now = self._seconds()
+        # Nobody waits longer than the period, not even when the clock was set back.
+        whole_at = min(max(self._whole_at.pop(customer, now), now), now + _PERIOD)
+        allowed = whole_at - now <= _PERIOD - _PERIOD / rate + 1e-6
+        # A refused attempt costs nothing: a client that keeps to the rate from now on is let in again.
+        self._whole_at[customer] = whole_at + _PERIOD / rate if allowed else whole_at
+        if len(self._whole_at) > MAX_CLIENTS:
+            del self._whole_at[next(iter(self._whole_at))]
+        return allowed
