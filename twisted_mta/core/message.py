@@ -62,6 +62,60 @@ def fields(header: bytes) -> Iterator[Field]:
         yield Field(match[1], match[2])
 
 
+@attrs.frozen
+class Located:
+    """A field with its place: its octets, with the final CRLF, are header[start:end]; its raw value begins at `value`."""
+
+    field: Field
+    start: int
+    value: int
+    end: int
+
+
+def located_fields(header: bytes) -> Iterator[Located]:
+    """As `fields`, with where each stands. Only for a header section that ends with a CRLF."""
+    for match in _FIELD.finditer(header):
+        yield Located(Field(match[1], match[2]), match.start(), match.start(2), match.end())
+
+
+class HeaderCollector:
+    """Collects the header section of a message that comes in pieces, however small, in linear time."""
+
+    def __init__(self, limit: int) -> None:
+        """Of a header section longer than `limit` octets only the beginning is kept."""
+        self._limit = limit
+        self._octets = bytearray()
+        #: Whether the end was seen, or the limit reached.
+        self.complete = False
+        #: Whether the limit was reached before the end.
+        self.too_long = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next octets of the message; what is behind the header section comes back."""
+        if self.complete:
+            return data
+        before = len(self._octets)
+        self._octets += data
+        if self._octets.startswith(b"\r\n"):
+            end = 2
+        else:
+            blank = self._octets.find(b"\r\n\r\n", max(0, before - 3))
+            end = blank + 4 if blank >= 0 else -1
+        self.complete = end >= 0 or len(self._octets) > self._limit
+        if end < 0:
+            end = len(self._octets)
+        self.too_long = end > self._limit
+        end = min(end, self._limit)
+        rest = bytes(self._octets[end:])
+        del self._octets[end:]
+        return rest
+
+    @property
+    def header(self) -> bytes:
+        """What there is of it so far, with the empty line that ends it."""
+        return bytes(self._octets)
+
+
 def first_field(header: bytes, name: str) -> bytes | None:
     """The unfolded value of the topmost field of that name (case ignored); None if there is none."""
     key = name.lower().encode()

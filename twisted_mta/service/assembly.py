@@ -25,6 +25,7 @@ from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
+from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
 from twisted_mta.service.accounts import Accounts
 from twisted_mta.service.control import AlreadyRunning
 from twisted_mta.service.lock import DataLock
@@ -87,12 +88,15 @@ def tls_options(config: Config) -> ServerTls | None:
 
 def rules(config: Config, directory: IDirectory) -> Rules:
     """What a configuration says about receiving."""
+    senders = SenderRules(directory, config.submission.grants)
     checks: tuple[IPolicyCheck, ...] = (
+        *((SenderCheck(senders),) if config.submission.check_sender else ()),
         RelayCheck(directory, config.relay.networks),
         RecipientCheck(directory),
         LoopCheck(config.limits.received_headers),
     )
-    return Rules(hostname=config.hostname, expire=config.queue.expire, checks=checks)
+    mend = HeaderMender(hostname=config.hostname, directory=directory, rules=senders)
+    return Rules(hostname=config.hostname, expire=config.queue.expire, checks=checks, mend=mend)
 
 
 def dns_servers(dns: Dns) -> tuple[Server, ...]:

@@ -16,9 +16,10 @@ from zope.interface import implementer
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.expand import expand, resolves, route
-from twisted_mta.core.message import first_field, header_length
+from twisted_mta.core.message import HeaderCollector, first_field
 from twisted_mta.core.queue import NewMessage
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, received_locally_field, with_protocol
 from twisted_mta.interfaces import (
     Account,
@@ -35,7 +36,7 @@ from twisted_mta.interfaces import (
 
 #: Addresses that EXPN shows.
 MAX_EXPANDED = 500
-#: Octets of a header section that the checks see; a longer one is judged by its beginning.
+#: Octets of a header section that the checks see; a longer one is judged by its beginning, and refused at submission.
 MAX_HEADER = 1 << 18
 
 _SENDER_OK = Reply(250, "2.1.0", "Sender OK")
@@ -44,6 +45,10 @@ _FULL = Reply(452, "4.3.1", "No room on the disk here, try again later")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
 #: RFC 5321 §3.5.3: we neither confirm nor deny, so that nobody can harvest addresses.
 _CANNOT_VERIFY = Reply(252, "2.1.5", "Send the mail and we will try")
+
+_LONG_HEADER = Reply(552, "5.3.4", f"The header of the message is longer than {MAX_HEADER} octets")
+#: The roles of listeners whose clients are our users.
+_SUBMISSION = frozenset(("submission", "submissions"))
 
 Verdict = Awaitable[Reply | None] | Reply | None
 
@@ -57,6 +62,8 @@ class Rules:
     expire: float
     #: In the order in which they are asked; the first that objects decides.
     checks: tuple[IPolicyCheck, ...]
+    #: Mends the header section of what users submit: (header section, peer, queue id, Unix time). Raises SubmissionError.
+    mend: Callable[[bytes, Peer, str, float], bytes] | None = None
 
 
 @implementer(IReception)
@@ -189,16 +196,24 @@ class Incoming:
         self._peer = peer
         self._envelope = envelope
         self._body: IBodyWriter = reception.queue.new_body()
+        #: The header section as it goes into the queue; empty until it ended.
         self._header = b""
-        self._in_header = True
+        self._collector = HeaderCollector(MAX_HEADER)
+        # RFC 6409 §8: what our users send is put right; nobody else's mail is touched.
+        submitted = peer.account is not None and peer.role in _SUBMISSION
+        self._mend = reception.rules.mend if submitted else None
+        self._queue_id = ""
         self._failure: Reply | None = None
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """See IMessageSink."""
         if self._failure is not None:
             return None
-        if self._in_header:
-            self._keep_header(data)
+        if not self._collector.complete:
+            data = self._take_header(data)
+        return self._store(data) if data and self._failure is None else None
+
+    def _store(self, data: bytes) -> Awaitable[None] | None:
         try:
             pending = self._body.write(data)
         except StoreFull:
@@ -212,11 +227,44 @@ class Incoming:
         except StoreFull:
             self._failure = _FULL
 
-    def _keep_header(self, data: bytes) -> None:
-        header = self._header + data
-        length = header_length(header)
-        self._in_header = length == len(header) and length < MAX_HEADER and not header.endswith(b"\r\n\r\n")
-        self._header = header[: min(length, MAX_HEADER)]
+    def _take_header(self, data: bytes) -> bytes:
+        """What can be stored now: all of it, or nothing before the end of a header section that is to be mended."""
+        rest = self._collector.feed(data)
+        header = self._end_header() if self._collector.complete else b""
+        return data if self._mend is None else header + rest * self._collector.complete
+
+    def _end_header(self) -> bytes:
+        """The header section as it is to be stored; what is wrong with it becomes the failure."""
+        self._header = self._collector.header
+        if self._mend is None:
+            return self._header
+        if self._collector.too_long:
+            self._failure = _LONG_HEADER
+            return b""
+        try:
+            now = self._reception.seconds()
+            self._header = self._mend(self._header, self._peer, self._id(), now)
+        except SubmissionError as error:
+            self.log.info("refused: {reply}", reply=str(error.reply))
+            self._failure = error.reply
+        except Exception:  # noqa: BLE001  a sink never raises
+            self.log.failure("could not mend a header from {peer}", peer=self._peer.address)
+            self._failure = _FAULT
+        return self._header
+
+    def _id(self) -> str:
+        self._queue_id = self._queue_id or self._reception.ids()
+        return self._queue_id
+
+    async def _flush_header(self) -> None:
+        """A message may end before its header section does."""
+        if self._collector.complete:
+            return
+        header = self._end_header()
+        if self._mend is not None and self._failure is None:
+            pending = self._store(header)
+            if pending is not None:
+                await pending
 
     def abort(self) -> None:
         """See IMessageSink."""
@@ -225,6 +273,7 @@ class Incoming:
     async def finish(self) -> Reply:
         """See IMessageSink."""
         try:
+            await self._flush_header()
             reply = self._failure or await self._accept()
         except StoreFull:
             reply = _FULL
@@ -266,7 +315,7 @@ class Incoming:
     def _new_message(self) -> NewMessage:
         reception, envelope = self._reception, self._envelope
         routed = route(envelope.recipients, reception.directory)
-        queue_id = reception.ids()
+        queue_id = self._id()
         for problem in routed.problems:
             # It is queued all the same, and fails at delivery: so the sender gets an ordinary bounce.
             self.log.warn(
