@@ -314,9 +314,9 @@ class QueueTests(Commands):
         self.assertEqual(status, 0)
         self.assertIn("hello", out)
         self.assertNotIn("\x1b", out)
-        self.assertEqual(self.mta("queue", "retry", "Q1")[:2], (0, "1 recipients are due now\n"))
-        self.assertEqual(self.mta("queue", "retry", "--all")[:2], (0, "1 recipients are due now\n"))
-        self.assertEqual(self.mta("queue", "delete", "Q1")[:2], (0, "1 messages removed\n"))
+        self.assertEqual(self.mta("queue", "retry", "Q1")[:2], (0, "1 recipient is due now\n"))
+        self.assertEqual(self.mta("queue", "retry", "--all")[:2], (0, "1 recipient is due now\n"))
+        self.assertEqual(self.mta("queue", "delete", "Q1")[:2], (0, "1 message removed\n"))
         self.assertEqual(self.mta("queue", "list")[:2], (0, "The queue is empty.\n"))
         self.assertEqual(self.mta("queue", "delete", "Q1")[0], 1)
 

@@ -279,7 +279,7 @@ class DeliveryTests(ManagerTestCase):
 
     def test_reconfigure(self) -> None:
         self.smtp.script = replies(BUSY)
-        self.manager.reconfigure(attrs.evolve(self.settings, schedule=(60.0,)), 1)
+        self.manager.reconfigure(attrs.evolve(self.settings, schedule=(60.0,)), 1, POSTMASTER)
         self.submit()
         self.run_until(START + 60)
         self.assertEqual(len(self.smtp.calls), 2)
@@ -506,7 +506,7 @@ class WindowTests(ManagerTestCase):
 
     def test_mail_submitted_while_the_store_is_asked_for_work_is_not_forgotten(self) -> None:
         hold = self.store.hold("claim_due")
-        self.manager.reconfigure(self.settings, 5)
+        self.manager.reconfigure(self.settings, 5, POSTMASTER)
         self.submit()
         hold.callback(None)
         self.assertEqual((len(self.smtp.calls), self.queue()), (1, []))
@@ -534,7 +534,7 @@ class TroubleTests(ManagerTestCase):
     def test_an_earlier_attempt_sets_the_timer_forward(self) -> None:
         self.smtp.script = replies(BUSY)
         self.submit()
-        self.manager.reconfigure(attrs.evolve(self.settings, schedule=(60.0,)), 5)
+        self.manager.reconfigure(attrs.evolve(self.settings, schedule=(60.0,)), 5, POSTMASTER)
         self.submit(remote("x@example.com"))
         (call,) = self.clock.getDelayedCalls()
         self.assertEqual(call.getTime(), START + 60)

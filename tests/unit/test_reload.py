@@ -54,6 +54,21 @@ class ReloadTests(SynchronousTestCase):
             [self.code(f"{name}@example.test") for name in ("team", "support", "sales")], [250, 250, 550]
         )
 
+    def test_what_others_hold_is_changed_too(self) -> None:
+        """The postmaster of bounces, the reserve of the disk, the separator of details."""
+        self.file.write_text(
+            self.file.read_text()
+            .replace("postmaster@example.test", "bob@example.test")
+            .replace("[accounts]", '[accounts]\nseparator = "-"')
+            + '\n[limits]\ndisk_reserve = "1000000000G"\n'
+        )
+        self.reload()
+        self.assertEqual(self.code("bob@example.test"), 452)
+        self.file.write_text(self.file.read_text().replace('"1000000000G"', "0"))
+        self.reload()
+        self.assertEqual(self.code("bob-work@example.test"), 250)
+        self.assertEqual(len(self.world.mail("bob")), 1)
+
     def test_a_bad_file_changes_nothing(self) -> None:
         self.file.write_text(self.file.read_text() + '\n[relay]\nnetworks = ["192.0.2.0/24"]\nport = "x"\n')
         result = self.reload()

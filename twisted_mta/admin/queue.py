@@ -43,18 +43,19 @@ def retry(options: argparse.Namespace) -> int:
     if bool(options.ids) == options.all:
         raise AdminError("name queue ids, or --all", EX_USAGE)
     result = _ask(options, "queue.retry", {"all": True} if options.all else {"ids": options.ids})
-    return _tell(options, result["recipients"], "recipients are due now")
+    return _tell(options, result["recipients"], ("recipient is due now", "recipients are due now"))
 
 
 def delete(options: argparse.Namespace) -> int:
     """mta queue delete ID..."""
     result = _ask(options, "queue.delete", {"ids": options.ids})
-    return _tell(options, result["messages"], "messages removed")
+    return _tell(options, result["messages"], ("message removed", "messages removed"))
 
 
-def _tell(options: argparse.Namespace, count: int, what: str) -> int:
+def _tell(options: argparse.Namespace, count: int, what: tuple[str, str]) -> int:
+    """`what` is the singular and the plural."""
     if not options.json:
-        print(f"{count} {what}")
+        print(f"{count} {what[0] if count == 1 else what[1]}")
     return 0 if count or getattr(options, "all", False) else 1
 
 

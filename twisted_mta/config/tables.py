@@ -188,6 +188,8 @@ def routes(value: Any, reading: Reading, key: str) -> dict[str, schema.Route]:
         )
     found: dict[str, schema.Route] = {}
     for name, raw in value.items():
+        if isinstance(raw, dict) and ("username" in raw or "password_file" in raw):
+            reading.problem(join_key(key, name), "a login is possible at the smarthost only, not on a route")
         place = join_key(key, name)
         try:
             domain = fields.domain(name.removeprefix("."), reading, place)

@@ -70,6 +70,10 @@ class LocalDelivery:
         self._told = told
         self._separator = separator
 
+    def reconfigure(self, separator: str) -> None:
+        """Split the detail off with this from now on."""
+        self._separator = separator
+
     def destination(self, recipient: QueuedRecipient) -> str:
         """One for all: the copies of a message are written together."""
         return "local"

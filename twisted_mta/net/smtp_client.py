@@ -285,7 +285,9 @@ async def connect(
     kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
     endpoint = kind(reactor, address, port, timeout=CONNECT_TIMEOUT)
     try:
-        await endpoint.connect(protocol.Factory.forProtocol(lambda: connection))
+        factory = protocol.Factory.forProtocol(lambda: connection)
+        factory.noisy = False
+        await endpoint.connect(factory)
     except Exception as error:  # noqa: BLE001  refused, timed out, unreachable, no such network ...
         raise SessionError(None, Reply(451, "4.4.1", f"can't connect to {remote}: {error}")) from None
     await connection.ready

@@ -56,6 +56,7 @@ class Parts:
     resolver: IMailResolver
     store: SQLiteQueueStore
     mailboxes: MaildirMailboxes
+    local: LocalDelivery
     smtp: SmtpDelivery
     deliveries: Mapping[Transport, IDelivery]
     queue: QueueManager
@@ -191,6 +192,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         resolver=resolver,
         store=store,
         mailboxes=mailboxes,
+        local=local,
         smtp=smtp,
         deliveries=deliveries,
         queue=queue,

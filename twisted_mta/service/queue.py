@@ -117,13 +117,15 @@ class QueueManager(Service):
         #: Whether more may be due than there was room for.
         self._backlog = False
 
-    def reconfigure(self, settings: Queue, concurrency: int) -> None:
+    def reconfigure(self, settings: Queue, concurrency: int, postmaster: Address) -> None:
         """Take over changed settings; what is scheduled already keeps its time."""
         self._judge.schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)
         self._limit = settings.active
         self._lanes.limit = concurrency
         self._notices.expire = settings.expire
-        self._notices.reporter = attrs.evolve(self._notices.reporter, quote=settings.bounce_quote)
+        self._notices.reporter = attrs.evolve(
+            self._notices.reporter, quote=settings.bounce_quote, postmaster=postmaster
+        )
         self._pump()
 
     @property

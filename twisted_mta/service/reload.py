@@ -47,7 +47,9 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
         return _failed([str(error)])
     serving.config, serving.tls = config, tls
     parts.reception.rules = rules(config, parts.accounts.directory)
-    parts.queue.reconfigure(config.queue, config.relay.concurrency)
+    parts.queue.reconfigure(config.queue, config.relay.concurrency, config.postmaster)
+    parts.store.reconfigure(config.limits.disk_reserve)
+    parts.local.reconfigure(config.accounts.separator)
     parts.smtp.set_login(login)
     parts.smtp.reconfigure(config.relay)
     if isinstance(parts.resolver, StubResolver):  # a simulation has a DNS of its own

@@ -170,6 +170,11 @@ class SQLiteQueueStore:
 
     # --- adding ----------------------------------------------------------------------------------
 
+    def reconfigure(self, disk_reserve: int) -> None:
+        """Keep so many octets of the disk free from now on."""
+        self._reserve = disk_reserve
+        self._room_checked = float("-inf")
+
     def new_body(self) -> IBodyWriter:
         return BodyWriter(self._files, self._file_workers, self._threshold, self.check_room)
 
