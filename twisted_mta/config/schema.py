@@ -21,6 +21,7 @@ Network = IPv4Network | IPv6Network
 #: Below the data directory.
 QUEUE = "queue"
 CONTROL = "control"
+USAGE = "usage.sqlite"
 
 
 class Role(enum.StrEnum):
@@ -281,6 +282,11 @@ class Config:
     def queue_directory(self) -> Path:
         """Where the queue's files are."""
         return self.data / QUEUE
+
+    @property
+    def usage_file(self) -> Path:
+        """What accounts sent of late."""
+        return self.data / USAGE
 
     @property
     def control_socket(self) -> Path:

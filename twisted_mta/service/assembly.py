@@ -24,6 +24,7 @@ from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
+from twisted_mta.policy.rates import RateCheck
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
 from twisted_mta.service.accounts import Accounts
@@ -31,10 +32,12 @@ from twisted_mta.service.control import AlreadyRunning
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.reception import Reception, Rules
+from twisted_mta.service.usage import Alarms, UsageKeeper
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.schema import QueueFileError
 from twisted_mta.store.threads import InlineWorkers, Workers
+from twisted_mta.store.usage import UsageFile, UsageFileError
 
 #: Threads for mailboxes and their files, for password hashes, and for the rest.
 _DISK_THREADS = 8
@@ -61,11 +64,14 @@ class Parts:
     deliveries: Mapping[Transport, IDelivery]
     queue: QueueManager
     reception: Reception
+    usage: UsageKeeper
+    alarms: Alarms
 
     async def close(self) -> None:
         """Let what is under way come to an end, and close everything, in the reverse order of its use."""
         self.accounts.stop()
         await self.queue.stopService()
+        await self.usage.stop()
         for delivery in self.deliveries.values():
             await delivery.close()
         if isinstance(self.resolver, StubResolver):
@@ -87,7 +93,7 @@ def tls_options(config: Config) -> ServerTls | None:
     )
 
 
-def rules(config: Config, directory: IDirectory) -> Rules:
+def rules(config: Config, directory: IDirectory, usage: UsageKeeper, alarms: Alarms) -> Rules:
     """What a configuration says about receiving."""
     senders = SenderRules(directory, config.submission.grants)
     checks: tuple[IPolicyCheck, ...] = (
@@ -95,6 +101,13 @@ def rules(config: Config, directory: IDirectory) -> Rules:
         RelayCheck(directory, config.relay.networks),
         RecipientCheck(directory),
         LoopCheck(config.limits.received_headers),
+        RateCheck(
+            ledger=usage.ledger,
+            account=config.submission.rates,
+            domain=config.submission.domain,
+            seconds=usage.seconds,
+            alarm=alarms,
+        ),
     )
     mend = HeaderMender(hostname=config.hostname, directory=directory, rules=senders)
     return Rules(hostname=config.hostname, expire=config.queue.expire, checks=checks, mend=mend)
@@ -150,7 +163,8 @@ def assemble(config: Config, platform: Platform) -> Parts:
         disk = platform.workers(_DISK_THREADS, "disk")
         hashing = platform.workers(_HASH_THREADS, "hashing")
         accounts = Accounts(config, hashing, reactor, os.urandom)
-    except (AlreadyRunning, QueueFileError, OSError, UnicodeDecodeError) as error:
+        usage = UsageKeeper(UsageFile(config.usage_file), disk, reactor)
+    except (AlreadyRunning, QueueFileError, UsageFileError, OSError, UnicodeDecodeError) as error:
         raise StartError(str(error)) from error
     directory = accounts.directory
     ids = QueueIds(reactor.seconds, chance.random)
@@ -184,6 +198,8 @@ def assemble(config: Config, platform: Platform) -> Parts:
         bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
         concurrency=config.relay.concurrency,
     )
+    alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
+    receiving = rules(config, directory, usage, alarms)
     return Parts(
         lock=lock,
         disk=disk,
@@ -196,5 +212,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         smtp=smtp,
         deliveries=deliveries,
         queue=queue,
-        reception=Reception(rules(config, directory), directory, queue, accounts, ids, reactor.seconds),
+        reception=Reception(receiving, directory, queue, accounts, ids, reactor.seconds),
+        usage=usage,
+        alarms=alarms,
     )

@@ -103,6 +103,7 @@ class MailServer(Service):
         self._started = self._reactor.seconds()
         parts.queue.startService()
         parts.accounts.start()
+        parts.usage.start()
         self._certificates = CertificateWatch(self._serving, tls_options, parts.disk, self._reactor)
         self._certificates.start()
         signal.signal(signal.SIGHUP, self._hang_up)
@@ -181,6 +182,7 @@ class MailServer(Service):
                 for bound in self._listeners.bound
             ],
             "queue": {"being delivered": self._parts.queue.active},
+            "sent in the last day": self._parts.usage.status(),
         }
 
 
