@@ -13,8 +13,9 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $@
 
 run: $(STAMP)
-	test -f run/mta.toml || $(BIN)/mta init --demo run
-	$(BIN)/twistd -n --pidfile= mta --config run/mta.toml
+	@test -f run/mta.toml || $(BIN)/mta init --demo run >/dev/null
+	@cat run/README
+	@$(BIN)/twistd -n --pidfile= mta --config run/mta.toml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto $(ARGS)

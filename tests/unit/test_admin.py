@@ -217,7 +217,8 @@ class InitTests(Commands):
             self.assertIn(password, "".join(line for line in out.splitlines() if line.startswith("  ")))
         self.assertLessEqual(len(out.splitlines()), 12)
         self.assertEqual(site.stat().st_mode & 0o777, 0o700)
-        for secret in ("key.pem", "users"):
+        self.assertEqual((site / "README").read_text(), out)
+        for secret in ("key.pem", "users", "README"):
             self.assertEqual((site / secret).stat().st_mode & 0o777, 0o600)
 
     def test_certificate_is_one_that_clients_accept(self) -> None:

@@ -57,6 +57,7 @@ def _demo(directory: Path) -> int:
     site = Site(domain="example.test", hostname="mail.example.test", postmaster="alice")
     certificate, key = self_signed(site.hostname, ["localhost"])
     passwords = {name: random_password() for name in ("alice", "bob")}
+    lines = [*demo_lines(directory, passwords)]
     _write(
         directory,
         {
@@ -65,14 +66,15 @@ def _demo(directory: Path) -> int:
             "cert.pem": (certificate, 0o644),
             "key.pem": (key, 0o600),
             "users": ("", 0o600),
+            # Shown again at each `make run`: who plays with it tomorrow still wants the passwords.
+            "README": ("\n".join([*lines, ""]), 0o600),
         },
     )
     config = load(directory / "mta.toml")
     users = PasswdFile(config.accounts.file, site.domain, config.accounts.maildir)
     for name, password in passwords.items():
         users.add(name, hash_password(password.encode(), os.urandom))
-    for line in demo_lines(directory, passwords):
-        print(line)
+    print("\n".join(lines))
     return 0
 
 
