@@ -10,10 +10,12 @@ from twisted.internet.task import Clock
 
 from twisted_mta.core.effects import Ask, BodyChunk, Effect, Send
 from twisted_mta.core.imap.server import ImapServer, ImapSettings
-from twisted_mta.interfaces import Account
+from twisted_mta.core.sasl import Claim, Credentials, Proof, Secret
+from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client
 from twisted_mta.net.imap import ImapHandler, ImapTimeouts
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.mailboxes import MemoryMailboxes
+from twisted_mta.testing.scram import known_secret
 
 ALICE = Account("alice", "/nowhere")
 
@@ -21,8 +23,15 @@ ALICE = Account("alice", "/nowhere")
 class Authenticator:
     """Knows alice."""
 
-    async def authenticate(self, login: str, password: bytes) -> Account | None:
-        return ALICE if (login, password) == ("alice", b"secret") else None
+    async def authenticate(self, claim: Claim, client: Client) -> Account | None:
+        if isinstance(claim, Proof):
+            return ALICE if claim.right and claim.login == "alice" else None
+        return ALICE if claim == Credentials("alice", b"secret") else None
+
+    async def secret(self, login: str, client: Client) -> Secret:
+        if login == "busy":
+            raise AuthenticationUnavailable("too many logins")
+        return known_secret(login)
 
 
 class Whole:

@@ -19,6 +19,7 @@ from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.lists import MailingList
 from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.sasl import Claim, Secret
 
 # --- The queue -----------------------------------------------------------------------------------
 
@@ -207,14 +208,33 @@ class AuthenticationUnavailable(Exception):
     [UNAVAILABLE], POP3 -ERR [SYS/TEMP]. The text is fit for the client."""
 
 
+@attrs.frozen(kw_only=True)
+class Client:
+    """Who wants to log in: for limits and logs, and for app passwords that are good for one service only."""
+
+    #: "smtp", "imap" or "pop3".
+    service: str
+    #: An IP address.
+    address: str
+    session_id: str = ""
+
+
 class IAuthenticator(Interface):
     """Checks passwords."""
 
-    def authenticate(login: str, password: bytes) -> Awaitable[Account | None]:
-        """The account if the password is right, else None. Takes as long for an unknown login as for a wrong password.
+    def authenticate(claim: Claim, client: Client) -> Awaitable[Account | None]:
+        """The account if the claim is right, else None: always for a Proof that is not.
 
-        Raises AuthenticationUnavailable.
+        Takes as long for an unknown login as for a wrong password, and longer for clients that were wrong lately.
+        Failures are logged here. Raises AuthenticationUnavailable.
         """
+
+    def secret(login: str, client: Client) -> Awaitable[Secret]:
+        """What is stored of a login for SCRAM. For one that has nothing it is made up, always the same, and
+        authenticate then gives None. Raises AuthenticationUnavailable."""
+
+    def offers_scram() -> bool:
+        """Whether SCRAM is to be offered."""
 
 
 class IMailResolver(Interface):
@@ -316,8 +336,11 @@ class IReception(Interface):
     def expand(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
         """EXPN."""
 
-    def authenticate(peer: Peer, login: str, password: bytes) -> Awaitable[Account | None]:
-        """AUTH with a password: the account, or None."""
+    def authenticate(peer: Peer, claim: Claim) -> Awaitable[Account | None]:
+        """AUTH: see IAuthenticator."""
+
+    def secret(peer: Peer, login: str) -> Awaitable[Secret]:
+        """AUTH: see IAuthenticator."""
 
     def message(peer: Peer, envelope: Envelope) -> IMessageSink:
         """DATA was given for an envelope with at least one recipient."""

@@ -18,7 +18,9 @@ from twisted_mta.core.pop3 import (
     Update,
     top,
 )
+from twisted_mta.core.sasl import Credentials, Lookup, Proof
 from twisted_mta.testing.dialogs import Transcript, play
+from twisted_mta.testing.scram import known_secret
 
 DIALOGS = Path(__file__).parent / "pop3"
 MESSAGES = {
@@ -31,10 +33,16 @@ MESSAGES = {
 def answer(question: Any) -> Any:
     """A maildrop of three; some logins find it in a bad way."""
     match question:
-        case Login(login, b"pass word") if login in ("alice", "full", "gone"):
+        case Lookup("busy"):
+            return Refusal("SYS/TEMP", "Too many logins")
+        case Lookup(login):
+            return known_secret(login)
+        case Login(Proof("alice", right)) if right:
+            return [Drop(uid, len(MESSAGES.get(uid, b"")), f"m{uid}") for uid in MESSAGES]
+        case Login(Credentials(login, b"pass word")) if login in ("alice", "full", "gone"):
             uids = {"alice": MESSAGES, "full": [15], "gone": [99]}[login]
             return [Drop(uid, len(MESSAGES.get(uid, b"")), f"m{uid}") for uid in uids]
-        case Login("broken", _):
+        case Login(Credentials("broken")):
             return Refusal("SYS/TEMP", "The mailbox can't be used just now")
         case Login():
             return Refusal("AUTH", "Login or password is wrong")

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.sasl import Credentials
+from twisted_mta.core.sasl import Credentials, Lookup, Proof
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.testing.dialogs import Transcript, play
+from twisted_mta.testing.scram import known_secret
 
 DIALOGS = Path(__file__).parent / "smtp_server"
 
@@ -56,6 +57,12 @@ def answer(question: Any) -> Any:
             return None
         case q.Hello(name):
             return Reply(550, "5.7.1", "Not you") if name == "spammer" else None
+        case Lookup("busy"):
+            return Reply(454, "4.7.0", "Too many logins")
+        case Lookup(login):
+            return known_secret(login)
+        case q.Authenticate(_, Proof("alice", right)):
+            return right
         case q.Authenticate(_, Credentials("busy")):
             return Reply(454, "4.7.0", "Too many logins")
         case q.Authenticate(_, credentials):

@@ -11,6 +11,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.core.imap.server import ImapSettings
+from twisted_mta.core.sasl import Credentials
 from twisted_mta.interfaces import Account
 from twisted_mta.net.imap import imap_session
 from twisted_mta.net.session import SessionFactory
@@ -27,8 +28,8 @@ MESSAGE = (
 
 
 class _Authenticator:
-    async def authenticate(self, login: str, password: bytes) -> Account | None:
-        return Account(login, "/nowhere") if password == b'se"cret' else None
+    async def authenticate(self, claim: Credentials, client: object) -> Account | None:
+        return Account(claim.login, "/nowhere") if claim.password == b'se"cret' else None
 
 
 class ImaplibTests(TestCase):

@@ -21,6 +21,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.core.pop3 import Pop3Settings
+from twisted_mta.core.sasl import Credentials
 from twisted_mta.interfaces import Account
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.session import Session, SessionFactory
@@ -38,8 +39,8 @@ class Passwords:
     def __init__(self, account: Account) -> None:
         self._account = account
 
-    async def authenticate(self, login: str, password: bytes) -> Account | None:
-        return self._account if (login, password) == ("alice", b"se cret") else None
+    async def authenticate(self, claim: Credentials, client: object) -> Account | None:
+        return self._account if claim == Credentials("alice", b"se cret") else None
 
 
 def write_certificate(directory: Path) -> tuple[Path, Path]:

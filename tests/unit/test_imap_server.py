@@ -63,7 +63,7 @@ class CoreTests(Helper):
     def test_passwords_are_not_shown(self) -> None:
         core = ImapServer(SETTINGS)
         effects = core.receive(b"a LOGIN alice sesame\r\n")
-        self.assertEqual(asked(effects).password, b"sesame")
+        self.assertEqual(asked(effects).claim.password, b"sesame")
         self.assertNotIn("sesame", repr(effects))
 
     def test_pipelined_commands_wait_for_the_answer(self) -> None:

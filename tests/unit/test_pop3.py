@@ -23,6 +23,7 @@ from twisted_mta.core.pop3 import (
     Retrieve,
     top,
 )
+from twisted_mta.core.sasl import Credentials
 
 COMMANDS = [
     b"USER alice\r\n",
@@ -145,7 +146,7 @@ class CoreTests(SynchronousTestCase):
         )
 
     def test_the_password_is_not_shown(self) -> None:
-        self.assertNotIn("secret", repr(Login("alice", b"secret")))
+        self.assertNotIn("secret", repr(Login(Credentials("alice", b"secret"))))
 
     def test_answers_without_a_question_are_bugs(self) -> None:
         self.assertRaises(RuntimeError, new().answer, None)

@@ -11,18 +11,29 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.pop3 import Pop3Server, Pop3Settings
-from twisted_mta.interfaces import Account, MailboxError
+from twisted_mta.core.sasl import Claim, Credentials, Proof, Secret
+from twisted_mta.interfaces import Account, AuthenticationUnavailable, MailboxError
 from twisted_mta.net.pop3 import Pop3Handler, pop3_session
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.testing.mailboxes import MemoryMailboxes
+from twisted_mta.testing.scram import known_secret
 
 ALICE = Account("alice@example.test", "/nowhere")
 ONE = b"Subject: one\r\n\r\n.first\r\n"
 
 
 class Passwords:
-    async def authenticate(self, login: str, password: bytes) -> Account | None:
-        return ALICE if (login, password) == ("alice", b"secret") else None
+    async def authenticate(self, claim: Claim, client: object) -> Account | None:
+        if claim.login == "busy":
+            raise AuthenticationUnavailable("too many logins")
+        if isinstance(claim, Proof):
+            return ALICE if claim.right and claim.login == "alice" else None
+        return ALICE if claim == Credentials("alice", b"secret") else None
+
+    async def secret(self, login: str, client: object) -> Secret:
+        if login == "busy":
+            raise AuthenticationUnavailable("too many logins")
+        return known_secret(login)
 
 
 @attrs.define

@@ -13,11 +13,13 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.queue import NewMessage, Transport
 from twisted_mta.core.replies import Reply
-from twisted_mta.interfaces import Account, IAuthenticator, IBodyWriter, IQueue, Peer, StoreFull
+from twisted_mta.core.sasl import Claim, Credentials, Secret
+from twisted_mta.interfaces import Account, Client, IAuthenticator, IBodyWriter, IQueue, Peer, StoreFull
 from twisted_mta.policy.base import Accepting
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.service.reception import Reception, Rules, submit_locally
 from twisted_mta.testing.directory import make_directory, make_list
+from twisted_mta.testing.scram import known_secret
 
 
 @implementer(IBodyWriter)
@@ -64,8 +66,16 @@ class Queue:
 
 @implementer(IAuthenticator)
 class Authenticator:
-    async def authenticate(self, login: str, password: bytes) -> Account | None:
-        return Account("alice@example.test", "/mail/alice") if password == b"secret" else None
+    async def authenticate(self, claim: Claim, client: Client) -> Account | None:
+        assert client == Client(service="smtp", address="192.0.2.1")
+        assert isinstance(claim, Credentials)
+        return Account("alice@example.test", "/mail/alice") if claim.password == b"secret" else None
+
+    async def secret(self, login: str, client: Client) -> Secret:
+        return known_secret(login)
+
+    def offers_scram(self) -> bool:
+        return True
 
 
 class Slow(Accepting):
@@ -233,7 +243,7 @@ class ReceptionTests(SynchronousTestCase):
     def test_login(self) -> None:
         for password, good in ((b"secret", True), (b"wrong", False)):
             result = self.successResultOf(
-                Deferred.fromCoroutine(self.reception.authenticate(self.peer, "alice", password))
+                Deferred.fromCoroutine(self.reception.authenticate(self.peer, Credentials("alice", password)))
             )
             self.assertEqual(result is not None, good)
 

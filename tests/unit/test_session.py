@@ -60,7 +60,7 @@ class EchoCore:
         self.open = False
         return [Send(b"fault"), *self.run()]
 
-    def secured(self) -> list[Effect]:
+    def secured(self, bindings: object = None) -> list[Effect]:
         return []
 
     def timed_out(self) -> list[Effect]:

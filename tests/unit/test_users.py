@@ -22,7 +22,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from twisted_mta.core.address import Address
-from twisted_mta.interfaces import Account, AuthenticationUnavailable, IAuthenticator
+from twisted_mta.core.sasl import Credentials
+from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client, IAuthenticator
 from twisted_mta.store import passwords
 from twisted_mta.store.authenticator import PasswdAuthenticator
 from twisted_mta.store.passwords import UnusableHash, hash_password, sha512_crypt, verify
@@ -44,6 +45,7 @@ def cheap_hash(password: bytes) -> str:
 
 
 SECRET = cheap_hash(b"secret")
+IMAP = Client(service="imap", address="192.0.2.1")
 
 
 class PasswordsTests(unittest.TestCase):
@@ -327,7 +329,9 @@ class AuthenticatorTests(Directory):
         self.authenticator = PasswdAuthenticator(self.users(), self.workers, self.clock, os.urandom)
 
     def check(self, login: str, password: bytes) -> Account | None:
-        return self.successResultOf(Deferred.fromCoroutine(self.authenticator.authenticate(login, password)))
+        return self.successResultOf(
+            Deferred.fromCoroutine(self.authenticator.authenticate(Credentials(login, password), IMAP))
+        )
 
     def test_interface(self) -> None:
         verifyObject(IAuthenticator, self.authenticator)
@@ -399,17 +403,24 @@ class AuthenticatorTests(Directory):
         self.authenticator = PasswdAuthenticator(
             self.users(), StuckWorkers(), self.clock, os.urandom, max_waiting=2
         )
-        waiting = [Deferred.fromCoroutine(self.authenticator.authenticate("alice", b"x")) for _ in range(3)]
+        waiting = [
+            Deferred.fromCoroutine(self.authenticator.authenticate(Credentials("alice", b"x"), IMAP))
+            for _ in range(3)
+        ]
         self.failureResultOf(waiting[2], AuthenticationUnavailable)
         waiting[0].addErrback(lambda _: None).cancel()
-        waiting.append(Deferred.fromCoroutine(self.authenticator.authenticate("alice", b"x")))
+        waiting.append(
+            Deferred.fromCoroutine(self.authenticator.authenticate(Credentials("alice", b"x"), IMAP))
+        )
         self.assertNoResult(waiting[3])
 
     def test_accounts_that_can_not_be_read(self) -> None:
         self.path.unlink()
         with capturedLogs() as events:
             self.failureResultOf(
-                Deferred.fromCoroutine(self.authenticator.authenticate("alice", b"secret")),
+                Deferred.fromCoroutine(
+                    self.authenticator.authenticate(Credentials("alice", b"secret"), IMAP)
+                ),
                 AuthenticationUnavailable,
             )
         self.assertTrue(any("can't be read" in event["log_format"] for event in events))

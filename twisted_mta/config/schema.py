@@ -83,6 +83,10 @@ class Accounts:
     maildir: str
     #: The character between a user's name and the detail in alice+news@; "" turns it off.
     separator: str = "+"
+    #: Whether SCRAM is offered: "always", "never", or "auto", where all accounts can use it.
+    scram: str = "auto"
+    #: What each guess costs who got hold of the keys for SCRAM, and each login the client. For passwords set from now on.
+    scram_iterations: int = 100_000
 
 
 @attrs.frozen(kw_only=True)
@@ -168,6 +172,8 @@ class Limits:
     connection_rate: int = 0
     #: Seconds that a client of an mx listener waits for the greeting; one that speaks before is refused. 0: off.
     greeting_delay: float = 0.0
+    #: Failed logins from one address (IPv6: /64) until it is refused for a quarter of an hour.
+    login_failures: int = 30
     #: Seconds of silence: SMTP (RFC 5321 §4.5.3.2.7 asks for 5 minutes), and before and after login in POP3 and IMAP.
     smtp_timeout: float = 300.0
     login_timeout: float = 60.0

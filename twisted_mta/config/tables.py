@@ -17,6 +17,7 @@ from twisted_mta.config.errors import Invalid, did_you_mean, quote
 from twisted_mta.config.fields import PLACEHOLDER, Reader, Reading
 from twisted_mta.config.lines import join_key
 from twisted_mta.core.address import Address
+from twisted_mta.core.sasl.scram import MAX_ITERATIONS, MIN_ITERATIONS
 
 C = TypeVar("C")
 
@@ -39,6 +40,8 @@ ACCOUNTS: Mapping[str, Reader[Any]] = {
     "file": fields.path,
     "maildir": fields.template,
     "separator": fields.separator,
+    "scram": fields.choice("auto", "always", "never"),
+    "scram_iterations": fields.integer(MIN_ITERATIONS, MAX_ITERATIONS),
 }
 LIST: Mapping[str, Reader[Any]] = {
     "address": fields.address,
@@ -71,6 +74,7 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "connections_per_network": fields.integer(1, 1_000_000),
     "connection_rate": fields.integer(0, 1_000_000),
     "greeting_delay": fields.duration(0, 60),  # RFC 5321 §4.5.3.2.1: clients wait for five minutes
+    "login_failures": fields.integer(1, 1_000_000),
     "smtp_timeout": fields.duration(1),
     "login_timeout": fields.duration(1),
     "pop3_timeout": fields.duration(1),

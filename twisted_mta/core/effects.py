@@ -7,7 +7,7 @@ Twisted transport; tests perform them by looking at the list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -48,6 +48,9 @@ class Close:
     """Close the connection once everything sent so far has left."""
 
 
+#: What a connection without TLS, or one that can't be bound to, gives `Core.secured`.
+NO_BINDINGS: Mapping[str, bytes] = {}
+
 Effect = Send | Ask | BodyChunk | StartTLS | Close
 
 
@@ -73,8 +76,11 @@ class Core(Protocol):
         """The open Ask can't be answered because of a bug of ours: say so (SMTP 451, IMAP NO, POP3 -ERR) and go on."""
         ...
 
-    def secured(self) -> Sequence[Effect]:
-        """The TLS handshake asked for by StartTLS is done (or, before `greet`, the connection began with TLS)."""
+    def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> Sequence[Effect]:
+        """The TLS handshake asked for by StartTLS is done (or, before `greet`, the connection began with TLS).
+
+        `bindings` are the channel bindings of the connection, by type: for SCRAM-SHA-256-PLUS.
+        """
         ...
 
     def timed_out(self) -> Sequence[Effect]:

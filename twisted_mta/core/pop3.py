@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from twisted_mta.core import sasl
-from twisted_mta.core.effects import Ask, Close, Effect, Send, StartTLS
+from twisted_mta.core.effects import NO_BINDINGS, Ask, Close, Effect, Send, StartTLS
 from twisted_mta.core.message import header_length
 
 #: RFC 2449 §4: octets of a command, CRLF included.
@@ -37,10 +37,9 @@ class Refusal:
 
 @attrs.frozen
 class Login:
-    """Is this the password? Answer: a sequence of `Drop`, the messages of the maildrop; or a Refusal."""
+    """Is this right? Answer: a sequence of `Drop`, the messages of the maildrop; or a Refusal."""
 
-    login: str
-    password: bytes = attrs.field(repr=False)
+    claim: sasl.Claim
 
 
 @attrs.frozen
@@ -67,7 +66,8 @@ class Update:
     uids: tuple[int, ...]
 
 
-Question = Login | Retrieve | Listing | Update
+#: A `Lookup` is answered with a `sasl.Secret`, or a Refusal.
+Question = Login | sasl.Lookup | Retrieve | Listing | Update
 
 
 @attrs.frozen
@@ -86,6 +86,8 @@ class Pop3Settings:
     hostname: str
     #: Whether STLS can be offered (it is not on a connection that has TLS already).
     tls_available: bool = False
+    #: Whether SCRAM is offered (under TLS, as all logins).
+    scram: bool = False
     error_limit: int = 20
 
 
@@ -151,7 +153,9 @@ class Pop3Server:
         self._state = State.AUTHORIZATION
         self._tls = False
         self._login = ""
-        self._mechanism: sasl.Mechanism | None = None
+        #: The SASL mechanisms as they can be used now, and the exchange under way.
+        self._offer = sasl.Offer(settings.scram)
+        self._exchange: sasl.Exchange | None = None
         self._drops: Sequence[Drop] = ()
         #: Indexes into `_drops`.
         self._deleted: set[int] = set()
@@ -224,8 +228,9 @@ class Pop3Server:
             effects += self._end()
         return [*effects, *self._run()]
 
-    def secured(self) -> list[Effect]:
+    def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> list[Effect]:
         """See Core."""
+        self._offer = sasl.Offer(self._settings.scram, bindings)
         # RFC 2595 §4: what was learnt in the clear is forgotten.
         self._tls = True
         self._state = State.AUTHORIZATION
@@ -315,7 +320,10 @@ class Pop3Server:
         # RFC 2449 §6; AUTH-RESP-CODE is RFC 3206 §6.
         names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER"]
         if self._tls:
-            names += ["USER", "SASL PLAIN"]  # RFC 5034 §3: and it stays in the list after the login
+            names += [
+                "USER",
+                "SASL " + " ".join(self._offer.names),
+            ]  # RFC 5034 §3: and it stays in the list after the login
         elif self._settings.tls_available and self._state is State.AUTHORIZATION:
             names.append("STLS")
         yield _lines("Capabilities follow", names)
@@ -336,41 +344,68 @@ class Pop3Server:
             raise _Wrong("Send USER first")
         login, self._login = self._login, ""
         # RFC 1939 §7: the whole argument is the password, spaces and all.
-        return self._ask(Login(login, argument), self._logged_in)
+        return self._ask(Login(sasl.Credentials(login, argument)), self._logged_in)
 
     def _auth(self, argument: bytes) -> Iterator[Effect]:
         self._need_tls()
         name, _, initial = argument.strip().partition(b" ")
-        if name.upper() != b"PLAIN":
-            raise _Wrong("Mechanisms offered: PLAIN")
-        self._mechanism = sasl.Plain()
-        # RFC 5034 §4: "=" is an initial response of no octets.
-        return self._sasl_step(None if not initial else b"" if initial == b"=" else initial)
+        exchange = self._offer.begin(name.decode("ascii", "replace"))
+        if exchange is None:
+            raise _Wrong("Mechanisms offered: " + " ".join(self._offer.names))
+        self._exchange = exchange
+        return self._sasl_step(lambda: exchange.start(initial or None))
 
     def _sasl_response(self, line: bytes) -> Iterator[Effect]:
         self._state = State.AUTHORIZATION
-        if line == b"*":  # RFC 5034 §4: the client cancels
-            raise _Wrong("Authentication cancelled")
-        return self._sasl_step(line)
+        exchange = self._running()
+        return self._sasl_step(lambda: exchange.respond(line))
 
-    def _sasl_step(self, response: bytes | None) -> Iterator[Effect]:
-        assert self._mechanism is not None  # set by AUTH, the only way here
+    def _running(self) -> sasl.Exchange:
+        assert self._exchange is not None  # set by AUTH, the only way here
+        return self._exchange
+
+    def _sasl_step(self, move: Callable[[], sasl.Step | sasl.Done]) -> Iterator[Effect]:
+        """Make the next move of the exchange, and carry out the step that follows."""
         try:
-            step = self._mechanism.step(sasl.decode_base64(response) if response is not None else None)
+            step = move()
+        except sasl.Cancelled:
+            yield from self._error(Refusal("", "Authentication cancelled"))
+            return
         except sasl.SaslError as error:
-            raise _Wrong(f"Authentication failed: {error}", "AUTH") from None
-        if isinstance(step, sasl.Challenge):
-            self._state = State.SASL
-            return iter((Send(b"+ " + sasl.encode_base64(step.data) + b"\r\n"),))
-        return self._ask(Login(step.login, step.password), self._logged_in)
+            yield from self._error(Refusal("AUTH", f"Authentication failed: {error}"))
+            return
+        match step:
+            case sasl.Challenge(data):
+                self._state = State.SASL
+                yield Send(b"+ " + sasl.encode_base64(data) + b"\r\n")
+            case sasl.Done():
+                yield from self._enter()
+            case sasl.Lookup():
+                yield from self._ask(step, self._looked_up)
+            case _:
+                yield from self._ask(Login(step), self._accepted)
+
+    def _looked_up(self, answer: sasl.Secret | Refusal, more: bool) -> Iterator[Effect]:
+        if isinstance(answer, Refusal):
+            return self._error(answer)
+        return self._sasl_step(lambda: self._running().answer(answer))
+
+    def _accepted(self, answer: Sequence[Drop] | Refusal, more: bool) -> Iterator[Effect]:
+        if isinstance(answer, Refusal):
+            return self._error(answer)
+        self._drops = answer
+        return self._sasl_step(lambda: self._running().answer(True))
 
     def _logged_in(self, answer: Sequence[Drop] | Refusal, more: bool) -> Iterator[Effect]:
         if isinstance(answer, Refusal):
-            yield from self._error(answer)
-            return
-        self._state = State.TRANSACTION
+            return self._error(answer)
         self._drops = answer
-        self._octets = sum(drop.size for drop in answer)
+        return self._enter()
+
+    def _enter(self) -> Iterator[Effect]:
+        self._state = State.TRANSACTION
+        self._exchange = None
+        self._octets = sum(drop.size for drop in self._drops)
         yield _ok(f"{self._figures()} in the maildrop")
 
     def _stls(self, argument: bytes) -> Iterator[Effect]:

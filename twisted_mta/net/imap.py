@@ -15,8 +15,11 @@ from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.fetch import Item, TooMuch, render
 from twisted_mta.core.imap.search import Key, matches, matches_message
 from twisted_mta.core.imap.server import ImapServer, ImapSettings
+from twisted_mta.core.sasl import Claim, Lookup
 from twisted_mta.interfaces import (
     Account,
+    AuthenticationUnavailable,
+    Client,
     IAuthenticator,
     IMailbox,
     IMailboxes,
@@ -67,6 +70,7 @@ class ImapHandler:
         self._clock = clock
         self._run = run
         self._peer = peer
+        self._client = Client(service="imap", address=peer)
         self._timeouts = timeouts
         self._session: Session | None = None
         self._account: Account | None = None
@@ -118,6 +122,8 @@ class ImapHandler:
         to_target = isinstance(question, q.BeginAppend | q.FinishAppend | q.Copy)
         try:
             return await self._answer(question)
+        except AuthenticationUnavailable as error:
+            return q.Refused(str(error), "UNAVAILABLE")  # RFC 5530 §3
         except NoSuchMailbox as error:
             return q.Refused(str(error), "TRYCREATE" if to_target else "NONEXISTENT")
         except MailboxExists as error:
@@ -129,8 +135,10 @@ class ImapHandler:
 
     async def _answer(self, question: q.Question) -> Any:
         match question:
-            case q.Login(login, password):
-                return await self._log_in(login, password)
+            case Lookup(login):
+                return await self._authenticator.secret(login, self._client)
+            case q.Login(claim):
+                return await self._log_in(claim)
             case q.Select(name, read_only):
                 return await self._select(name, read_only)
             case q.Leave(expunge):
@@ -194,10 +202,9 @@ class ImapHandler:
 
     # --- coming in -----------------------------------------------------------------------------
 
-    async def _log_in(self, login: str, password: bytes) -> bool:
-        account = await self._authenticator.authenticate(login, password)
+    async def _log_in(self, claim: Claim) -> bool:
+        account = await self._authenticator.authenticate(claim, self._client)
         if account is None:
-            self.log.info("wrong password for {login} from {peer}", login=login, peer=self._peer)
             return False
         self.log.info("{account} logged in from {peer}", account=account.name, peer=self._peer)
         self._account = account

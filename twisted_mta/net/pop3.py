@@ -22,7 +22,16 @@ from twisted_mta.core.pop3 import (
     Update,
     top,
 )
-from twisted_mta.interfaces import IAuthenticator, IMailbox, IMailboxes, MailboxError, StoreFull
+from twisted_mta.core.sasl import Claim, Lookup, Secret
+from twisted_mta.interfaces import (
+    AuthenticationUnavailable,
+    Client,
+    IAuthenticator,
+    IMailbox,
+    IMailboxes,
+    MailboxError,
+    StoreFull,
+)
 from twisted_mta.net.session import Session
 
 #: Octets of a message that go out at a time.
@@ -49,6 +58,7 @@ class Pop3Handler:
         self._mailboxes = mailboxes
         self._authenticator = authenticator
         self._peer = peer
+        self._client = Client(service="pop3", address=peer)
         self._login_timeout = login_timeout
         self._idle = idle
         self._mailbox: IMailbox | None = None
@@ -80,8 +90,10 @@ class Pop3Handler:
     def ask(self, question: Question) -> Any:
         """See SessionHandler."""
         match question:
-            case Login():
-                return self._login(question)
+            case Lookup(login):
+                return self._secret(login)
+            case Login(claim):
+                return self._login(claim)
             case Retrieve(uid, lines):
                 return self._retrieve(uid, lines)
             case Listing(octets):
@@ -89,12 +101,18 @@ class Pop3Handler:
             case Update(uids):
                 return self._update(uids)
 
-    async def _login(self, question: Login) -> Sequence[Drop] | Refusal:
-        account = await self._authenticator.authenticate(question.login, question.password)
+    async def _secret(self, login: str) -> Secret | Refusal:
+        try:
+            return await self._authenticator.secret(login, self._client)
+        except AuthenticationUnavailable as error:
+            return Refusal("SYS/TEMP", str(error))  # RFC 3206 §4
+
+    async def _login(self, claim: Claim) -> Sequence[Drop] | Refusal:
+        try:
+            account = await self._authenticator.authenticate(claim, self._client)
+        except AuthenticationUnavailable as error:
+            return Refusal("SYS/TEMP", str(error))
         if account is None:
-            self.log.warn(
-                "POP3 login of {login!r} from {peer} failed", login=question.login[:255], peer=self._peer
-            )
             return Refusal("AUTH", "Login or password is wrong")  # RFC 3206 §5
         try:
             mailbox = await self._mailboxes.of(account).open("INBOX")

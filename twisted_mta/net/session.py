@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
+from twisted_mta.net.bindings import channel_bindings
 
 #: Seconds for the peer to take the last words and close its side.
 _LINGER = 60.0
@@ -142,7 +143,7 @@ class Session(protocol.Protocol):
         handle: Any = self.transport.getHandle()
         self._handler.secured(f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}")
         self._arm()
-        self.perform(self._core.secured())
+        self.perform(self._core.secured(channel_bindings(handle)))
         if self._implicit_tls:
             self.perform(self._core.greet())
 

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReacto
 from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.sasl import Lookup, Secret
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import ServerSettings
@@ -75,6 +76,8 @@ class SmtpHandler:
                 return reception.helo(peer)
             case q.Connected():
                 return reception.connected(peer)
+            case Lookup(login):
+                return self._secret(login)
             case q.Authenticate():
                 return self._authenticate(question)
             case q.Verify(argument):
@@ -85,13 +88,18 @@ class SmtpHandler:
                 return self._speak_for(attributes)
 
     async def _authenticate(self, question: q.Authenticate) -> bool | Reply:
-        credentials = question.credentials
         try:
-            account = await self._reception.authenticate(self._peer, credentials.login, credentials.password)
+            account = await self._reception.authenticate(self._peer, question.claim)
         except AuthenticationUnavailable as error:
             return Reply(454, "4.7.0", str(error))  # RFC 4954 §6
         self._peer.account = account
         return account is not None
+
+    async def _secret(self, login: str) -> Secret | Reply:
+        try:
+            return await self._reception.secret(self._peer, login)
+        except AuthenticationUnavailable as error:
+            return Reply(454, "4.7.0", str(error))
 
     def _speak_for(self, attributes: dict[str, str]) -> Reply | None:
         """XCLIENT: judge the client that this one names. What it does not say stays as it was."""

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.config.schema import Config
-from twisted_mta.interfaces import Account, IAuthenticator
-from twisted_mta.store.authenticator import PasswdAuthenticator
+from twisted_mta.core.sasl import Claim, Proof, Secret
+from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client, IAuthenticator
+from twisted_mta.service.failures import Failures
+from twisted_mta.store.app_passwords import AppPasswordFile, LastUse, used_file
+from twisted_mta.store.authenticator import PasswdAuthenticator, ScramSettings
 from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
+from twisted_mta.store.secret import installation_secret
 from twisted_mta.store.threads import InlineWorkers, Workers
 from twisted_mta.store.users import PasswdFile
 
-#: Seconds between looks at the files.
+#: Seconds between looks at the files, and how many looks until the use of app passwords is written down.
 INTERVAL = 2.0
+FLUSH = 30
 
 _Stamps = dict[str, tuple[int, int, int] | None]
 
@@ -41,49 +46,117 @@ class Accounts:
         self._clock = clock
         self._random = random
         self._config = config
-        users, directory, self._stamps = self._load(config)
+        self._scram_key = installation_secret(config.data, random)
+        self._last_use = LastUse(used_file(config.data))
+        self._looks = 0
+        users, apps, directory, self._stamps = self._load(config)
         self.directory = DirectoryHolder(directory)
-        self._authenticator = self._make_authenticator(users)
+        self._apps = apps
+        self._authenticator = self._make_authenticator(users, apps)
+        self._failures = Failures(clock.seconds, config.limits.login_failures)
         self._watch = LoopingCall(self._look)
         self._watch.clock = clock
 
-    def _load(self, config: Config) -> tuple[PasswdFile, Directory, _Stamps]:
-        # Looked at before reading: so a change in between is noticed, if twice.
-        stamps = {str(path): _stamp(path) for path in (config.accounts.file, *config.aliases)}
+    def _load(self, config: Config) -> tuple[PasswdFile, AppPasswordFile, Directory, _Stamps]:
         users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
+        apps = AppPasswordFile.beside(config.accounts.file)
+        # Looked at before reading: so a change in between is noticed, if twice.
+        stamps = {str(path): _stamp(path) for path in (users.path, apps.path, *config.aliases)}
         users.refresh()
+        apps.refresh()
         directory, problems = load_directory(config, users)
         for problem in problems:
             self.log.warn("aliases: {problem}", problem=str(problem))
-        return users, directory, stamps | {path: _stamp(path) for path in directory.includes}
+        return users, apps, directory, stamps | {path: _stamp(path) for path in directory.includes}
 
-    def _make_authenticator(self, users: PasswdFile) -> PasswdAuthenticator:
-        return PasswdAuthenticator(users, self._workers, self._clock, self._random)
+    def _make_authenticator(self, users: PasswdFile, apps: AppPasswordFile) -> PasswdAuthenticator:
+        accounts = self._config.accounts
+        return PasswdAuthenticator(
+            users,
+            self._workers,
+            self._clock,
+            self._random,
+            apps=apps,
+            last_use=self._last_use,
+            scram=ScramSettings(
+                mode=accounts.scram, iterations=accounts.scram_iterations, key=self._scram_key
+            ),
+        )
 
-    def authenticate(self, login: str, password: bytes) -> Awaitable[Account | None]:
+    # --- IAuthenticator --------------------------------------------------------------------------
+
+    async def authenticate(self, claim: Claim, client: Client) -> Account | None:
         """See IAuthenticator."""
-        return self._authenticator.authenticate(login, password)
+        account = self._authenticator.remembered(claim, client)
+        if account is not None:
+            return account  # whatever else came from that address: it may be shared
+        self._refuse_guessers(client)
+        account = await self._authenticator.authenticate(claim, client)
+        if account is None:
+            delay = self._failures.note(client.address)
+            self.log.warn(
+                "login as {login!r} by {service} from {peer} failed: {reason}",
+                login=claim.login[:255],
+                service=client.service,
+                peer=client.address,
+                session=client.session_id,
+                reason=(isinstance(claim, Proof) and claim.problem) or "wrong login or password",
+            )
+            await deferLater(self._clock, delay, _nothing)
+        return account
+
+    async def secret(self, login: str, client: Client) -> Secret:
+        """See IAuthenticator."""
+        self._refuse_guessers(client)
+        return await self._authenticator.secret(login, client)
+
+    def offers_scram(self) -> bool:
+        """See IAuthenticator."""
+        return self._authenticator.offers_scram()
+
+    def _refuse_guessers(self, client: Client) -> None:
+        minutes = self._failures.minutes_left(client.address)
+        if minutes:
+            raise AuthenticationUnavailable(
+                f"too many failed logins from your address, please try again in {minutes} minutes"
+            )
+
+    # --- the files -------------------------------------------------------------------------------
 
     async def reload(self, config: Config) -> None:
         """Read everything again, by a new configuration. Raises OSError, and then nothing has changed."""
-        users, directory, stamps = await self._workers.run(self._load, config)
+        users, apps, directory, stamps = await self._workers.run(self._load, config)
         self._config, self._stamps = config, stamps
         self.directory.replace(directory)
-        self._authenticator = self._make_authenticator(users)
+        self._apps = apps
+        self._authenticator = self._make_authenticator(users, apps)
+        self._failures.limit = config.limits.login_failures
 
     def start(self) -> None:
         """Begin to look at the files every few seconds."""
         self._watch.start(INTERVAL, now=False)
 
     def stop(self) -> None:
-        """Stop looking."""
+        """Stop looking, and write down what is not yet written."""
         if self._watch.running:
             self._watch.stop()
+        if self._last_use.dirty:
+            self._flush()
 
     def _look(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._refresh())
 
+    def _flush(self) -> None:
+        """Blocking."""
+        try:
+            self._last_use.flush(self._apps.ids.__contains__)
+        except OSError as error:
+            self.log.error("the last use of app passwords can't be written: {error}", error=error)
+
     async def _refresh(self) -> None:
+        self._looks += 1
+        if self._looks % FLUSH == 0 and self._last_use.dirty:
+            await self._workers.run(self._flush)
         stamps = await self._workers.run(_look_at, tuple(self._stamps))
         if stamps == self._stamps:
             return
@@ -94,6 +167,10 @@ class Accounts:
             self.log.error("accounts and aliases stay as they were: {error}", error=error)
         else:
             self.log.info("accounts and aliases were read again")
+
+
+def _nothing() -> None:
+    pass
 
 
 def _look_at(paths: Iterable[str]) -> _Stamps:

@@ -95,6 +95,7 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         recipient_limit=limits.recipients,
         error_limit=limits.errors,
         role=_RULES[role],
+        scram=serving.authenticator.offers_scram(),
         without=_NOT_YET,
     )
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
@@ -118,6 +119,7 @@ def _imap(serving: Serving, role: Role, address: IAddress | None) -> Session:
         hostname=serving.config.hostname,
         tls_available=serving.tls is not None,
         append_limit=limits.message_size,
+        scram=serving.authenticator.offers_scram(),
         errors=limits.errors,
     )
     return imap_session(
@@ -136,7 +138,11 @@ def _imap(serving: Serving, role: Role, address: IAddress | None) -> Session:
 def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
     limits = serving.config.limits
     return pop3_session(
-        Pop3Settings(hostname=serving.config.hostname, error_limit=limits.errors),
+        Pop3Settings(
+            hostname=serving.config.hostname,
+            error_limit=limits.errors,
+            scram=serving.authenticator.offers_scram(),
+        ),
         serving.mailboxes,
         serving.authenticator,
         peer_host(address)[0],

@@ -19,10 +19,12 @@ from twisted_mta.core.expand import expand, resolves, route
 from twisted_mta.core.message import HeaderCollector, first_field
 from twisted_mta.core.queue import NewMessage
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, received_locally_field, with_protocol
 from twisted_mta.interfaces import (
     Account,
+    Client,
     IAuthenticator,
     IBodyWriter,
     IDirectory,
@@ -138,17 +140,13 @@ class Reception:
         text = argument.strip("<> ")
         return Address.parse(text if "@" in text else f"{text}@{self.directory.first_domain()}")
 
-    async def authenticate(self, peer: Peer, login: str, password: bytes) -> Account | None:
+    def authenticate(self, peer: Peer, claim: Claim) -> Awaitable[Account | None]:
         """See IReception."""
-        account = await self._authenticator.authenticate(login, password)
-        if account is None:
-            self.log.warn(
-                "login as {login!r} from {peer} failed",
-                login=login,
-                peer=peer.address,
-                session=peer.session_id,
-            )
-        return account
+        return self._authenticator.authenticate(claim, _who(peer))
+
+    def secret(self, peer: Peer, login: str) -> Awaitable[Secret]:
+        """See IReception."""
+        return self._authenticator.secret(login, _who(peer))
 
     def message(self, peer: Peer, envelope: Envelope) -> IMessageSink:
         """See IReception."""
@@ -183,6 +181,10 @@ class Reception:
     def _refused(self, reply: Reply) -> Reply:
         self.log.info("refused: {reply}", reply=str(reply))
         return reply
+
+
+def _who(peer: Peer) -> Client:
+    return Client(service="smtp", address=peer.address, session_id=peer.session_id)
 
 
 @implementer(IMessageSink)

@@ -1,24 +1,26 @@
 """The accounts: a passwd-file as Dovecot reads it, its look-ups and its edits.
 
-A line is ``user:{SCHEME}hash:uid:gid:gecos:home:shell:extra``; only the first two fields are used here, and an edit
-keeps the others, comments, order, and lines that are not understood.
+A line is ``user:{SCHEME}hash:uid:gid:gecos:home:shell:extra``; only the first two fields are used here, and one word of the
+extra ones: ``scram_sha256=iterations,salt,StoredKey,ServerKey``. An edit keeps the others, comments, order, and lines that
+are not understood.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 from twisted.logger import Logger
 
 from twisted_mta.core.address import Address, AddressError
+from twisted_mta.core.sasl import ScramKeys
 from twisted_mta.interfaces import Account
+from twisted_mta.store.edits import editing
+from twisted_mta.store.passwords import SCRAM_SCHEME, is_locked, scram_salt
 
 #: A larger file is no passwd-file.
 MAX_FILE = 256 << 20
@@ -26,7 +28,19 @@ MAX_FILE = 256 << 20
 #: In the name of a directory everything else is written as %XX, so that no login can leave its place.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@+=~\u0080-\U0010ffff-]|^\.")
 
+#: Begins the word of the last field that has the keys for SCRAM.
+_SCRAM = "scram_sha256="
+
 Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """What changes whenever a file does: (inode, modification time, size); None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class UserError(Exception):
@@ -40,6 +54,29 @@ class User:
     account: Account
     #: "{SCHEME}hash" as written.
     stored: str = attrs.field(repr=False)
+    #: The last field: words of the form key=value.
+    extra: str = attrs.field(default="", repr=False)
+
+    @property
+    def locked(self) -> bool:
+        """Whether there is no password at all, as in "alice:!:"."""
+        return is_locked(self.stored)
+
+    def scram(self) -> ScramKeys | None:
+        """What SCRAM needs; None if the account can't use it."""
+        if self.stored[: len(SCRAM_SCHEME)].upper() == SCRAM_SCHEME:
+            return _parse(self.stored[len(SCRAM_SCHEME) :])
+        word = next((word for word in self.extra.split() if word.startswith(_SCRAM)), None)
+        keys = _parse(word.removeprefix(_SCRAM)) if word is not None else None
+        # Of another hash: somebody changed the password, or locked the account, and left the old keys where they were.
+        return keys if keys is not None and keys.salt == scram_salt(self.stored) else None
+
+
+def _parse(text: str) -> ScramKeys | None:
+    try:
+        return ScramKeys.parse(text)
+    except ValueError:
+        return None
 
 
 @attrs.frozen
@@ -51,6 +88,8 @@ class Users:
     #: Lines that could not be used: "users:3: ...".
     problems: Sequence[str] = ()
     stamp: Stamp | None = None
+    #: Whether there are accounts, and all that have a password can use SCRAM.
+    scram: bool = False
 
 
 def full_name(login: str, first_domain: str) -> Address:
@@ -87,11 +126,7 @@ class PasswdFile:
 
     def stamp(self) -> Stamp | None:
         """What changes whenever the file does: (inode, modification time, size); None if it is not there."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return stamp_of(self.path)
 
     def refresh(self) -> bool:
         """Read the file if it changed since the last time: whether it did. Raises OSError, and keeps what it knew."""
@@ -124,6 +159,18 @@ class PasswdFile:
         return next((user.stored for user in self._users.by_login.values() if user.stored), "")
 
     @property
+    def all_scram(self) -> bool:
+        """Whether there are accounts, and all that have a password can use SCRAM."""
+        return self._users.scram
+
+    def folded(self, login: str) -> str:
+        """A login in the one form that it has in tables; as it is where it can be nobody's."""
+        try:
+            return full_name(login, self._first_domain).folded
+        except AddressError:
+            return login
+
+    @property
     def problems(self) -> Sequence[str]:
         """Lines that could not be used, with file and line."""
         return self._users.problems
@@ -148,35 +195,46 @@ class PasswdFile:
                 problems.append(f"{self.path}:{number}: {why}")
                 continue
             account = Account(str(address), maildir_path(self._maildir, address))
-            users[address.folded] = User(account, rest.partition(":")[0])
-        return Users(users, tuple(problems), (status.st_ino, status.st_mtime_ns, status.st_size))
+            stored, _, _, _, _, _, extra = (*rest.split(":", 6), *[""] * 6)[:7]
+            users[address.folded] = User(account, stored, extra)
+        able = [user.scram() is not None for user in users.values() if not user.locked]
+        stamp = status.st_ino, status.st_mtime_ns, status.st_size
+        return Users(users, tuple(problems), stamp, bool(able) and all(able))
 
     # --- edits ---------------------------------------------------------------------------------
 
-    def add(self, login: str, stored: str) -> str:
-        """Append an account and return its full name. Raises UserError if it is there already."""
+    def add(self, login: str, stored: str, scram: ScramKeys | None = None) -> str:
+        """Append an account and return its full name. Raises UserError if it is there already.
+
+        `scram` are the keys that `passwords.scram_keys` made for `stored`.
+        """
         address = self._address(login)
         if ":" in str(address):
             raise UserError("the name of an account can't have a colon")
-        with self._editing() as lines:
+        with editing(self.path) as lines:
             if self._line_of(lines, address) is not None:
                 raise UserError(f"there is an account {address} already")
-            lines.append(f"{address}:{stored}::::::")
+            lines.append(f"{address}:{stored}::::::" + (f"{_SCRAM}{scram}" if scram else ""))
         return str(address)
 
-    def set_password(self, login: str, stored: str) -> str:
-        """Change the password and nothing else of the line. Raises UserError if there is no such account."""
+    def set_password(self, login: str, stored: str, scram: ScramKeys | None = None) -> str:
+        """Change the password, with its keys for SCRAM, and nothing else of the line. Raises UserError if there is no such
+        account."""
         address = self._address(login)
-        with self._editing() as lines:
+        with editing(self.path) as lines:
             number = self._known_line(lines, address)
             name, _, rest = lines[number].partition(":")
-            lines[number] = ":".join([name, stored, *rest.split(":")[1:]])
+            fields = [stored, *rest.split(":", 6)[1:]]
+            if scram or len(fields) == 7:
+                fields += [""] * (7 - len(fields))
+                fields[6] = _with_scram(fields[6], scram)
+            lines[number] = ":".join([name, *fields])
         return str(address)
 
     def remove(self, login: str) -> str:
         """Remove the line; the mail stays. Raises UserError if there is no such account."""
         address = self._address(login)
-        with self._editing() as lines:
+        with editing(self.path) as lines:
             del lines[self._known_line(lines, address)]
         return str(address)
 
@@ -202,49 +260,9 @@ class PasswdFile:
                         return number
         return None
 
-    @contextlib.contextmanager
-    def _editing(self) -> Iterator[list[str]]:
-        """The lines of the file, to be changed in place; then they replace it at once and durably.
 
-        One editor at a time: the lock is a file beside, because the file itself is replaced.
-        """
-        path = Path(os.path.realpath(self.path))
-        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        lock = os.open(f"{path}.lock", flags, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                before: os.stat_result | None = path.stat()
-                text = path.read_bytes().decode("utf-8", "surrogateescape")
-            except FileNotFoundError:
-                before, text = None, ""
-            lines = text.split("\n")
-            if lines[-1] == "":
-                lines.pop()
-            yield lines
-            _replace(path, "".join(f"{line}\n" for line in lines), before)
-        finally:
-            os.close(lock)
-
-
-def _replace(path: Path, text: str, before: os.stat_result | None) -> None:
-    """Write a file in place of another: the old one or the new one is there at any time, whole."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            if before is not None:
-                # A group that may read it (Dovecot's, say) keeps that; nobody else may.
-                os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, 0o600 | before.st_mode & 0o040)
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def _with_scram(extra: str, scram: ScramKeys | None) -> str:
+    """The last field with these keys and no others."""
+    end = "\r" if extra.endswith("\r") else ""
+    words = [word for word in extra.split() if not word.startswith(_SCRAM)]
+    return " ".join([*words, *([f"{_SCRAM}{scram}"] if scram else [])]) + end

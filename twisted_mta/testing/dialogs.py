@@ -15,21 +15,27 @@ A transcript is a text file::
     closed
 
 ``C:`` sends a line with CRLF, ``C|`` sends exactly what it says after Python escapes; ``event:`` is "tls" (the
-handshake is done), "timeout" or "shutdown"; ``body:`` is one line of a message handed on, ``starttls`` and
-``closed`` what the core asked of the transport. Playing gives the transcript as it really went.
+handshake is done), "tls+bindings" (with those of `testing.scram`), "timeout" or "shutdown"; ``body:`` is one line of
+a message handed on, ``starttls`` and ``closed`` what the core asked of the transport. ``b64(text)`` at the end of a line
+stands for base64. Playing gives the transcript as it really went.
 """
 
 from __future__ import annotations
 
+import base64
 import codecs
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import attrs
 
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
+from twisted_mta.testing.scram import BINDINGS
 
 S = TypeVar("S")
+
+_BASE64 = re.compile(r"\bb64\((.*)\)$")
 
 
 @attrs.frozen
@@ -56,7 +62,7 @@ class Transcript:
                         else value
                     )
             elif line.strip() and not line.startswith("#"):
-                lines.append(line)
+                lines.append(_BASE64.sub(lambda match: base64.b64encode(match[1].encode()).decode(), line))
         return cls(settings, lines)
 
     def configure(self, settings: S) -> S:
@@ -107,7 +113,12 @@ def play(core: Core, lines: Iterable[str], answer: Callable[[Any], Any]) -> list
                     flush("S: ", sent)
                     output.append("closed")
 
-    events = {"tls": core.secured, "timeout": core.timed_out, "shutdown": core.shut_down}
+    events = {
+        "tls": core.secured,
+        "tls+bindings": lambda: core.secured(BINDINGS),
+        "timeout": core.timed_out,
+        "shutdown": core.shut_down,
+    }
     perform(core.greet())
     for line in lines:
         kind, text = line[:3].ljust(3), line[3:]

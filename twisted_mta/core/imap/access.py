@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from twisted_mta.core.effects import Close, StartTLS
 from twisted_mta.core.imap import questions as q
@@ -10,11 +11,15 @@ from twisted_mta.core.imap.grammar import BadSyntax, Scanner
 from twisted_mta.core.imap.responses import quoted
 from twisted_mta.core.imap.wire import Command, Event
 from twisted_mta.core.sasl import (
-    MECHANISMS,
+    Cancelled,
     Challenge,
-    Mechanism,
+    Claim,
+    Credentials,
+    Done,
+    Exchange,
+    Lookup,
     SaslError,
-    decode_base64,
+    Step,
     encode_base64,
 )
 
@@ -29,7 +34,7 @@ def capabilities(server: ImapServer) -> bytes:
     """What we can do, as CAPABILITY and the response code list it."""
     words = [b"IMAP4rev1", b"LITERAL+", b"SASL-IR", b"ID"]
     if server.may_log_in:
-        words += [b"AUTH=" + name.encode("ascii") for name in MECHANISMS]
+        words += [b"AUTH=" + name.encode("ascii") for name in server.offer.names]
     else:
         words.append(b"LOGINDISABLED")  # RFC 3501 §6.2.3
     if server.offers_tls:
@@ -108,67 +113,66 @@ def login(server: ImapServer, scanner: Scanner) -> None:
     except UnicodeDecodeError:
         _refuse_login(server)
         return
-    _check(server, text, password)
+    _check(server, Credentials(text, password), lambda: _in(server))
 
 
 def authenticate(server: ImapServer, scanner: Scanner) -> None:
     """RFC 3501 §6.2.2, with the initial response of RFC 4959."""
     scanner.space()
-    make = MECHANISMS.get(scanner.keyword().decode("ascii"))
+    exchange = server.offer.begin(scanner.keyword().decode("ascii"))
     initial: bytes | None = None
     if not scanner.done:
         scanner.space()
         initial = scanner.rest()
-    if make is None:
+    if exchange is None:
         server.no("there is no such mechanism")
         return
-    mechanism = make()
-    if initial is None:
-        _step(server, mechanism, None)
-    else:
-        _respond(server, mechanism, b"" if initial == b"=" else initial)  # RFC 4959 §3
+    _go_on(server, exchange, lambda: exchange.start(initial))
 
 
-def _respond(server: ImapServer, mechanism: Mechanism, line: bytes) -> None:
+def _go_on(server: ImapServer, exchange: Exchange, move: Callable[[], Step | Done]) -> None:
+    """Make the next move of an exchange, and carry out the step that follows."""
     try:
-        response = decode_base64(line)
+        step = move()
+    except Cancelled:
+        server.bad("cancelled")
+        return
     except SaslError as error:
         server.bad(str(error))
         return
-    _step(server, mechanism, response)
+    match step:
+        case Challenge(data):
+            server.continuation(encode_base64(data))
+            server.listen(lambda event: _continued(server, exchange, event), raw=True)
+        case Done():
+            _in(server)
+        case Lookup():
+            server.ask(step, lambda secret: _go_on(server, exchange, lambda: exchange.answer(secret)))
+        case _:
+            _check(server, step, lambda: _go_on(server, exchange, lambda: exchange.answer(True)))
 
 
-def _step(server: ImapServer, mechanism: Mechanism, response: bytes | None) -> None:
-    try:
-        result = mechanism.step(response)
-    except SaslError as error:
-        server.bad(str(error))
-        return
-    if isinstance(result, Challenge):
-        server.continuation(encode_base64(result.data))
-        server.listen(lambda event: _continued(server, mechanism, event), raw=True)
-    else:
-        _check(server, result.login, result.password)
-
-
-def _continued(server: ImapServer, mechanism: Mechanism, event: Event) -> None:
+def _continued(server: ImapServer, exchange: Exchange, event: Event) -> None:
     server.listen(None)
     if not isinstance(event, Command):
         server.bad("the response is too long")
-    elif event.data == b"*":  # RFC 3501 §6.2.2
-        server.bad("cancelled")
-    else:
-        _respond(server, mechanism, event.data)
+        return
+    line = event.data
+    _go_on(server, exchange, lambda: exchange.respond(line))
 
 
-def _check(server: ImapServer, name: str, password: bytes) -> None:
-    def answered(right: bool) -> None:
-        if not right:
+def _check(server: ImapServer, claim: Claim, then: Callable[[], None]) -> None:
+    def answered(right: Any) -> None:
+        if right:
+            then()
+        else:
             _refuse_login(server)
-            return
-        server.ok("logged in", lambda: b"CAPABILITY " + capabilities(server))
 
-    server.ask(q.Login(name, password), answered)
+    server.ask(q.Login(claim), answered)
+
+
+def _in(server: ImapServer) -> None:
+    server.ok("logged in", lambda: b"CAPABILITY " + capabilities(server))
 
 
 def _refuse_login(server: ImapServer) -> None:

@@ -1,6 +1,7 @@
 """What the IMAP core asks, and the answers it takes. One class a question; no I/O.
 
-Any question may be answered with `Refused`. A name is a mailbox's in Unicode, "/" between levels, "INBOX" in capitals.
+There is `core.sasl.Lookup` besides. Any question may be answered with `Refused`.
+A name is a mailbox's in Unicode, "/" between levels, "INBOX" in capitals.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+
+from twisted_mta.core.sasl import Claim, Lookup
 
 if TYPE_CHECKING:
     from twisted_mta.core.imap.fetch import Item
@@ -124,10 +127,9 @@ class Refused:
 
 @attrs.frozen
 class Login:
-    """Is this the password? Answer: True or False."""
+    """Is this right? Answer: True or False. With True the session belongs to that account from now on."""
 
-    login: str
-    password: bytes = attrs.field(repr=False)
+    claim: Claim
 
 
 @attrs.frozen
@@ -309,6 +311,6 @@ class Search:
 
 
 Question = (
-    Login | Select | Leave | ListMailboxes | ListSubscriptions | Subscribe | Create | Delete | Rename | Status
+    Login | Lookup | Select | Leave | ListMailboxes | ListSubscriptions | Subscribe | Create | Delete | Rename | Status
     | BeginAppend | FinishAppend | Refresh | BeginIdle | EndIdle | Expunge | Fetch | Store | Copy | Search
 )  # fmt: skip

@@ -7,12 +7,12 @@ functions in `access`, `mailboxes` and `messages`, listed in `state.COMMANDS`, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from twisted_mta.core.effects import Ask, Close, Effect, Send
+from twisted_mta.core.effects import NO_BINDINGS, Ask, Close, Effect, Send
 from twisted_mta.core.imap import mailboxes
 from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.access import capabilities
@@ -22,6 +22,7 @@ from twisted_mta.core.imap.responses import human
 from twisted_mta.core.imap.state import COMMANDS, Rule, State
 from twisted_mta.core.imap.view import View
 from twisted_mta.core.imap.wire import Command, Event, Limits, LiteralAhead, Overlong, Wasted, Wire
+from twisted_mta.core.sasl import Offer
 
 #: What a client that is not logged in may send in one command.
 STRANGER = Limits(line=8192, command=16384, waste=65536)
@@ -42,6 +43,8 @@ class ImapSettings:
     #: Wrong commands, and wrong passwords, until the session is ended.
     errors: int = 20
     login_failures: int = 5
+    #: Whether SCRAM is offered.
+    scram: bool = False
     #: What ID calls us.
     name: str = "twisted_mta"
     #: What one command may cost after login.
@@ -53,6 +56,8 @@ class ImapServer:
 
     def __init__(self, settings: ImapSettings, secure: bool = False) -> None:
         self.settings = settings
+        #: The SASL mechanisms as they can be used now.
+        self.offer = Offer(settings.scram)
         self.state = State.NOT_AUTHENTICATED
         #: The selected mailbox and its name; None and "" without one.
         self.view: View | None = None
@@ -114,8 +119,9 @@ class ImapServer:
             return self._bye("internal error")
         return self.answer(q.Refused("internal error, it was logged", "SERVERBUG"))  # RFC 5530 §3
 
-    def secured(self) -> Sequence[Effect]:
+    def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> Sequence[Effect]:
         """See Core."""
+        self.offer = Offer(self.settings.scram, bindings)
         # RFC 3501 §6.2.1: nothing learnt or received before counts any more.
         self._wire.reset()
         self._secure, self._handshaking = True, False

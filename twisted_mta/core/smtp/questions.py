@@ -6,7 +6,7 @@ import attrs
 
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.sasl import Credentials
+from twisted_mta.core.sasl import Claim, Lookup
 
 
 @attrs.frozen
@@ -46,10 +46,10 @@ class Verify:
 
 @attrs.frozen
 class Authenticate:
-    """Answer: whether the credentials are right (bool), or the Reply to give where that can't be told now."""
+    """Answer: whether the claim is right (bool), or the Reply to give where that can't be told now."""
 
     mechanism: str
-    credentials: Credentials
+    claim: Claim
 
 
 @attrs.frozen
@@ -88,8 +88,10 @@ class ClientIs:
     attributes: dict[str, str]
 
 
+#: A `Lookup` is answered with a `sasl.Secret`, or with a Reply.
 Question = (
     Connected
+    | Lookup
     | Hello
     | MailFrom
     | RcptTo

@@ -14,7 +14,7 @@ import attrs
 
 from twisted_mta.core import sasl
 from twisted_mta.core.address import Address
-from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send, StartTLS
+from twisted_mta.core.effects import NO_BINDINGS, Ask, BodyChunk, Close, Effect, Send, StartTLS
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import questions as q
@@ -66,7 +66,9 @@ class SmtpServer:
         self._message_open = False
         #: The state to return to when a chunk was refused.
         self._outside = State.READY
-        self._mechanism: tuple[str, sasl.Mechanism] | None = None
+        self._offer = sasl.Offer(settings.scram)
+        #: The SASL exchange under way, and the name of its mechanism.
+        self._exchange: tuple[str, sasl.Exchange]
         #: Takes the answer to the open Ask; None when none is open.
         self._asked: Callable[[Any], Iterator[Effect]] | None = None
         # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
@@ -127,8 +129,9 @@ class SmtpServer:
             self._state = State.READY
         return [*self._reply(_FAULT), *self._run()]
 
-    def secured(self) -> list[Effect]:
+    def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> list[Effect]:
         """See Core."""
+        self._offer = sasl.Offer(self._settings.scram, bindings)
         # RFC 3207 §4.2: the session begins anew, and nothing learnt in the clear is kept.
         self._tls = True
         self._state = State.CONNECTED
@@ -261,13 +264,17 @@ class SmtpServer:
             yield from self._drop(welcome)
 
         def welcome() -> Iterator[Effect]:
-            offers = extensions(self._settings, tls=self._tls, now=self._seconds()) if extended else []
+            offers = self._extensions() if extended else []
             self._offered = frozenset(offer.split(" ", 1)[0] for offer in offers)
             self._reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
             lines = [f"{self._settings.hostname} greets {name}", *offers]
             yield Send(Reply(250, "", "\n".join(lines)).encode())
 
         return self._ask(q.Hello(name, extended), then)
+
+    def _extensions(self) -> list[str]:
+        names = self._offer.names
+        return extensions(self._settings, tls=self._tls, now=self._seconds(), mechanisms=names)
 
     # --- the envelope --------------------------------------------------------------------------
 
@@ -497,33 +504,44 @@ class SmtpServer:
         if self._authenticated:
             raise CommandError(Reply(503, "5.5.1", "You are logged in already"))
         name, _, initial = argument.partition(" ")
-        make = sasl.MECHANISMS.get(name.upper())
-        if make is None:
-            raise CommandError(Reply(504, "5.5.4", "Mechanisms offered: " + " ".join(sasl.MECHANISMS)))
-        self._mechanism = (name.upper(), make())
-        # RFC 4954 §4: "=" is an initial response of no octets.
-        yield from self._auth_step(None if not initial else b"" if initial == "=" else initial.encode())
+        exchange = self._offer.begin(name)
+        if exchange is None:
+            raise CommandError(Reply(504, "5.5.4", "Mechanisms offered: " + " ".join(self._offer.names)))
+        self._exchange = name.upper(), exchange
+        yield from self._auth_step(lambda: exchange.start(initial.encode() or None))
 
     def _auth_response(self, line: bytes) -> Iterator[Effect]:
+        yield from self._auth_step(lambda: self._exchange[1].respond(line))
+
+    def _auth_step(self, move: Callable[[], sasl.Step | sasl.Done]) -> Iterator[Effect]:
+        """Make the next move of the exchange, and carry out the step that follows."""
         self._state = State.READY
-        if line == b"*":  # RFC 4954 §4: the client cancels
+        try:
+            step = move()
+        except sasl.Cancelled:  # RFC 4954 §4
             yield from self._error(Reply(501, "5.7.0", "Authentication cancelled"))
             return
-        yield from self._auth_step(line)
-
-    def _auth_step(self, response: bytes | None) -> Iterator[Effect]:
-        assert self._mechanism is not None  # set by AUTH, the only way here
-        name, mechanism = self._mechanism
-        try:
-            step = mechanism.step(sasl.decode_base64(response) if response is not None else None)
         except sasl.SaslError as error:
             yield from self._error(Reply(501, "5.5.2", f"Authentication failed: {error}"))
             return
+        if isinstance(step, sasl.Done):
+            self._authenticated = True
+            yield from self._reply(Reply(235, "2.7.0", "You are logged in"))
+            return
         self._state = State.AUTH
-        if isinstance(step, sasl.Challenge):
-            yield Send(b"334 " + sasl.encode_base64(step.data) + b"\r\n")
-        else:
-            yield from self._ask(q.Authenticate(name, step), self._authenticated_as)
+        match step:
+            case sasl.Challenge(data):
+                yield Send(b"334 " + sasl.encode_base64(data) + b"\r\n")
+            case sasl.Lookup():
+                yield from self._ask(step, self._looked_up)
+            case _:
+                yield from self._ask(q.Authenticate(self._exchange[0], step), self._authenticated_as)
+
+    def _looked_up(self, secret: sasl.Secret | Reply) -> Iterator[Effect]:
+        if isinstance(secret, Reply):
+            self._state = State.READY
+            return self._reply(secret)
+        return self._auth_step(lambda: self._exchange[1].answer(secret))
 
     def _authenticated_as(self, success: bool | Reply) -> Iterator[Effect]:
         self._state = State.READY
@@ -533,8 +551,7 @@ class SmtpServer:
         if not success:
             yield from self._error(_AUTH_FAILED)  # RFC 4954 §6
             return
-        self._authenticated = True
-        yield from self._reply(Reply(235, "2.7.0", "You are logged in"))
+        yield from self._auth_step(lambda: self._exchange[1].answer(True))
 
 
 def _needs_ascii(address: Address | None, envelope: Envelope) -> None:

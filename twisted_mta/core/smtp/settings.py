@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import attrs
-
-from twisted_mta.core import sasl
 
 
 class Role(enum.StrEnum):
@@ -33,6 +31,8 @@ class ServerSettings:
     error_limit: int = 20
     #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
     tls_available: bool = False
+    #: Whether SCRAM is among the mechanisms of AUTH.
+    scram: bool = False
     role: Role = Role.MX
     #: Seconds that a submission may ask us to hold a message (RFC 4865); 0: not at all.
     hold_limit: int = 0
@@ -47,12 +47,15 @@ class ServerSettings:
         return self.role is Role.SUBMISSION
 
 
-def extensions(settings: ServerSettings, *, tls: bool, now: float) -> list[str]:
-    """The lines of the answer to EHLO or LHLO. `now` is Unix time."""
-    return [line for line in _all(settings, tls, now) if line.partition(" ")[0] not in settings.without]
+def extensions(
+    settings: ServerSettings, *, tls: bool, now: float, mechanisms: Iterable[str] = ()
+) -> list[str]:
+    """The lines of the answer to EHLO or LHLO. `now` is Unix time, `mechanisms` those of AUTH."""
+    lines = _all(settings, tls, now, mechanisms)
+    return [line for line in lines if line.partition(" ")[0] not in settings.without]
 
 
-def _all(settings: ServerSettings, tls: bool, now: float) -> Iterator[str]:
+def _all(settings: ServerSettings, tls: bool, now: float, mechanisms: Iterable[str]) -> Iterator[str]:
     yield "PIPELINING"
     yield f"SIZE {settings.size_limit}"
     yield "8BITMIME"
@@ -73,7 +76,7 @@ def _all(settings: ServerSettings, tls: bool, now: float) -> Iterator[str]:
     if tls:
         yield "REQUIRETLS"  # RFC 8689 §2: only under TLS
     if settings.submission and tls:
-        yield "AUTH " + " ".join(sasl.MECHANISMS)
+        yield "AUTH " + " ".join(mechanisms)
     if settings.xclient:
         yield "XCLIENT NAME ADDR PORT PROTO HELO LOGIN"
 

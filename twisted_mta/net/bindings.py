@@ -1,0 +1,36 @@
+"""Channel bindings: what only the two ends of one TLS connection know, or have in common. RFC 5056."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
+from OpenSSL import SSL
+
+_EXPORTER = b"EXPORTER-Channel-Binding"
+
+
+def channel_bindings(connection: SSL.Connection) -> Mapping[str, bytes]:
+    """The bindings of a server's connection after its handshake, by type."""
+    found: dict[str, bytes] = {}
+    if connection.get_protocol_version_name() == "TLSv1.3":
+        # RFC 9266 §2. Not with older versions, where two connections can be made to share their keys.
+        found["tls-exporter"] = connection.export_keying_material(_EXPORTER, 32, b"")
+    certificate = connection.get_certificate(as_cryptography=True)
+    if isinstance(certificate, Certificate) and (digest := _end_point(certificate)):
+        found["tls-server-end-point"] = digest
+    return found
+
+
+def _end_point(certificate: Certificate) -> bytes:
+    """RFC 5929 §4.1: the certificate under the hash of its signature; b"" where the signature has none of its own."""
+    algorithm = certificate.signature_hash_algorithm
+    if algorithm is None:
+        return b""
+    if isinstance(algorithm, hashes.MD5 | hashes.SHA1):
+        algorithm = hashes.SHA256()
+    digest = hashes.Hash(algorithm)
+    digest.update(certificate.public_bytes(Encoding.DER))
+    return digest.finalize()
