@@ -8,7 +8,7 @@ they are called in the reactor's thread, and never block it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import attrs
 from zope.interface import Attribute, Interface
@@ -276,6 +276,12 @@ class Peer:
     account: Account | None = None
     #: For the logs: one short id a session.
     session_id: str = ""
+    #: The name of the address by the DNS, "" where there is none or it is not known yet, and whether that name leads
+    #: back to the address. One that does not may be anybody's.
+    host: str = ""
+    host_verified: bool = False
+    #: What the checks remember about this session, each under a name of its own.
+    notes: dict[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
 
 class IPolicyCheck(Interface):

@@ -69,6 +69,15 @@ class TraceTests(TestCase):
             b"Received: from a??X:?y?? ([IPv6:2001:db8::1])\r\n\tby h with SMTP id Q;\r\n\tThu, 1 Jan 1970 00:00:00 +0000\r\n",
         )
 
+    def test_host(self) -> None:
+        field = received_field(
+            helo="client", address="192.0.2.1", hostname="h", protocol="SMTP", queue_id="Q", recipient=None, timestamp=0,
+            host="mail.example.org)\n",
+        )  # fmt: skip
+        self.assertTrue(
+            field.startswith(b"Received: from client (mail.example.org?? [192.0.2.1])\r\n\tby h ")
+        )
+
     def test_no_name_and_no_ascii_recipient(self) -> None:
         field = received_field(
             helo="",

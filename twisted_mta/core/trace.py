@@ -28,15 +28,19 @@ def received_field(
     recipient: Address | None,
     timestamp: float,
     tls: str = "",
+    host: str = "",
 ) -> bytes:
     """A Received field with its CRLF.
 
-    `address` is the IP address of the client. `recipient` is named only where it is the only one: others may not
-    learn of each other (RFC 5321 §7.2). `timestamp` is in Unix seconds; the field gives UTC.
+    `address` is the IP address of the client, `host` the name that it has by the DNS, if that is proven.
+    `recipient` is named only where it is the only one: others may not learn of each other (RFC 5321 §7.2).
+    `timestamp` is in Unix seconds; the field gives UTC.
     """
     # What the client said goes into a header: nothing but plain printable characters, and no parentheses.
     name = _UNSAFE.sub("?", helo)[:_MAX_NAME] or "unknown"
     literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    if host:
+        literal = f"{_UNSAFE.sub('?', host)[:_MAX_NAME]} {literal}"  # RFC 5321 §4.4: TCP-info
     lines = [f"Received: from {name} ({literal})"]
     if tls:
         lines.append(f"\t(using {tls})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from ipaddress import ip_address
 
 from zope.interface import implementer
@@ -11,6 +11,8 @@ from twisted_mta.config.schema import Network
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IPolicyCheck, Peer
+
+Verdict = Awaitable[Reply | None] | Reply | None
 
 
 def is_within(address: str, networks: Sequence[Network]) -> bool:
@@ -21,26 +23,36 @@ def is_within(address: str, networks: Sequence[Network]) -> bool:
     return any(parsed in network for network in networks)
 
 
+def is_stranger(peer: Peer, trusted: Sequence[Network]) -> bool:
+    """Whether this is another mail server: nobody who logged in, may relay, or is on this machine."""
+    return (
+        peer.role == "mx"
+        and peer.account is None
+        and not ip_address(peer.address).is_loopback
+        and not is_within(peer.address, trusted)
+    )
+
+
 @implementer(IPolicyCheck)
 class Accepting:
     """Lets everything pass."""
 
-    def on_connect(self, peer: Peer) -> Reply | None:
+    def on_connect(self, peer: Peer) -> Verdict:
         """See IPolicyCheck."""
         return None
 
-    def on_helo(self, peer: Peer) -> Reply | None:
+    def on_helo(self, peer: Peer) -> Verdict:
         """See IPolicyCheck."""
         return None
 
-    def on_mail(self, peer: Peer, envelope: Envelope) -> Reply | None:
+    def on_mail(self, peer: Peer, envelope: Envelope) -> Verdict:
         """See IPolicyCheck."""
         return None
 
-    def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Reply | None:
+    def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Verdict:
         """See IPolicyCheck."""
         return None
 
-    def on_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Reply | None:
+    def on_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Verdict:
         """See IPolicyCheck."""
         return None

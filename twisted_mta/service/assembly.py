@@ -24,8 +24,10 @@ from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
+from twisted_mta.policy.helo import HeloCheck
 from twisted_mta.policy.rates import RateCheck
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
+from twisted_mta.policy.reverse_dns import ReverseDnsCheck
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
 from twisted_mta.service.accounts import Accounts
 from twisted_mta.service.control import AlreadyRunning
@@ -93,7 +95,25 @@ def tls_options(config: Config) -> ServerTls | None:
     )
 
 
-def rules(config: Config, directory: IDirectory, usage: UsageKeeper, alarms: Alarms) -> Rules:
+def stranger_checks(config: Config, resolver: IMailResolver, clock: Any) -> tuple[IPolicyCheck, ...]:
+    """The checks of what other mail servers are like."""
+    trusted, checks = config.relay.networks, config.checks
+    found: list[IPolicyCheck] = []
+    if checks.helo != "off":
+        found.append(HeloCheck(config.hostname, resolver, trusted, require=checks.helo == "require"))
+    if checks.reverse_dns != "off":
+        found.append(ReverseDnsCheck(resolver, clock, trusted, require=checks.reverse_dns == "require"))
+    return tuple(found)
+
+
+def rules(
+    config: Config,
+    directory: IDirectory,
+    usage: UsageKeeper,
+    alarms: Alarms,
+    resolver: IMailResolver,
+    clock: Any,
+) -> Rules:
     """What a configuration says about receiving."""
     senders = SenderRules(directory, config.submission.grants)
     checks: tuple[IPolicyCheck, ...] = (
@@ -101,6 +121,7 @@ def rules(config: Config, directory: IDirectory, usage: UsageKeeper, alarms: Ala
         RelayCheck(directory, config.relay.networks),
         RecipientCheck(directory),
         LoopCheck(config.limits.received_headers),
+        *stranger_checks(config, resolver, clock),
         RateCheck(
             ledger=usage.ledger,
             account=config.submission.rates,
@@ -199,7 +220,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         concurrency=config.relay.concurrency,
     )
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
-    receiving = rules(config, directory, usage, alarms)
+    receiving = rules(config, directory, usage, alarms, resolver, reactor)
     return Parts(
         lock=lock,
         disk=disk,

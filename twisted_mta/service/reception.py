@@ -300,9 +300,12 @@ class Incoming:
         size = self._body.size
         await reception.queue.submit([message], self._body)
         self.log.info(
-            "{queue_id}: received from {peer}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
+            "{queue_id}: received from {client}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
             queue_id=message.id,
+            client=_client(peer),
             peer=peer.address or "this host",
+            host=peer.host,
+            host_verified=peer.host_verified,
             session=peer.session_id,
             login=peer.account.name if peer.account else "",
             tls=peer.tls,
@@ -358,12 +361,20 @@ class Incoming:
             recipient=recipients[0].address if len(recipients) == 1 else None,
             timestamp=now,
             tls=peer.tls,
+            host=peer.host if peer.host_verified else "",
         )
 
     def _origin(self) -> str:
         peer = self._peer
         login = f" as {peer.account.name}" if peer.account else ""
         return f"{peer.helo} [{peer.address}]{login}" if peer.address else f"this host, {peer.helo}"
+
+
+def _client(peer: Peer) -> str:
+    """For the log: the address, behind the name that it has for certain."""
+    if not peer.address:
+        return "this host"
+    return f"{peer.host} [{peer.address}]" if peer.host_verified else peer.address
 
 
 def _message_id(header: bytes) -> str:

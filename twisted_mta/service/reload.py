@@ -46,7 +46,9 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     except (TlsError, OSError, UnicodeDecodeError) as error:
         return _failed([str(error)])
     serving.config, serving.tls = config, tls
-    parts.reception.rules = rules(config, parts.accounts.directory, parts.usage, parts.alarms)
+    parts.reception.rules = rules(
+        config, parts.accounts.directory, parts.usage, parts.alarms, parts.resolver, serving.reactor
+    )
     parts.queue.reconfigure(config.queue, config.relay.concurrency, config.postmaster)
     parts.store.reconfigure(config.limits.disk_reserve)
     parts.local.reconfigure(config.accounts.separator)
