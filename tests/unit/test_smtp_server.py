@@ -199,6 +199,21 @@ class SurfaceTests(TestCase):
         with self.assertRaises(RuntimeError):
             core.answer(None)
 
+    def test_fault_before_a_chunk(self) -> None:
+        """Its octets are read all the same: they are no commands."""
+        core = SmtpServer(ServerSettings(hostname="mx"))
+        core.greet()
+        core.answer(None)
+        core.receive(b"EHLO x\r\n")
+        core.answer(None)
+        core.receive(b"MAIL FROM:<a@b>\r\n")
+        core.answer(OK)
+        core.receive(b"RCPT TO:<a@b>\r\n")
+        core.answer(OK)
+        core.receive(b"BDAT 12 LAST\r\nQUIT\r\n")
+        self.assertEqual(core.fault(), [])
+        self.assertEqual([type(effect) for effect in core.receive(b"QUIT\r\nNOOP\r\n")], [Send, Send])
+
     def test_fault_while_logging_in(self) -> None:
         core = SmtpServer(ServerSettings(hostname="mx", role=Role.SUBMISSION))
         core.secured()
