@@ -73,6 +73,7 @@ class Ledger:
     def __init__(self, entries: Mapping[str, Usage]) -> None:
         self._entries = dict(entries)
         self._changed: set[str] = set()
+        self._tidied = 0
 
     def usage(self, name: str) -> Usage:
         """The entry of a folded account name, or of "@domain"; only to be looked at."""
@@ -96,9 +97,11 @@ class Ledger:
 
     def take_changed(self, now: float) -> dict[str, Usage | None]:
         """What to write down, as copies: None for an entry that is no longer needed."""
-        for name in [name for name, entry in self._entries.items() if entry.idle(now)]:
-            del self._entries[name]
-            self._changed.add(name)
+        if self._tidied != now // HOUR:  # there may be very many
+            self._tidied = int(now // HOUR)
+            for name in [name for name, entry in self._entries.items() if entry.idle(now)]:
+                del self._entries[name]
+                self._changed.add(name)
         changed, self._changed = self._changed, set()
         return {name: _copy(self._entries.get(name)) for name in changed}
 

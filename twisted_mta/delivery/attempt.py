@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.core.downgrade import Undowngradable
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.transaction import Transaction
 from twisted_mta.delivery.body import MessageReader
+from twisted_mta.delivery.convert import ConvertedBody, Converter
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.net.smtp_client import SmtpConnection
 from twisted_mta.store.threads import InlineWorkers, Workers
@@ -48,12 +50,16 @@ class Attempt:
         recipients: Sequence[QueuedRecipient],
         workers: Workers | InlineWorkers,
         max_recipients: int,
+        converter: Converter,
     ) -> None:
+        """To be closed in the end."""
         self.message = message
         self.recipients = recipients
         self._body = body
         self._workers = workers
         self._max_recipients = max(1, max_recipients)
+        self._converter = converter
+        self._converted: ConvertedBody | None = None
         self._outcomes: dict[int, Outcome] = {}
         #: What ended the last session that was lost.
         self.lost = Reply(451, "4.4.2", "lost the connection")
@@ -61,6 +67,11 @@ class Attempt:
     def outcomes(self) -> Sequence[Outcome]:
         """One for each recipient. All must have been decided."""
         return [self._outcomes[index] for index in range(len(self.recipients))]
+
+    def close(self) -> None:
+        """Let go of what was made for it."""
+        if self._converted is not None:
+            self._converted.close()
 
     def give_up(self, indexes: Sequence[int], trouble: Trouble) -> None:
         """No host was left to try for these."""
@@ -85,9 +96,21 @@ class Attempt:
         self, connection: SmtpConnection, batch: Sequence[int]
     ) -> tuple[list[int], list[int]]:
         """One transaction: (those for the next one on this session, those undecided because it ended)."""
-        reader = MessageReader(self.message.prefix, self._body, self._workers)
+        converted: ConvertedBody | None = None
+        if self._must_convert(connection):
+            try:
+                converted = await self._in_seven_bits()
+            except (Undowngradable, OSError, KeyError) as error:
+                reply = _not_converted(error)
+                for index in batch:
+                    self._decide(index, reply, connection.remote, connection, final=reply.permanent)
+                return [], []
+        if converted is None:
+            reader = MessageReader(self.message.prefix, self._body, self._workers)
+        else:
+            reader = MessageReader(b"", converted, self._workers)
         try:
-            done = await connection.send(self._envelope(batch), reader.read)
+            done = await connection.send(self._envelope(batch, converted), reader.read)
         finally:
             reader.close()
         progress = any(reply.positive for reply in done.replies)
@@ -103,13 +126,26 @@ class Attempt:
                 self._decide(index, reply, connection.remote, connection, final=reply.permanent)
         return again, lost
 
-    def _envelope(self, batch: Sequence[int]) -> Transaction:
+    def _must_convert(self, connection: SmtpConnection) -> bool:
+        """RFC 6152 §3: eight bits go only to a host that says it takes them. SMTPUTF8 is more than a conversion can give."""
+        if self.message.body_type != "8BITMIME" or self.message.smtputf8:
+            return False
+        return "8BITMIME" not in connection.core.extensions
+
+    async def _in_seven_bits(self) -> ConvertedBody:
+        """The message for hosts without 8BITMIME; made once. Raises as Converter does."""
+        if self._converted is None:
+            self._converted = await self._converter.seven_bits(self.message.prefix, self._body)
+            self.log.info("{queue_id}: converted to seven bits", queue_id=self.message.id)
+        return self._converted
+
+    def _envelope(self, batch: Sequence[int], converted: ConvertedBody | None) -> Transaction:
         chosen = [self.recipients[index] for index in batch]
         return Transaction(
             sender=self.message.sender,
             recipients=tuple(Recipient(one.address, one.notify, one.orcpt) for one in chosen),
-            size=self.message.size,
-            body_type=self.message.body_type,
+            size=self.message.size if converted is None else converted.size,
+            body_type=self.message.body_type if converted is None else "7BIT",
             smtputf8=self.message.smtputf8,
             envid=self.message.envid,
             ret=self.message.ret,
@@ -141,6 +177,13 @@ class Attempt:
 
 
 _WORDS: dict[type[Outcome], str] = {Delivered: "delivered", Failed: "failed", TryLater: "deferred"}
+
+
+def _not_converted(error: Exception) -> Reply:
+    if isinstance(error, Undowngradable):
+        text = f"the message is 8-bit, the next host takes only 7-bit, and it can't be converted: {error}"
+        return Reply(554, "5.6.3", text)
+    return Reply(451, "4.3.0", f"the message could not be converted for a host that takes only 7-bit: {error}")
 
 
 def _too_many(reply: Reply) -> bool:

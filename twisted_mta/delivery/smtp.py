@@ -34,6 +34,7 @@ from twisted_mta.core.route import (
 from twisted_mta.core.smtp.client import AUTH_STATES, Login, SmtpClient, State, TlsUse
 from twisted_mta.delivery.attempt import Attempt, Trouble
 from twisted_mta.delivery.connections import ConnectionCache
+from twisted_mta.delivery.convert import Converter
 from twisted_mta.interfaces import IDelivery, IMailResolver, IStoredBody
 from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, connect
 from twisted_mta.store.threads import InlineWorkers, Workers
@@ -68,6 +69,7 @@ class SmtpDelivery:
         self._random = random
         self._hostname = hostname
         self._workers = workers
+        self._converter = Converter(workers)
         self._tls_context = tls_context
         self._login = login
         self._connections = ConnectionCache(reactor, settings.keep_open)
@@ -101,14 +103,21 @@ class SmtpDelivery:
         destination: str,
     ) -> Sequence[Outcome]:
         """See IDelivery."""
-        attempt = Attempt(message, body, recipients, self._workers, self._settings.max_recipients)
+        limit = self._settings.max_recipients
+        attempt = Attempt(message, body, recipients, self._workers, limit, self._converter)
+        try:
+            await self._deliver_all(attempt, recipients)
+        finally:
+            attempt.close()
+        return attempt.outcomes()
+
+    async def _deliver_all(self, attempt: Attempt, recipients: Sequence[QueuedRecipient]) -> None:
         # A reload since `destination` was asked may have parted what travelled together.
         groups: dict[str, list[int]] = {}
         for index, recipient in enumerate(recipients):
             groups.setdefault(self.destination(recipient), []).append(index)
         for key, indexes in groups.items():
             await self._deliver_group(attempt, key, indexes)
-        return attempt.outcomes()
 
     async def close(self) -> None:
         """See IDelivery. Attempts under way end in "try later"."""

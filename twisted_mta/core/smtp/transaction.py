@@ -75,14 +75,14 @@ def refuse_locally(transaction: Transaction, extensions: Extensions) -> Reply | 
         return Reply(
             552, "5.3.4", f"the message has {transaction.size} octets and the next host takes at most {limit}"
         )
-    if transaction.body_type == "8BITMIME" and "8BITMIME" not in extensions:
-        # RFC 6152 §3: convert or return it. Conversion is not implemented.
-        return Reply(
-            554, "5.6.3", "the message is 8-bit, the next host takes only 7-bit, and we do not convert yet"
-        )
     if "SMTPUTF8" not in extensions and (transaction.smtputf8 or _beyond_ascii(transaction.sender)):
         return Reply(  # RFC 6531 §3.2
             550, "5.6.7", "the message needs SMTPUTF8, which the next host does not offer"
+        )
+    if transaction.body_type == "8BITMIME" and "8BITMIME" not in extensions:
+        # RFC 6152 §3: convert or return it. What could be converted comes here as 7BIT.
+        return Reply(
+            554, "5.6.3", "the message is 8-bit, the next host takes only 7-bit, and it can't be converted"
         )
     return None
 
