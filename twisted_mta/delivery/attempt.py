@@ -183,7 +183,9 @@ def _not_converted(error: Exception) -> Reply:
     if isinstance(error, Undowngradable):
         text = f"the message is 8-bit, the next host takes only 7-bit, and it can't be converted: {error}"
         return Reply(554, "5.6.3", text)
-    return Reply(451, "4.3.0", f"the message could not be converted for a host that takes only 7-bit: {error}")
+    return Reply(
+        451, "4.3.0", f"the message could not be converted for a host that takes only 7-bit: {error}"
+    )
 
 
 def _too_many(reply: Reply) -> bool:
