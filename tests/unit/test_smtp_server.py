@@ -112,7 +112,7 @@ class DataReaderTests(TestCase):
             out += piece
         self.assertEqual((out, rest, reader.done), (text, b"", True))
         self.assertEqual(reader.size, len(text))
-        self.assertFalse(reader.bare_newline)
+        self.assertFalse(reader.ambiguous)
 
     def test_terminators(self) -> None:
         """Only CRLF . CRLF ends a message: each other spelling is body, and marks the message as broken."""
@@ -134,7 +134,7 @@ class DataReaderTests(TestCase):
                     for start in range(0, len(stream), step):
                         reader.feed(stream[start : start + step])
                     self.assertFalse(reader.done)
-                    self.assertEqual(reader.bare_newline, b"\0" not in wrong)
+                    self.assertTrue(reader.ambiguous)
                     self.assertEqual(reader.feed(b".\r\nNOOP\r\n")[1], b"NOOP\r\n")
                     self.assertTrue(reader.done)
 

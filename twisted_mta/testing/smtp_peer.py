@@ -60,6 +60,8 @@ class SmtpPeer(ServerFactory):
         self.commands: list[str] = []
         #: Whether the text of messages is kept; without it only `size` grows.
         self.keep = True
+        #: All octets that came while they were kept, over all connections.
+        self.wire = bytearray()
         self.size = 0
 
     def buildProtocol(self, addr: Any) -> _PeerSession:
@@ -101,6 +103,8 @@ class _PeerSession(Protocol):
         self._secure = True
 
     def dataReceived(self, data: bytes) -> None:
+        if self._peer.keep:
+            self._peer.wire += data
         self._buffer += data
         while not self._silent and (self._take_data() if self._in_data else self._take_line()):
             pass

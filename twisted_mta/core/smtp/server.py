@@ -38,7 +38,11 @@ _OK = Reply(250, "2.0.0", "OK")
 _GO_AHEAD = Reply(354, "", "Send the message; end it with <CR><LF>.<CR><LF>")
 _LINE_TOO_LONG = Reply(500, "5.5.2", f"Line longer than {MAX_LINE} octets")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
-_BARE_NEWLINE = Reply(554, "5.6.0", "Message has a CR or LF that stands alone; lines must end with CRLF")
+_AMBIGUOUS = Reply(
+    554,
+    "5.6.0",
+    "Message has a CR or LF that stands alone, or a NUL in front of a line; lines must end with CRLF",
+)
 _NO_FINAL_NEWLINE = Reply(554, "5.6.0", "Message does not end with CRLF")
 _AUTH_FAILED = Reply(535, "5.7.8", "Authentication failed: login or password is wrong")
 
@@ -391,8 +395,8 @@ class SmtpServer:
                 text = "Message is far over the size limit, closing the connection"
                 yield from self._close(Reply(421, "4.3.4", text))
                 return
-        elif body.bare_newline and self._envelope.body != "BINARYMIME":
-            self._refusal = self._refusal or _BARE_NEWLINE
+        elif body.ambiguous and self._envelope.body != "BINARYMIME":
+            self._refusal = self._refusal or _AMBIGUOUS
         elif piece and self._refusal is None:
             yield BodyChunk(piece)
         if body.done:
