@@ -360,6 +360,12 @@ def endpoint(value: Any, reading: Reading, key: str) -> str:
         raise Invalid(f"{quote(value)} needs an absolute path: write {example[kind]}")
     if kind == "systemd" and not ("domain" in options and ("index" in options or "name" in options)):
         raise Invalid(f"{quote(value)} needs a domain and an index or a name: write {example[kind]}")
+    if kind == "systemd" and options["domain"] not in ("INET", "INET6", "UNIX"):
+        raise Invalid(f"{quote(value)}: the domain of a socket is INET, INET6 or UNIX")
+    if kind == "systemd" and not re.fullmatch(r"[0-9]{1,4}", options.get("index", "0")):
+        raise Invalid(f"{quote(value)}: index is the number of the socket, from 0")
+    if kind == "systemd" and "index" in options and "name" in options:
+        raise Invalid(f"{quote(value)} has both, an index and a name: one is enough")
     interface = options.get("interface", "")
     if interface and not _is_ip(interface):
         raise Invalid(f"{quote(value)}: interface is an IP address of this machine, such as 127.0.0.1")

@@ -230,7 +230,13 @@ class Listeners:
             if listen.proxy:
                 wrapped = ProxyFactory(wrapped, listen.proxy_networks, self._reactor)
             outcome: list[Any] = []
-            endpoint = serverFromString(self._reactor, listen.endpoint)  # type: ignore[no-untyped-call]
+            try:
+                endpoint = serverFromString(self._reactor, listen.endpoint)  # type: ignore[no-untyped-call]
+            except LookupError:
+                raise BindError(
+                    f"can't listen on {listen.endpoint} (role {listen.role}): systemd has passed no such socket; "
+                    "is its .socket unit started, and named in Sockets= of the service?"
+                ) from None
             maybeDeferred(endpoint.listen, wrapped).addBoth(outcome.append)
             # Every stream endpoint that the configuration admits binds at once.
             if not outcome or isinstance(outcome[0], Failure):

@@ -121,9 +121,8 @@ class Site:
             status = self.control("status")
         except AdminError:
             return False
-        self._ports = {
-            listen["role"]: int(listen["address"].rpartition(":")[2]) for listen in status["listen"]
-        }
+        places = {listen["role"]: listen["address"].rpartition(":")[2] for listen in status["listen"]}
+        self._ports = {role: int(port) for role, port in places.items() if port.isdigit()}
         return True
 
     def stop(self) -> int:
