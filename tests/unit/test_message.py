@@ -14,7 +14,7 @@ from twisted_mta.core.message import (
     split_message,
 )
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.trace import received_field, received_locally_field, with_protocol
+from twisted_mta.core.trace import received_field, with_protocol
 
 MESSAGE = b"Received: from a\r\n by b\r\nReceived: from c\r\nSubject:  one\r\n\ttwo \r\nno field\r\nX : spaced\r\n\r\nReceived: no\r\n"
 
@@ -111,11 +111,3 @@ class ReplyTests(TestCase):
         self.assertEqual(Reply(550, "", "").status, "5.0.0")
         self.assertEqual(Reply(550, "5.1.1", "").status, "5.1.1")
         self.assertEqual(str(Reply(550, "5.1.1", "a\nb")), "550 5.1.1 a / b")
-
-
-class LocalTraceTests(TestCase):
-    def test_local(self) -> None:
-        self.assertEqual(
-            received_locally_field(hostname="h", queue_id="Q", by="uid 7\r\n)", timestamp=0),
-            b"Received: by h (uid 7   )\r\n\tid Q;\r\n\tThu, 1 Jan 1970 00:00:00 +0000\r\n",
-        )

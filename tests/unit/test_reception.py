@@ -17,7 +17,7 @@ from twisted_mta.core.sasl import Claim, Credentials, Secret
 from twisted_mta.interfaces import Account, Client, IAuthenticator, IBodyWriter, IQueue, Peer, StoreFull
 from twisted_mta.policy.base import Accepting
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
-from twisted_mta.service.reception import Reception, Rules, submit_locally
+from twisted_mta.service.reception import Reception, Rules
 from twisted_mta.testing.directory import make_directory, make_list
 from twisted_mta.testing.scram import known_secret
 
@@ -246,16 +246,6 @@ class ReceptionTests(SynchronousTestCase):
                 Deferred.fromCoroutine(self.reception.authenticate(self.peer, Credentials("alice", password)))
             )
             self.assertEqual(result is not None, good)
-
-    def test_local_submission(self) -> None:
-        envelope = self.envelope("carol@example.org")
-        reply = self.successResultOf(
-            Deferred.fromCoroutine(submit_locally(self.reception, envelope, b"x\r\n", "uid 7"))
-        )
-        self.assertEqual(reply.code, 250)
-        self.assertTrue(
-            self.queue.messages[0].prefix.startswith(b"Received: by mx.example.test (uid 7)\r\n\tid A;")
-        )
 
     def test_vrfy_and_expn_are_for_those_who_logged_in(self) -> None:
         self.assertEqual(self.reception.verify(self.peer, "alice").code, 252)

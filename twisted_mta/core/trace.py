@@ -48,9 +48,3 @@ def received_field(
     if recipient is not None and str(recipient).isascii():
         lines.append(f"\tfor <{recipient}>")
     return ("\r\n".join(lines) + f";\r\n\t{format_date(timestamp)}\r\n").encode()
-
-
-def received_locally_field(*, hostname: str, queue_id: str, by: str, timestamp: float) -> bytes:
-    """A Received field for a message from a program on this host; `by` says who ("uid 1000")."""
-    who = _UNSAFE.sub(" ", by)[:_MAX_NAME]
-    return f"Received: by {hostname} ({who})\r\n\tid {queue_id};\r\n\t{format_date(timestamp)}\r\n".encode()

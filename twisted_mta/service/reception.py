@@ -21,7 +21,7 @@ from twisted_mta.core.queue import NewMessage
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.core.submission import SubmissionError
-from twisted_mta.core.trace import received_field, received_locally_field, with_protocol
+from twisted_mta.core.trace import received_field, with_protocol
 from twisted_mta.interfaces import (
     Account,
     Client,
@@ -92,23 +92,23 @@ class Reception:
 
     def connected(self, peer: Peer) -> Verdict:
         """See IReception."""
-        return self._judge(lambda check: check.on_connect(peer), None)
+        return self._judge(peer, lambda check: check.on_connect(peer), None)
 
     def helo(self, peer: Peer) -> Verdict:
         """See IReception."""
-        return self._judge(lambda check: check.on_helo(peer), None)
+        return self._judge(peer, lambda check: check.on_helo(peer), None)
 
     def mail(self, peer: Peer, envelope: Envelope) -> Verdict:
         """See IReception."""
-        return self._judge(lambda check: check.on_mail(peer, envelope), _SENDER_OK)
+        return self._judge(peer, lambda check: check.on_mail(peer, envelope), _SENDER_OK)
 
     def rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Verdict:
         """See IReception."""
-        return self._judge(lambda check: check.on_rcpt(peer, envelope, recipient), _RECIPIENT_OK)
+        return self._judge(peer, lambda check: check.on_rcpt(peer, envelope, recipient), _RECIPIENT_OK)
 
     def judge_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Verdict:
         """The last word of the checks; None to accept."""
-        return self._judge(lambda check: check.on_message(peer, envelope, header), None)
+        return self._judge(peer, lambda check: check.on_message(peer, envelope, header), None)
 
     def verify(self, peer: Peer, argument: str) -> Reply:
         """See IReception: those who logged in are told, to others we neither confirm nor deny."""
@@ -152,19 +152,20 @@ class Reception:
         """See IReception."""
         return Incoming(self, peer, envelope)
 
-    def _judge(self, ask: Callable[[IPolicyCheck], Verdict], otherwise: Reply | None) -> Verdict:
+    def _judge(self, peer: Peer, ask: Callable[[IPolicyCheck], Verdict], otherwise: Reply | None) -> Verdict:
         """The first refusal, else `otherwise`; without a detour as long as the checks answer at once."""
         checks = self.rules.checks
         for index, check in enumerate(checks):
             verdict = ask(check)
             if isinstance(verdict, Reply):
-                return self._refused(verdict)
+                return self._refused(peer, verdict)
             if verdict is not None:
-                return self._judge_on(verdict, checks[index + 1 :], ask, otherwise)
+                return self._judge_on(peer, verdict, checks[index + 1 :], ask, otherwise)
         return otherwise
 
     async def _judge_on(
         self,
+        peer: Peer,
         pending: Awaitable[Reply | None],
         checks: Sequence[IPolicyCheck],
         ask: Callable[[IPolicyCheck], Verdict],
@@ -176,10 +177,17 @@ class Reception:
                 break
             verdict = ask(check)
             refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
-        return otherwise if refusal is None else self._refused(refusal)
+        return otherwise if refusal is None else self._refused(peer, refusal)
 
-    def _refused(self, reply: Reply) -> Reply:
-        self.log.info("refused: {reply}", reply=str(reply))
+    def _refused(self, peer: Peer, reply: Reply) -> Reply:
+        self.log.info(
+            "refused {client}: {reply}",
+            client=_client(peer),
+            peer=peer.address,
+            session=peer.session_id,
+            login=peer.account.name if peer.account else "",
+            reply=str(reply),
+        )
         return reply
 
 
@@ -247,7 +255,12 @@ class Incoming:
             now = self._reception.seconds()
             self._header = self._mend(self._header, self._peer, self._id(), now)
         except SubmissionError as error:
-            self.log.info("refused: {reply}", reply=str(error.reply))
+            self.log.info(
+                "refused {client}: {reply}",
+                client=_client(self._peer),
+                peer=self._peer.address,
+                reply=str(error.reply),
+            )
             self._failure = error.reply
         except Exception:  # noqa: BLE001  a sink never raises
             self.log.failure("could not mend a header from {peer}", peer=self._peer.address)
@@ -348,8 +361,6 @@ class Incoming:
     def _trace(self, queue_id: str, now: float) -> bytes:
         """RFC 5321 §4.4: each server that takes a message adds a Received field on top."""
         peer, hostname, recipients = self._peer, self._reception.rules.hostname, self._envelope.recipients
-        if not peer.address:
-            return received_locally_field(hostname=hostname, queue_id=queue_id, by=peer.helo, timestamp=now)
         return received_field(
             helo=peer.helo,
             address=peer.address,
@@ -382,15 +393,3 @@ def _message_id(header: bytes) -> str:
     raw = first_field(header, "Message-ID") or b""
     text = raw.decode("ascii", "replace").strip("<> ")
     return "".join(c if c.isprintable() and c != " " else "?" for c in text)[:250]
-
-
-async def submit_locally(reception: Reception, envelope: Envelope, message: bytes, by: str) -> Reply:
-    """Take a message from a program on this host (`mta sendmail`). `by` says who ("uid 1000").
-
-    The relay and recipient checks do not apply: whoever may talk to the control socket may send.
-    """
-    incoming = Incoming(reception, Peer(address="", port=0, role="local", helo=by), envelope)
-    pending = incoming.write(message)
-    if pending is not None:
-        await pending
-    return await incoming.finish()
