@@ -1,0 +1,95 @@
+"""What a whole server thinks of those who connect: host names, HELO, rates, and what a reload changes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_mta.service.reload import reload
+from twisted_mta.testing.world import World
+
+MESSAGE = b"Subject: x\r\n\r\n"
+
+
+class ConnectionTests(SynchronousTestCase):
+    def world(self, config: str) -> World:
+        world = World(Path(self.mktemp()), config)
+        self.addCleanup(world.close)
+        world.resolver.data["ptr"]["192.0.2.1"] = ["mail.example.org"]
+        world.resolver.data["addresses"]["mail.example.org"] = ["192.0.2.1"]
+        self.file = world.directory / "mta.toml"
+        return world
+
+    def send(self, world: World, client: str) -> str:
+        return str(world.send("dave@example.org", ["bob@example.test"], MESSAGE, client))
+
+    def change(self, world: World, old: str, new: str) -> None:
+        text = self.file.read_text()
+        self.assertIn(old, text)
+        self.file.write_text(text.replace(old, new))
+        result: Any = self.successResultOf(
+            Deferred.fromCoroutine(reload(world.listeners.serving, world.parts, world.listeners))
+        )
+        self.assertFalse(result.failed, result.problems)
+
+    def test_a_host_that_is_proven_stands_in_received(self) -> None:
+        world = self.world("")
+        for client in ("192.0.2.1", "192.0.2.2"):
+            self.assertIn("250 2.0.0", self.send(world, client))
+        world.advance(1, step=1)
+        first, second = world.mail("bob")
+        self.assertIn(b"Received: from client.example.org (mail.example.org [192.0.2.1])", first)
+        self.assertIn(b"Received: from client.example.org ([192.0.2.2])", second)
+
+    def test_required_after_a_reload(self) -> None:
+        world = self.world('[checks]\nreverse_dns = "off"\n')
+        self.assertIn("250 2.0.0", self.send(world, "192.0.2.2"))
+        self.assertEqual(world.resolver.asked, [])
+        self.change(world, '"off"', '"require"')
+        self.assertIn("550 5.7.25 ", self.send(world, "192.0.2.2"))
+        self.assertIn("250 2.0.0", self.send(world, "192.0.2.1"))
+
+    def test_helo_required(self) -> None:
+        world = self.world('[checks]\nhelo = "require"\nreverse_dns = "off"\n')
+        self.assertIn("250 2.0.0", self.send(world, "192.0.2.1"))
+        transport = self.connect(
+            world, "192.0.2.1", b"EHLO mx.example.test\r\nMAIL FROM:<dave@example.org>\r\n"
+        )
+        self.assertIn("550 5.7.1 Your EHLO is our own name", transport.value().decode())
+
+    def connect(self, world: World, client: str, said: bytes = b"") -> StringTransport:
+        session: Any = world._mx.buildProtocol(IPv4Address("TCP", client, 40000))
+        transport = StringTransport(peerAddress=IPv4Address("TCP", client, 40000))  # type: ignore[no-untyped-call]
+        session.makeConnection(transport)
+        if said:
+            session.dataReceived(said)
+        world.network.pump([0.0] * 5)
+        self.addCleanup(session.connectionLost)
+        return transport
+
+    def test_rate(self) -> None:
+        world = self.world("[limits]\nconnection_rate = 2\n")
+        for code in (b"220", b"220", b"421"):
+            self.assertEqual(self.connect(world, "192.0.2.1").value()[:3], code)
+        self.assertEqual(self.connect(world, "192.0.2.3").value()[:3], b"220")
+        world.advance(30)
+        self.assertEqual(self.connect(world, "192.0.2.1").value()[:3], b"220")
+
+    def test_per_network(self) -> None:
+        world = self.world("[limits]\nconnections_per_network = 2\n")
+        codes = [self.connect(world, f"192.0.2.{n}").value()[:3] for n in range(3)]
+        self.assertEqual(codes, [b"220", b"220", b"421"])
+
+    def test_the_greeting_is_held_for_strangers_only(self) -> None:
+        world = self.world('[limits]\ngreeting_delay = 3\n[relay]\nnetworks = ["198.51.100.0/24"]\n')
+        self.assertEqual(self.connect(world, "198.51.100.7").value()[:3], b"220")
+        patient, early = self.connect(world, "192.0.2.1"), self.connect(world, "192.0.2.2", b"EHLO x\r\n")
+        self.assertEqual((patient.value(), early.value()[:10]), (b"", b"554 5.7.1 "))
+        self.assertTrue(early.disconnecting)
+        world.advance(3)
+        self.assertEqual(patient.value()[:3], b"220")
