@@ -96,6 +96,13 @@ class TraceTests(TestCase):
             (True, True, True, "ESMTPSA"), (True, False, True, "ESMTPA"),
         ]:  # fmt: skip
             self.assertEqual(with_protocol(esmtp=esmtp, tls=tls, authenticated=authenticated), keyword)
+        for lmtp, utf8, keyword in [
+            (True, False, "LMTPS"),
+            (True, True, "UTF8LMTPS"),
+            (False, True, "UTF8SMTPS"),
+        ]:
+            made = with_protocol(esmtp=True, tls=True, authenticated=False, lmtp=lmtp, utf8=utf8)
+            self.assertEqual(made, keyword)
 
 
 class ReplyTests(TestCase):

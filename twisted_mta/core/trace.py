@@ -11,11 +11,14 @@ _UNSAFE = re.compile(r"[^\x21-\x27\x2a-\x5b\x5d-\x7e]")
 _MAX_NAME = 255
 
 
-def with_protocol(*, esmtp: bool, tls: bool, authenticated: bool) -> str:
-    """The "with" keyword of RFC 3848 (the IANA registry of mail transmission types)."""
+def with_protocol(
+    *, esmtp: bool, tls: bool, authenticated: bool, lmtp: bool = False, utf8: bool = False
+) -> str:
+    """The "with" keyword of RFC 3848 and RFC 6531 §4.3 (the IANA registry of mail transmission types)."""
     if not esmtp:
         return "SMTP"
-    return "ESMTP" + ("S" if tls else "") + ("A" if authenticated else "")
+    base = ("UTF8LMTP" if utf8 else "LMTP") if lmtp else ("UTF8SMTP" if utf8 else "ESMTP")
+    return base + ("S" if tls else "") + ("A" if authenticated else "")
 
 
 def received_field(

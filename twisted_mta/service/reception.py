@@ -366,7 +366,11 @@ class Incoming:
             address=peer.address,
             hostname=hostname,
             protocol=with_protocol(
-                esmtp=peer.esmtp, tls=bool(peer.tls), authenticated=peer.account is not None
+                esmtp=peer.esmtp,
+                tls=bool(peer.tls),
+                authenticated=peer.account is not None,
+                lmtp=peer.role == "lmtp",
+                utf8=self._envelope.smtputf8,
             ),
             queue_id=queue_id,
             recipient=recipients[0].address if len(recipients) == 1 else None,
