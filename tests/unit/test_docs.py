@@ -47,6 +47,7 @@ _TABLES = {
     "relay": schema.Relay,
     "queue": schema.Queue,
     "limits": schema.Limits,
+    "checks": schema.Checks,
     "dns": schema.Dns,
 }
 
