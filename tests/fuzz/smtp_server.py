@@ -19,17 +19,19 @@ from typing import Any
 
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send, StartTLS
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.sasl import Lookup, Proof
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.commands import MAX_LINE
 from twisted_mta.core.smtp.lines import MAX_GARBAGE
 from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import Role, ServerSettings
 from twisted_mta.core.smtp.states import State
+from twisted_mta.testing.scram import ITERATIONS, NONCE, SALT, ScramClient, known_secret
 
 SETTINGS = {
     "mx": ServerSettings(hostname="mx", tls_available=True),
     "submission": ServerSettings(
-        hostname="mx", role=Role.SUBMISSION, tls_available=True, hold_limit=3600, error_limit=50
+        hostname="mx", role=Role.SUBMISSION, tls_available=True, scram=True, hold_limit=3600, error_limit=50
     ),
     "lmtp": ServerSettings(hostname="mx", role=Role.LMTP, without=frozenset({"BINARYMIME"})),
     "small": ServerSettings(
@@ -44,6 +46,7 @@ _REPLIES = re.compile(
     rb"(?:[2-5][0-9][0-9]-[\x20-\x7e\x80-\xff]*\r\n)*[2-5][0-9][0-9] [\x20-\x7e\x80-\xff]*\r\n"
 )
 _OK = Reply(250, "2.0.0", "OK")
+_SECRET = known_secret("alice")
 _ANSWERS: dict[type, Sequence[Any]] = {
     q.Connected: (None,) * 30 + (Reply(554, "5.7.1", "no"), Reply(421, "4.7.0", "no")),
     q.Hello: (None,) * 15 + (Reply(550, "5.7.1", "no"),),
@@ -54,6 +57,7 @@ _ANSWERS: dict[type, Sequence[Any]] = {
     q.DropMessage: (None,),
     q.ClientIs: (None, None, Reply(550, "5.7.1", "no")),
     q.Authenticate: (True, True, False, Reply(454, "4.7.0", "later")),
+    Lookup: (_SECRET, _SECRET, _SECRET, Reply(454, "4.7.0", "later")),
     q.Verify: (Reply(252, "2.1.5", "maybe"), Reply(550, "5.1.1", "no")),
     q.Expand: (Reply(250, "2.1.5", "<a@b>\n<c@d>"), Reply(550, "5.1.1", "no")),
 }
@@ -97,7 +101,22 @@ _TEXT = [
     b"Subject: x\r\n", b"\r\n", b"text\r\n", b"..\r\n", b".x\r\n", b"\n", b"\r", b"\r\n.\n", b"\n.\r\n", b"\0", b"\xfc", b"\xff" * 9, b"y" * 60,
     b"\r\n.\r", b"RSET\r\n", b"",
 ]  # fmt: skip
-_LOGIN = [b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret"), b"AUTH LOGIN\r\nYWxpY2U=\r\nc2VjcmV0"]
+
+
+def _scram(password: str) -> bytes:
+    """A whole exchange, as the nonces are known beforehand."""
+    client = ScramClient("alice", password, b"abc")
+    first = base64.b64encode(client.first())
+    answer = b"r=abc%b,s=%b,i=%d" % (NONCE, base64.b64encode(SALT), ITERATIONS)
+    return b"AUTH SCRAM-SHA-256 %b\r\n%b\r\n" % (first, base64.b64encode(client.final(answer)))
+
+
+_LOGIN = [
+    b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret"),
+    b"AUTH LOGIN\r\nYWxpY2U=\r\nc2VjcmV0",
+    _scram("secret"),
+    _scram("wrong"),
+]
 
 
 def dialogue(name: str, chance: random.Random) -> bytes:
@@ -191,11 +210,11 @@ class Run:
     def play(self, stream: bytes) -> None:
         """The whole session, with `stream` from the client in pieces."""
         self._perform(self.core.greet())
-        start, most = 0, self._chance.choice((1, 7, 100, 1 << 16))
+        start, most = 0, self._chance.choice((1, 20, 200, 200, *[1 << 16] * 8))
         if len(stream) > 1 << 16:
             most = 1 << 16
         while start < len(stream):
-            size = self._chance.randint(1, most)
+            size = int(self._chance.random() * most) + 1
             self._perform(self.core.receive(stream[start : start + size]))
             start += size
         end = self._chance.choice((self.core.timed_out, self.core.shut_down, None))
@@ -207,12 +226,12 @@ class Run:
         pending = list(effects)
         while pending:
             effect = pending.pop(0)
-            _check(isinstance(effect, _EFFECTS), f"not an effect: {effect!r}")
-            _check(not self.closed, f"after the end: {effect!r}")
-            _check(not self._handshake, f"during the handshake: {effect!r}")
+            _check(isinstance(effect, _EFFECTS), "not an effect", effect)
+            _check(not self.closed, "after the end", effect)
+            _check(not self._handshake, "during the handshake", effect)
             match effect:
                 case Send(data):
-                    _check(_REPLIES.fullmatch(data) is not None, f"not a reply: {data!r}")
+                    _check(_REPLIES.fullmatch(data) is not None, "not a reply", data)
                 case BodyChunk(data):
                     self._take(data)
                 case StartTLS():
@@ -257,13 +276,15 @@ class Run:
             answer: Any = question.refusal or chance.choice((_OK, _OK, Reply(452, "4.3.1", "full")))
             self.taken += answer is _OK
         else:
-            answer = chance.choice(_ANSWERS.get(type(question), (Reply(454, "4.7.0", "later"),)))
+            answer = chance.choice(_ANSWERS[type(question)])
         if isinstance(question, q.BeginMessage) and answer is None:
             self._message, self._given = True, 0
         elif isinstance(question, q.DropMessage):
             self._message = False
-        elif isinstance(question, q.Authenticate) and answer is True:
-            self._logged_in = True
+        elif isinstance(question, q.Authenticate):
+            if isinstance(question.claim, Proof) and not question.claim.right:
+                answer = False
+            self._logged_in |= answer is True
         return list(core.answer(answer))
 
     def _forget(self, question: Any) -> None:
@@ -276,8 +297,8 @@ class Run:
         submission = self.settings.role is Role.SUBMISSION
         match question:
             case q.MailFrom() | q.RcptTo() | q.BeginMessage():
-                _check(not self._message, f"{question!r} in a message")
-                _check(self._logged_in or not submission, f"{question!r} without a login")
+                _check(not self._message, "this in a message", question)
+                _check(self._logged_in or not submission, "this without a login", question)
             case q.EndMessage():
                 _check(self._message, "the end of a message that was not begun")
             case q.DropMessage():
@@ -313,9 +334,9 @@ class Failed(AssertionError):
     """Something did not hold."""
 
 
-def _check(holds: bool, what: str) -> None:
+def _check(holds: bool, what: str, about: object = "") -> None:
     if not holds:
-        raise Failed(what)
+        raise Failed(what, about)
 
 
 def play(seed: int, show: Callable[[str], None] | None = None) -> Run:

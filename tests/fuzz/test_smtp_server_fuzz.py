@@ -8,7 +8,7 @@ import unittest
 from tests.fuzz import smtp_server
 from twisted_mta.core.smtp.states import State
 
-COUNT = int(os.environ.get("MTA_FUZZ_COUNT", "3000"))
+COUNT = int(os.environ.get("MTA_FUZZ_COUNT", "1500"))
 SEED = int(os.environ.get("MTA_FUZZ_SEED", "1"))
 
 

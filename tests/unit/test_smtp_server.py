@@ -214,6 +214,27 @@ class SurfaceTests(TestCase):
         self.assertEqual(core.fault(), [])
         self.assertEqual([type(effect) for effect in core.receive(b"QUIT\r\nNOOP\r\n")], [Send, Send])
 
+    def test_a_fault_while_a_message_is_dropped_ends_the_transaction(self) -> None:
+        """Found by tests.fuzz.smtp_server: the next chunk was taken for a message that nobody had any more."""
+        core = SmtpServer(ServerSettings(hostname="mx"))
+        core.greet()
+        core.answer(None)
+        core.receive(b"EHLO x\r\n")
+        core.answer(None)
+        core.receive(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n")
+        core.answer(OK)
+        core.answer(OK)
+        core.receive(b"BDAT 3\r\na\r\n")
+        core.answer(None)
+        self.assertEqual(core.receive(b"RSET\r\nBDAT 3 LAST\r\nb\r\n"), [Ask(q.DropMessage())])
+        self.assertEqual(
+            core.fault(),
+            [
+                Send(b"451 4.3.0 Something went wrong here; try again later\r\n"),
+                Send(b"503 5.5.1 Send MAIL and RCPT first\r\n"),
+            ],
+        )
+
     def test_fault_while_logging_in(self) -> None:
         core = SmtpServer(ServerSettings(hostname="mx", role=Role.SUBMISSION))
         core.secured()

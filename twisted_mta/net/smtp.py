@@ -131,9 +131,9 @@ class SmtpHandler:
         return refusal
 
     def _drop(self) -> None:
-        if self._sink is not None:
-            self._sink.abort()
-            self._sink = None
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abort()
 
 
 def smtp_session(

@@ -127,7 +127,9 @@ class SmtpServer:
         if self._state is State.BODY and not self._body.done:
             self._refusal = _FAULT  # the octets of the chunk are still to come
             return list(self._run())
-        if self._state is State.BODY:
+        # Between chunks a message is open, but while it is being dropped: then it is gone, and its chunks with it.
+        dropping = self._state is State.CHUNKS and not self._message_open
+        if self._state is State.BODY or dropping:
             self._reset()
         elif self._state is State.AUTH:
             self._state = State.READY
