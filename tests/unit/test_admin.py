@@ -25,6 +25,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.queue import NewMessage, NewRecipient, Transport
 from twisted_mta.service.lock import DataLock
 from twisted_mta.store import passwords
+from twisted_mta.store.app_passwords import AppPasswordFile
 from twisted_mta.store.passwords import verify
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.users import PasswdFile
@@ -34,6 +35,8 @@ hostname = "mail.example.test"
 domains = ["example.test"]
 postmaster = "alice"
 data = "data"
+[accounts]
+scram_iterations = 4096
 [[listen]]
 role = "mx"
 endpoint = "tcp:25"
@@ -106,6 +109,69 @@ class AccountsTests(Commands):
         )
         self.assertTrue(verify(self.stored("carol"), b"new"))
 
+    def test_keys_for_scram(self) -> None:
+        self.mta("user", "add", "carol", stdin="secret")
+        keys = self.users().find("carol").scram()
+        self.assertTrue(keys.match("secret"))
+        self.assertEqual(keys.iterations, 4096)
+        self.mta("user", "passwd", "carol", stdin="other")
+        self.assertTrue(self.users().find("carol").scram().match("other"))
+        status, _, err = self.mta("user", "passwd", "carol", stdin="\N{PILE OF POO}")
+        self.assertEqual(status, 0)
+        self.assertIn("SCRAM can't be used with this password", err)
+        self.assertIsNone(self.users().find("carol").scram())
+        self.config.write_text(SMALL.replace("scram_iterations = 4096", 'scram = "never"'))
+        self.mta("user", "passwd", "carol", stdin="secret")
+        self.assertIsNone(self.users().find("carol").scram())
+
+    def test_app_passwords(self) -> None:
+        self.mta("user", "add", "carol", stdin="secret")
+        status, out, _ = self.mta("user", "app-password", "add", "carol", "my phone", "--only", "imap,smtp")
+        self.assertEqual(status, 0)
+        secret, about = out.splitlines()
+        self.assertEqual(about, "is the app password 'my phone' of carol@example.test; it is not shown again")
+        apps = AppPasswordFile.beside(self.dir / "users")
+        apps.refresh()
+        self.assertIsNotNone(apps.find("carol@example.test", secret.encode()))
+        status, out, _ = self.mta("user", "app-password", "list", "CAROL")
+        self.assertRegex(out, r"^my phone\tcreated \d{4}-\d\d-\d\d\tnever used\tsmtp,imap\n$")
+        used = self.dir / "data" / "app-passwords.used"
+        used.parent.mkdir(exist_ok=True)
+        used.write_text(f"{apps.of('carol@example.test')[0].id} 2026-11-22\n")
+        (found,) = json.loads(self.mta("user", "app-password", "list", "carol", "--json")[1])
+        self.assertEqual(
+            (found["label"], found["used"], found["services"]), ("my phone", "2026-11-22", ["smtp", "imap"])
+        )
+        self.assertIn("\tused 2026-11-22\t", self.mta("user", "app-password", "list", "carol")[1])
+        status, out, _ = self.mta("user", "app-password", "revoke", "carol", "my phone")
+        self.assertEqual(
+            (status, out.partition(";")[0]), (0, "revoked the app password 'my phone' of carol@example.test")
+        )
+        self.assertEqual(self.mta("user", "app-password", "list", "carol"), (0, "", ""))
+
+    def test_app_passwords_refused(self) -> None:
+        with (self.dir / "users").open("w") as file:
+            file.write("carol@example.test:x::::::\ndave@example.test:!::::::\n")
+        self.mta("user", "app-password", "add", "carol", "phone")
+        for argv, expected, text in (
+            (("add", "nobody", "phone"), 67, "there is no account nobody"),
+            (("add", "dave", "phone"), 65, "dave@example.test is locked"),
+            (("add", "carol", "phone"), 65, "has an app password 'phone' already"),
+            (("add", "carol", "a:b"), 65, "a label has"),
+            (("add", "carol", "laptop", "--only", "fax"), 65, "'fax' is no service; valid: smtp, imap, pop3"),
+            (("revoke", "carol", "watch"), 67, "no app password 'watch'"),
+        ):
+            with self.subTest(argv):
+                status, _, err = self.mta("user", "app-password", *argv)
+                self.assertEqual(status, expected, err)
+                self.assertIn(text, err)
+
+    def test_removing_an_account_takes_its_app_passwords_along(self) -> None:
+        self.mta("user", "add", "carol", stdin="secret")
+        self.mta("user", "app-password", "add", "carol", "phone")
+        self.mta("user", "remove", "carol")
+        self.assertEqual((self.dir / "users.app-passwords").read_text(), "")
+
     def test_remove_keeps_the_mail(self) -> None:
         self.mta("user", "add", "carol", "--random")
         status, out, _ = self.mta("user", "remove", "carol")
@@ -171,9 +237,9 @@ class AccountsTests(Commands):
             mock.patch("os.chown") as chown,
             mock.patch.object(Path, "stat", return_value=owner),
         ):
-            accounts._give_to_server(self.dir / "users", load(self.config, check_files=False))
+            accounts.give_to_server(self.dir / "users", load(self.config, check_files=False))
             owner.st_uid = 1000
-            accounts._give_to_server(self.dir / "users", load(self.config, check_files=False))
+            accounts.give_to_server(self.dir / "users", load(self.config, check_files=False))
         chown.assert_called_once_with(self.dir / "users", 0, owner.st_gid)
 
     def test_broken_configuration(self) -> None:

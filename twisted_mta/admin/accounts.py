@@ -16,7 +16,9 @@ from twisted_mta.admin.errors import EX_CONFIG, EX_DATAERR, EX_NOUSER, AdminErro
 from twisted_mta.admin.paths import config_path
 from twisted_mta.config.loader import load
 from twisted_mta.config.schema import Config
-from twisted_mta.store.passwords import MAX_PASSWORD, hash_password
+from twisted_mta.core.sasl import ScramKeys
+from twisted_mta.store.app_passwords import AppPasswordFile
+from twisted_mta.store.passwords import MAX_PASSWORD, hash_password, scram_keys
 from twisted_mta.store.users import PasswdFile, UserError
 
 #: Without those that are mistaken for each other.
@@ -30,43 +32,46 @@ def random_password() -> str:
 
 def add(options: argparse.Namespace) -> int:
     """mta user add NAME"""
-    config, users = _open(options)
+    config, users = opened(options)
     _refuse_other_domains(options.name, config)
     password, text = _password(options)
+    stored, scram = stored_password(password, config)
     try:
-        name = users.add(options.name, hash_password(password, os.urandom))
+        name = users.add(options.name, stored, scram)
     except UserError as error:
         raise AdminError(str(error)) from None
-    _give_to_server(users.path, config)
+    give_to_server(users.path, config)
     print(f"added {name}{text}")
-    _tell_server(config)
+    tell_server(config)
     return 0
 
 
 def passwd(options: argparse.Namespace) -> int:
     """mta user passwd NAME"""
-    config, users = _open(options)
-    _known(users, options.name)
+    config, users = opened(options)
+    known(users, options.name)
     password, text = _password(options)
-    name = _edited(users.set_password, options.name, hash_password(password, os.urandom))
+    name = _edited(users.set_password, options.name, *stored_password(password, config))
     print(f"changed the password of {name}{text}")
-    _tell_server(config)
+    tell_server(config)
     return 0
 
 
 def remove(options: argparse.Namespace) -> int:
     """mta user remove NAME"""
-    config, users = _open(options)
-    account = _known(users, options.name)
+    config, users = opened(options)
+    account = known(users, options.name)
     name = _edited(users.remove, options.name)
+    # First the account, or a server that looks just now could make nothing of it: without one they are good for nothing.
+    AppPasswordFile.beside(users.path).revoke(name)
     print(f"removed {name}; its mail stays in {account}")
-    _tell_server(config)
+    tell_server(config)
     return 0
 
 
 def list_accounts(options: argparse.Namespace) -> int:
     """mta user list"""
-    _, users = _open(options)
+    _, users = opened(options)
     if users.path.exists():
         users.refresh()
     accounts = [account for name in users.names() if (account := users.account(name))]
@@ -79,12 +84,13 @@ def list_accounts(options: argparse.Namespace) -> int:
     return 0
 
 
-def _open(options: argparse.Namespace) -> tuple[Config, PasswdFile]:
+def opened(options: argparse.Namespace) -> tuple[Config, PasswdFile]:
+    """The configuration, and the accounts, which are not read yet."""
     config = load(config_path(options), check_files=False)
     return config, PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
 
 
-def _known(users: PasswdFile, name: str) -> str:
+def known(users: PasswdFile, name: str) -> str:
     """The Maildir of an account that must exist."""
     if users.path.exists():
         users.refresh()
@@ -94,7 +100,19 @@ def _known(users: PasswdFile, name: str) -> str:
     return account.maildir
 
 
-def _edited(edit: object, *arguments: str) -> str:
+def stored_password(password: bytes, config: Config) -> tuple[str, ScramKeys | None]:
+    """The hash of a password, and its keys for SCRAM."""
+    stored = hash_password(password, os.urandom)
+    if config.accounts.scram == "never":
+        return stored, None
+    try:
+        return stored, scram_keys(password, stored, config.accounts.scram_iterations)
+    except ValueError as error:
+        print(f"note: SCRAM can't be used with this password: {error}", file=sys.stderr)
+        return stored, None
+
+
+def _edited(edit: object, *arguments: object) -> str:
     assert callable(edit)
     try:
         return str(edit(*arguments))
@@ -131,7 +149,7 @@ def _password(options: argparse.Namespace) -> tuple[bytes, str]:
     return password, ""
 
 
-def _give_to_server(path: Path, config: Config) -> None:
+def give_to_server(path: Path, config: Config) -> None:
     """A file made by root must be readable for the server, which runs as somebody else."""
     if os.geteuid() != 0 or path.stat().st_uid != 0:
         return
@@ -151,7 +169,7 @@ def _give_to_server(path: Path, config: Config) -> None:
         )
 
 
-def _tell_server(config: Config) -> None:
+def tell_server(config: Config) -> None:
     """A running server learns of it at once; one that is down, or does not know the command, looks at the file itself."""
     try:
         call(config.control_socket, "accounts.refresh")

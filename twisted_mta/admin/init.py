@@ -12,10 +12,9 @@ from pathlib import Path
 
 import attrs
 
-from twisted_mta.admin.accounts import random_password
+from twisted_mta.admin.accounts import random_password, stored_password
 from twisted_mta.admin.errors import EX_CANTCREAT, EX_DATAERR, EX_USAGE, AdminError
 from twisted_mta.config.loader import load
-from twisted_mta.store.passwords import hash_password
 from twisted_mta.store.users import PasswdFile
 
 #: The demo's listeners, role and port, in the order of its file.
@@ -73,7 +72,7 @@ def _demo(directory: Path) -> int:
     config = load(directory / "mta.toml")
     users = PasswdFile(config.accounts.file, site.domain, config.accounts.maildir)
     for name, password in passwords.items():
-        users.add(name, hash_password(password.encode(), os.urandom))
+        users.add(name, *stored_password(password.encode(), config))
     print("\n".join(lines))
     return 0
 

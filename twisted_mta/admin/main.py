@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    _add_users(command, commands.add_parser("user", help="accounts: add, passwd, remove, list"))
+    _add_users(command, commands.add_parser("user", help="accounts: add, passwd, remove, list, app-password"))
     check = command(
         "check-config", "directory:check_config", "tell everything that is wrong with the configuration"
     )
@@ -162,6 +162,23 @@ def _add_users(command: Callable[..., argparse.ArgumentParser], parser: argparse
     removed = command("remove", "accounts:remove", "remove an account, but not its mail", into)
     removed.add_argument("name", metavar="NAME")
     listed = command("list", "accounts:list_accounts", "list the accounts", into)
+    listed.add_argument("--json", action="store_true", help="for programs")
+    apps = into.add_parser("app-password", help="passwords for single programs: add, list, revoke")
+    _add_app_passwords(command, apps)
+
+
+def _add_app_passwords(
+    command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser
+) -> None:
+    into = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    added = command("add", "app_passwords:add", "make an app password and print it, once", into)
+    listed = command("list", "app_passwords:list_app_passwords", "list the app passwords of an account", into)
+    revoked = command("revoke", "app_passwords:revoke", "make an app password useless, at once", into)
+    for each in (added, listed, revoked):
+        each.add_argument("name", metavar="NAME")
+    for each in (added, revoked):
+        each.add_argument("label", metavar="LABEL", help='which program it is for: "phone"')
+    added.add_argument("--only", metavar="SERVICES", help="smtp, imap, pop3, or several with commas")
     listed.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -102,7 +102,8 @@ class Accounts:
                 session=client.session_id,
                 reason=(isinstance(claim, Proof) and claim.problem) or "wrong login or password",
             )
-            await deferLater(self._clock, delay, _nothing)
+            if delay:
+                await deferLater(self._clock, delay, _nothing)
         return account
 
     async def secret(self, login: str, client: Client) -> Secret:

@@ -135,7 +135,7 @@ class PasswdAuthenticator:
         if self._right and self._look() != self._stamps:
             self._right.clear()
         right, until = self._right.get(self._digest(claim.login, claim.password), (None, 0.0))
-        if right is None or self._clock.seconds() >= until:
+        if right is None or self._clock.seconds() >= until or not right.for_service(client.service):
             return None
         return self._used(right, client)
 
