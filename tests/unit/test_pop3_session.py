@@ -106,6 +106,10 @@ class Pop3SessionTests(SynchronousTestCase):
         self.assertEqual(second.say("DELE 1", "DELE 2", "QUIT")[-1], "+OK Bye")
         self.assertEqual(self.connect().say("STAT"), ["+OK 0 0"])
 
+    def test_passwords_can_not_be_checked_just_now(self) -> None:
+        client = self.connect(login=False)
+        self.assertEqual(client.say("USER busy", "PASS x")[-1], "-ERR [SYS/TEMP] too many logins")
+
     def test_login_refused(self) -> None:
         client = self.connect(login=False)
         self.assertEqual(client.say("USER alice", "PASS wrong")[-1], "-ERR [AUTH] Login or password is wrong")

@@ -216,6 +216,10 @@ class KeysTests(SynchronousTestCase):
 
     def test_dovecots_form(self) -> None:
         # doveadm pw -s SCRAM-SHA-256 -p secret
+        made = "4096,DC9MjKvESP/eUQumYEZohw==,iqnwN8XcrWsSgR1WSKMCUSlf7Axqz5oZgGGfGHoJNDI=,oyRrFoIQOj5UujanddxStC8Dw6lD+HjjGsFghVHdHKo="
+        theirs = ScramKeys.parse(made)
+        self.assertEqual(ScramKeys.derive("secret", theirs.salt, theirs.iterations), theirs)
+        self.assertEqual(str(theirs), made)
         keys = ScramKeys.derive("secret", SALT, ITERATIONS)
         self.assertEqual(ScramKeys.parse(str(keys)), keys)
         self.assertTrue(str(keys).startswith("4096," + b64(SALT).decode() + ","))
