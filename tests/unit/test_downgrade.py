@@ -154,6 +154,14 @@ class DowngradeTests(Cases):
             contents(downgrade(message, "8bit")), [("text/plain", message.split(b"\r\n\r\n")[1][:-2])]
         )
 
+    def test_text_is_encoded_in_blocks(self) -> None:
+        header = MIME + b"Content-Type: text/plain\r\n\r\n"
+        lines = "ein schöner langer Tag\r\n\r\n".encode() * 9000
+        result = self.seven(header + lines)
+        self.assertEqual(result.count(b"ein sch=C3=B6ner langer Tag\r\n\r\n"), 9000)
+        for body in (b"no line end " * 9000 + b"\xe4", b"\r\n" + b"x y\n" * 30000 + b"\xe4\r\n"):
+            self.assertIn(b"base64", self.seven(header + body))
+
     def test_what_could_look_like_a_delimiter(self) -> None:
         text = "x" * 75 + "--b\n and ä\n"
         message = crlf(

@@ -22,6 +22,8 @@ MAX_LINE = 998
 _LONG = re.compile(rb"\n[^\n]{%d}" % (MAX_LINE + 2))
 #: Octets looked at by one call of the regular expression: it keeps all other threads waiting.
 _STRIDE = 1 << 20
+#: Octets that are made quoted-printable at a time: lines as objects cost much memory.
+_BLOCK = 1 << 16
 _HIGH = bytes(range(128, 256))
 _ASCII_ONLY = bytes(range(128)) + b"?" * 128
 #: RFC 2045 §6.4: composite types have no encoding of their own. RFC 6532 §3.7: but message/global and its kin may.
@@ -141,16 +143,31 @@ def _encode(content: bytes, *, text: bool) -> tuple[bytes, bytes]:
     # Beyond a sixth base64 is the shorter, and quoted-printable not readable any more.
     special = len(content) - len(content.translate(None, _HIGH)) + content.count(b"=")
     if text and b"\0" not in content and special * 6 <= len(content):
-        quoted = b"\r\n".join(map(_quote_line, content.split(b"\r\n")))
+        quoted = _quoted(content)
         # A line that was broken here could begin like a delimiter; base64 never does.
-        if b"=\r\n--" not in quoted:
+        if quoted is not None and b"=\r\n--" not in quoted:
             return b"quoted-printable", quoted
     return b"base64", base64.encodebytes(content).rstrip(b"\n").replace(b"\n", b"\r\n")
 
 
+def _quoted(content: bytes) -> bytes | None:
+    """Quoted-printable, block by block; None for text without line ends, which nobody would read."""
+    blocks: list[bytes] = []
+    at = 0
+    while at < len(content):
+        end = at + _BLOCK
+        if end < len(content):
+            end = content.rfind(b"\r\n", at, end) + 2
+            if end <= at + 1:
+                return None
+        blocks.append(b"\r\n".join(map(_quote_line, content[at:end].split(b"\r\n"))))
+        at = end
+    return b"".join(blocks)
+
+
 def _quote_line(line: bytes) -> bytes:
     """RFC 2045 §6.7 for one line without its CRLF."""
-    return binascii.b2a_qp(line, istext=False).replace(b"=\n", b"=\r\n")
+    return binascii.b2a_qp(line, istext=False).replace(b"=\n", b"=\r\n") if line else line
 
 
 def _as_mime(header: bytes, declared: bytes | None) -> bytes:
