@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import mailbox
+import os
 from pathlib import Path
 
 from tests.interop.conftest import User, message
 from tests.peers import run_in_terminal
+from twisted_mta.store.passwords import hash_password, scram_keys
 
 _COMMON = """\
 set quit = yes
@@ -118,3 +120,30 @@ class MuttMaildirTests:
         box = mailbox.Maildir(str(user.files()[0].parent.parent), create=False)
         assert sorted(each["Subject"] for each in box) == ["one", "two"]
         assert {each.get_subdir() for each in box} == {"new"}
+
+
+class MuttScramTests:
+    def test_scram(self, user: User, tmp_path: Path, certificate: str) -> None:
+        """Its SCRAM is GNU SASL's."""
+        path = user.site.directory / "users"
+        stored = hash_password(user.password.encode(), os.urandom)
+        keys = scram_keys(user.password.encode(), stored, 4096)
+        own = f"{user.address}:"
+        lines = path.read_text().splitlines()
+        changed = [
+            f"{own}{stored}::::::scram_sha256={keys}" if line.startswith(own) else line for line in lines
+        ]
+        path.write_text("\n".join(changed) + "\n")
+        config = user.site.config_file
+        before = config.read_text()
+        config.write_text(before.replace("[accounts]\n", '[accounts]\nscram = "always"\n'))
+        user.site.control("reload")
+        try:
+            user.receive(message("one"))
+            settings = imap(user, "imaps", certificate) + 'set imap_authenticators = "scram-sha-256"\n'
+            mutt(tmp_path, settings, "<first-entry><flag-message><sync-mailbox>")
+            user.site.wait_for(lambda: [flags(found) for found in user.files()] == ["F"])
+        finally:
+            # The others on this site have no keys, and a mutt that is offered SCRAM tries nothing else.
+            config.write_text(before)
+            user.site.control("reload")
