@@ -58,6 +58,7 @@ class ServerTlsTests(SynchronousTestCase):
     ) -> SSL.Connection:
         """Pass octets between a client and our server until both are done."""
         server = (tls or ServerTls(self.certificate, self.key)).serverConnectionForTLS(None)
+        self.server = server
         client = SSL.Connection(client_context, None)
         if name is not None:
             client.set_tlsext_host_name(name)
@@ -105,6 +106,8 @@ class ServerTlsTests(SynchronousTestCase):
             context = SSL.Context(SSL.TLS_CLIENT_METHOD)
             context.set_max_proto_version(version)
             certificate = self.handshake(context, name, tls).get_peer_certificate(as_cryptography=True)
+            # What SCRAM binds a login to.
+            self.assertEqual(self.server.get_certificate(as_cryptography=True), certificate)
             assert certificate is not None
             found.add(str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value))
         return "/".join(found)
