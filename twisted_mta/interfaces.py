@@ -61,6 +61,7 @@ class Update:
     outcome: Outcome
     next_attempt: float = 0.0
     warned: bool = False
+    late: bool = False
 
 
 class IQueueStore(Interface):
@@ -77,8 +78,8 @@ class IQueueStore(Interface):
     ) -> Awaitable[Sequence[WorkItem]]:
         """Put messages that share one body into the queue, all or none; durable when the result is there.
 
-        With `claim` the new recipients belong to the caller at once, as from `claim_due`, and are returned; else the
-        result is empty. Raises StoreFull.
+        With `claim` the new recipients belong to the caller at once, as from `claim_due`, and are returned, but for
+        those of messages that are held back (`NewMessage.held`); else the result is empty. Raises StoreFull.
         """
 
     def claim_due(now: float, limit: int) -> Awaitable[Sequence[WorkItem]]:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from twisted_mta.core.envelope import DeliverBy, TlsWish
 from twisted_mta.core.queue import Expanded, TryLater, WorkItem
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IQueueStore, Update
@@ -43,8 +44,12 @@ def seen(items: list[WorkItem]) -> list[Any]:
             item.message.id,
             item.message.parent,
             item.message.arrived,
+            item.message.not_before,
+            item.message.deliver_by,
+            item.message.priority,
+            item.message.tls,
             [
-                (str(r.address), r.attempts, r.next_attempt, r.last_reply, r.warned, r.status)
+                (str(r.address), r.attempts, r.next_attempt, r.last_reply, r.warned, r.late, r.status)
                 for r in item.recipients
             ],
         )
@@ -94,11 +99,30 @@ class QueueTwins(RuleBasedStateMachine):
     @rule(
         sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
         when=TIMES,
+        holds=st.lists(st.just(0.0) | TIMES, min_size=3, max_size=3),
+        wishes=st.fixed_dictionaries(
+            {
+                "priority": st.integers(-9, 9),
+                "tls": st.sampled_from(TlsWish),
+                "deliver_by": st.none() | st.builds(DeliverBy, TIMES, st.booleans(), st.booleans()),
+            }
+        ),
         claim=st.booleans(),
         body=st.binary(max_size=8),
     )
-    def add(self, sizes: list[int], when: float, claim: bool, body: bytes) -> None:
-        new = [message(self.name(), *"abc"[:size], arrived=when) for size in sizes]
+    def add(
+        self,
+        sizes: list[int],
+        when: float,
+        holds: list[float],
+        wishes: dict[str, Any],
+        claim: bool,
+        body: bytes,
+    ) -> None:
+        new = [
+            message(self.name(), *"abc"[:size], arrived=when, not_before=hold, **wishes)
+            for size, hold in zip(sizes, holds, strict=False)
+        ]
         self.take([list(result(put(store, *new, body=body, claim=claim))) for store in self.stores])
 
     @rule(now=TIMES, limit=st.integers(1, 4))
@@ -121,7 +145,13 @@ class QueueTwins(RuleBasedStateMachine):
         rows = [self.claimed.pop(key) for key in keys]
         for twin, store in enumerate(self.stores):
             updates = [
-                Update(row=row[twin], outcome=outcome, next_attempt=when, warned=kind == "later")
+                Update(
+                    row=row[twin],
+                    outcome=outcome,
+                    next_attempt=when,
+                    warned=kind == "later",
+                    late=when > 1005,
+                )
                 for row in rows
             ]
             result(store.record(updates, new))

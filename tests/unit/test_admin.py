@@ -420,6 +420,7 @@ class QueueTests(Commands):
             "sender": "",
             "size": 10,
             "arrived": 0.0,
+            "held_until": 0.0,
             "recipients": [
                 {
                     "address": "x\x1b@y",
@@ -439,6 +440,10 @@ class QueueTests(Commands):
             * 2
             + ["2 messages, 2 recipients"],
         )
+        message["held_until"] = 3600.0
+        first = "Q1  10 octets, 30 minutes old, from <>, held until Thu, 1 Jan 1970 01:00:00 +0000"
+        self.assertEqual(next(listing_lines([message], 1800.0)), first)
+        self.assertNotIn("held", next(listing_lines([message], 3600.0)))
 
 
 class ServerCommandsTests(Commands):

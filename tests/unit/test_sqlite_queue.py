@@ -17,6 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
+from twisted_mta.core.envelope import TlsWish
 from twisted_mta.interfaces import StoreFull, Update
 from twisted_mta.store.queue import SQLiteQueueStore, schema
 from twisted_mta.store.queue.bodies import WRITE_SIZE, BodyFiles, BodyWriter, FileBody, MemoryBody
@@ -33,6 +34,48 @@ from twisted_mta.testing.contracts.queue import (
     rows_of,
     write,
 )
+
+_TABLES = ("body", "message", "recipient")
+#: As the first version made it.
+_FORMAT_1 = """\
+CREATE TABLE body (
+    id INTEGER PRIMARY KEY,
+    size INTEGER NOT NULL,
+    file TEXT,
+    data BLOB
+);
+CREATE TABLE message (
+    id TEXT PRIMARY KEY,
+    body INTEGER NOT NULL,
+    shared INTEGER NOT NULL,
+    doomed INTEGER NOT NULL DEFAULT 0,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    sender,
+    arrived REAL NOT NULL,
+    expires REAL NOT NULL,
+    body_type TEXT NOT NULL,
+    smtputf8 INTEGER NOT NULL,
+    envid, ret, parent, message_id, origin,
+    prefix BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX message_body ON message (body) WHERE shared;
+CREATE TABLE recipient (
+    row INTEGER PRIMARY KEY,
+    message TEXT NOT NULL,
+    owner TEXT,
+    next_attempt REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    warned INTEGER NOT NULL DEFAULT 0,
+    transport TEXT NOT NULL,
+    notify INTEGER NOT NULL,
+    address NOT NULL,
+    original,
+    orcpt,
+    last_reply DEFAULT ''
+);
+CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
+"""
 
 
 class SlowWorkers:
@@ -441,13 +484,42 @@ class DamageTests(StoreTestCase):
 
     def test_an_older_format_is_brought_up(self) -> None:
         self.kill(self.open())
-        self.patch(schema, "VERSION", 2)
+        newest = schema.VERSION
+        self.patch(schema, "VERSION", newest + 1)
         seen: list[Any] = []
-        self.patch(schema, "MIGRATIONS", {1: seen.append})
+        self.patch(schema, "MIGRATIONS", {newest: seen.append})
         self.kill(self.open())
-        self.assertEqual((len(seen), self.sql("PRAGMA user_version")), (1, [(2,)]))
+        self.assertEqual((len(seen), self.sql("PRAGMA user_version")), (1, [(newest + 1,)]))
         self.kill(self.open())
         self.assertEqual(len(seen), 1)
+
+    def test_a_queue_of_format_1(self) -> None:
+        self.kill(self.open())
+        for statement in (
+            *("DROP TABLE body", "DROP TABLE message", "DROP TABLE recipient"),
+            *_FORMAT_1.split(";\n"),
+            "INSERT INTO body VALUES (1, 4, NULL, x'61620d0a')",
+            "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, prefix) "
+            "VALUES ('a', 1, 0, 1, 1, 'alice@example.test', 1000.0, 5000.0, '7BIT', 0, x'')",
+            "INSERT INTO recipient (row, message, next_attempt, transport, notify, address) "
+            "VALUES (1, 'a', 1000.0, 'smtp', 2, 'bob@example.org')",
+            "PRAGMA user_version=1",
+        ):
+            self.sql(statement)
+        store = self.open()
+        (item,) = self.run_async(store.claim_due(1000.0, 10))
+        message, recipient = item.message, item.recipients[0]
+        self.assertEqual((message.not_before, message.deliver_by, message.priority), (0.0, None, 0))
+        self.assertEqual((message.tls, recipient.late), (TlsWish.NONE, False))
+        with self.run_async(store.body(message)).open() as file:
+            self.assertEqual(file.read(), b"ab\r\n")
+        # What a fresh file has, an old one has too.
+        old = {name: set(self.sql(f"SELECT name, type FROM pragma_table_info('{name}')")) for name in _TABLES}
+        self.kill(store)
+        (self.directory / "queue" / "queue.sqlite").unlink()
+        self.kill(self.open())
+        new = {name: set(self.sql(f"SELECT name, type FROM pragma_table_info('{name}')")) for name in _TABLES}
+        self.assertEqual(old, new)
 
     def test_what_is_no_database_is_refused(self) -> None:
         (self.directory / "queue").mkdir()

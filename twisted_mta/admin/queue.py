@@ -14,6 +14,7 @@ from twisted_mta.admin.errors import EX_IOERR, EX_TEMPFAIL, EX_USAGE, AdminError
 from twisted_mta.admin.paths import config_path
 from twisted_mta.config.loader import load_data_directory
 from twisted_mta.config.schema import CONTROL, QUEUE
+from twisted_mta.core.message import format_date
 from twisted_mta.core.schedule import format_duration
 
 
@@ -33,9 +34,23 @@ def show(options: argparse.Namespace) -> int:
         for line in listing_lines([result], time.time()):
             print(line)
         print(f"Message-ID: {result['message_id'] or '(none)'}")
-        print(f"Brought by: {result['origin'] or '(unknown)'}\n")
+        print(f"Brought by: {result['origin'] or '(unknown)'}")
+        for line in _wishes(result):
+            print(line)
+        print()
         print(_visible(result["text"]) + ("\n[... cut]" if result["cut"] else ""))
     return 0
+
+
+def _wishes(message: Mapping[str, Any]) -> Iterator[str]:
+    """What the sender asked for, if anything."""
+    if message["deliver_by"]:
+        then = "else given back" if message["returns"] else "else the sender is told"
+        yield f"Deliver by: {format_date(message['deliver_by'])}, {then}"
+    if message["priority"]:
+        yield f"Priority: {message['priority']}"
+    if message["requires_tls"]:
+        yield "Requires TLS on all of its way"
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -130,7 +145,9 @@ def listing_lines(messages: list[dict[str, Any]], now: float) -> Iterator[str]:
     for message in messages:
         age = format_duration(max(0.0, now - message["arrived"]))
         sender = _visible(message["sender"] or "<>")
-        yield f"{message['id']}  {message['size']} octets, {age} old, from {sender}"
+        held = message["held_until"]
+        until = f", held until {format_date(held)}" if held > now else ""
+        yield f"{message['id']}  {message['size']} octets, {age} old, from {sender}{until}"
         for recipient in message["recipients"]:
             yield f"    {_recipient(recipient, now)}"
     count = sum(len(message["recipients"]) for message in messages)

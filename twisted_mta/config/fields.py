@@ -125,7 +125,7 @@ def duration(low: float = 0.0, high: float = 1e9) -> Reader[float]:
         if seconds < low:
             raise Invalid(f"{quote(value)} is too short: at least {low:g} seconds")
         if seconds > high:
-            raise Invalid(f"{quote(value)} is too long: at most {high:g} seconds")
+            raise Invalid(f"{quote(value)} is too long: at most {high:.10g} seconds")
         return seconds
 
     return read

@@ -179,6 +179,8 @@ class Limits:
     login_timeout: float = 60.0
     pop3_timeout: float = 600.0
     imap_timeout: float = 1800.0
+    #: Seconds for which those who submit may have a message held back (RFC 4865); 0: not at all.
+    hold: float = 2592000.0
     #: Free octets on the spool's disk below which mail is refused with 452.
     disk_reserve: int = 10485760
 

@@ -79,6 +79,7 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "login_timeout": fields.duration(1),
     "pop3_timeout": fields.duration(1),
     "imap_timeout": fields.duration(1),
+    "hold": fields.duration(0, 366 * 86400),
     "disk_reserve": fields.size(),
 }
 _MODE = fields.choice("off", "log", "require")

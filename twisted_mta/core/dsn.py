@@ -11,6 +11,7 @@ import enum
 import re
 import textwrap
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import attrs
 
@@ -50,6 +51,17 @@ class Report:
     attempted: float
     #: Whether it failed because its time was up.
     expired: bool = False
+    #: Whether this is told because the time of the message's `deliver_by` has passed.
+    by_passed: bool = False
+    #: Whether it is told though NOTIFY does not ask for it: only NEVER forbids it (RFC 2852 §4.1.4).
+    traced: bool = False
+
+    @property
+    def status(self) -> str:
+        """The enhanced status code."""
+        if self.by_passed:  # RFC 2852 §4.1.3: "delivery time expired"
+            return "5.4.7" if self.action is Action.FAILED else "4.4.7"
+        return self.reply.status
 
 
 @attrs.frozen(kw_only=True)
@@ -205,6 +217,7 @@ _ADVICE = (
     ("2.2", "The mailbox is full. Please try again later, or tell the recipient in another way."),
     ("2.3", "The message is too large for the recipient. Please send a smaller one, or a link to it."),
     ("3.4", "The message is too large for the other server. Please send a smaller one, or a link to it."),
+    ("4.7", "You may send it again and ask for more time, or reach the recipient in another way."),
     ("4.6", "The message went round in circles. Please tell the postmaster named below."),
     (
         "7.",
@@ -224,7 +237,14 @@ def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
     """What happened to one recipient, and what to do."""
     who = _printable(report.remote) or "This server"
     words = [f"      {_printable(line)[:_MAX_LINE]}" for line in _reply_lines(report.reply)]
-    waited = format_duration(max(now - message.arrived, 0))
+    waited = format_duration(max(now - message.released, 0))
+    by = message.deliver_by
+    if report.by_passed and by is not None:
+        told = [f"    It was not delivered by the time that you asked for, {format_date(by.time)}."]
+        told += [f"    The last time, {who} said:", *words]
+        if report.action is Action.DELAYED:
+            told += [f"    It will be tried until {format_date(message.expires)}."]
+        return told
     match report.action:
         case Action.FAILED if report.expired:
             told = [f"    It was tried for {waited}, then given up. The last time, {who} said:", *words]
@@ -283,6 +303,11 @@ def _message_fields(hostname: str, message: QueuedMessage) -> list[str]:
         fields.append(_field("Original-Envelope-Id", message.envid))
     fields.append(_field("Reporting-MTA", f"dns; {hostname}"))
     fields.append(_field("Arrival-Date", format_date(message.arrived)))
+    if message.deliver_by is not None:  # RFC 2852 §5
+        fields.append(_field("Deliver-By-Date", format_date(message.deliver_by.time)))
+    if message.not_before:  # RFC 4865 §5.1.2
+        until = datetime.fromtimestamp(message.not_before, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        fields.append(_field("Future-Release-Request", f"until;{until}"))
     return fields
 
 
@@ -297,7 +322,7 @@ def _recipient_fields(message: QueuedMessage, report: Report) -> list[str]:
     fields.append(_field("Final-Recipient", _typed("rfc822", str(recipient.original))))
     fields.append(f"Action: {report.action}")
     # RFC 3464 §2.3.3: what was given up after temporary failures keeps the status of the last one.
-    fields.append(_field("Status", report.reply.status))
+    fields.append(_field("Status", report.status))
     if report.remote:
         fields.append(_field("Remote-MTA", f"dns; {_remote(report.remote)}"))
     # RFC 3461 §9.2: the lines of a reply are kept apart by folding.

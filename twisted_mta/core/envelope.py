@@ -41,6 +41,17 @@ class DeliverBy:
     trace: bool = False
 
 
+class TlsWish(enum.Enum):
+    """What the sender wants of TLS on the way, RFC 8689 §4.1."""
+
+    #: Nothing: as this server and the recipient's domain have it.
+    NONE = 0
+    #: REQUIRETLS: over TLS with a certificate that proves the host, and to hosts that promise the same; else not at all.
+    REQUIRED = 1
+    #: "TLS-Required: No": delivery matters more than TLS, whatever the recipient's domain asks for.
+    OPTIONAL = 2
+
+
 @attrs.frozen
 class Envelope:
     """One mail transaction. `sender` None is the null reverse-path ``<>``."""

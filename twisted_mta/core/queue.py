@@ -12,7 +12,7 @@ import enum
 import attrs
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify
+from twisted_mta.core.envelope import DEFAULT_NOTIFY, DeliverBy, Notify, TlsWish
 from twisted_mta.core.replies import Reply
 
 
@@ -60,6 +60,24 @@ class NewMessage:
     #: For the logs and `mta queue show`: Message-ID without brackets, and who brought it.
     message_id: str = ""
     origin: str = ""
+    #: RFC 4865: nothing is attempted before this time; 0: at once. `expires` is to be counted from it.
+    not_before: float = 0.0
+    #: RFC 2852.
+    deliver_by: DeliverBy | None = None
+    #: RFC 6710: -9 to 9, higher goes first.
+    priority: int = 0
+    #: RFC 8689.
+    tls: TlsWish = TlsWish.NONE
+
+    @property
+    def released(self) -> float:
+        """When the first attempt is due."""
+        return max(self.arrived, self.not_before)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held back for a while."""
+        return self.not_before > self.arrived
 
 
 class Status(enum.StrEnum):
@@ -89,6 +107,8 @@ class QueuedRecipient:
     last_reply: str
     #: Whether a delay warning went out for it.
     warned: bool
+    #: Whether the sender was told that the time of `QueuedMessage.deliver_by` has passed.
+    late: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +130,15 @@ class QueuedMessage:
     parent: str
     message_id: str
     origin: str
+    not_before: float = 0.0
+    deliver_by: DeliverBy | None = None
+    priority: int = 0
+    tls: TlsWish = TlsWish.NONE
+
+    @property
+    def released(self) -> float:
+        """When the first attempt was due."""
+        return max(self.arrived, self.not_before)
 
     @property
     def size(self) -> int:
@@ -130,12 +159,14 @@ class Delivered:
     """The attempt succeeded: the recipient is done. `relayed` tells that the next host is now responsible.
 
     `confirms`: it offers DSN, got the recipient's NOTIFY, and so reports success itself; no notice of ours is due.
+    `traced`: the sender is to be told that it was passed on, unless the recipient's NOTIFY is NEVER (RFC 2852 §4.1.4).
     """
 
     reply: Reply
     remote: str = ""
     relayed: bool = False
     confirms: bool = False
+    traced: bool = False
 
 
 @attrs.frozen

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.logger import Logger
 
 from twisted_mta.core.downgrade import Undowngradable
-from twisted_mta.core.envelope import Recipient
+from twisted_mta.core.envelope import Notify, Recipient, TlsWish
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.smtp.transaction import TimeLeft, Transaction, unpromised
 from twisted_mta.delivery.body import MessageReader
 from twisted_mta.delivery.convert import ConvertedBody, Converter
 from twisted_mta.interfaces import IStoredBody
@@ -51,8 +52,10 @@ class Attempt:
         workers: Workers | InlineWorkers,
         max_recipients: int,
         converter: Converter,
+        seconds: Callable[[], float],
     ) -> None:
-        """To be closed in the end."""
+        """`seconds` tells the Unix time. To be closed in the end."""
+        self._seconds = seconds
         self.message = message
         self.recipients = recipients
         self._body = body
@@ -109,8 +112,10 @@ class Attempt:
             reader = MessageReader(self.message.prefix, self._body, self._workers)
         else:
             reader = MessageReader(b"", converted, self._workers)
+        transaction = self._envelope(batch, converted, connection)
+        traced = self._is_traced(transaction, connection)
         try:
-            done = await connection.send(self._envelope(batch, converted), reader.read)
+            done = await connection.send(transaction, reader.read)
         finally:
             reader.close()
         progress = any(reply.positive for reply in done.replies)
@@ -123,8 +128,35 @@ class Attempt:
             elif progress and _too_many(reply):
                 again.append(index)
             else:
-                self._decide(index, reply, connection.remote, connection, final=reply.permanent)
+                self._decide(
+                    index, reply, connection.remote, connection, final=reply.permanent, traced=traced
+                )
         return again, lost
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether it goes out by the rules of REQUIRETLS, or not at all."""
+        # RFC 8689 §4.2.1, §5: a bounce is not lost for want of it.
+        return self.message.tls is TlsWish.REQUIRED and self.message.sender is not None
+
+    @property
+    def prefers_tls(self) -> bool:
+        """Whether it goes out by those rules if that is possible: a bounce of a message that required TLS."""
+        return self.message.tls is TlsWish.REQUIRED and self.message.sender is None
+
+    def _time_left(self) -> TimeLeft | None:
+        by = self.message.deliver_by
+        if by is None:
+            return None
+        # Rounded towards the past: the last second is not ours to give.
+        return TimeLeft(math.floor(by.time - self._seconds()), by.returns, by.trace)
+
+    def _is_traced(self, transaction: Transaction, connection: SmtpConnection) -> bool:
+        """Whether the sender is told that the next host has the message: RFC 2852 §4.1.4, §4.1.4.2."""
+        left = transaction.time_left
+        if left is None:
+            return False
+        return left.trace or (left.seconds > 0 and unpromised(transaction, connection.core.extensions))
 
     def _must_convert(self, connection: SmtpConnection) -> bool:
         """RFC 6152 §3: eight bits go only to a host that says it takes them. SMTPUTF8 is more than a conversion can give."""
@@ -139,7 +171,9 @@ class Attempt:
             self.log.info("{queue_id}: converted to seven bits", queue_id=self.message.id)
         return self._converted
 
-    def _envelope(self, batch: Sequence[int], converted: ConvertedBody | None) -> Transaction:
+    def _envelope(
+        self, batch: Sequence[int], converted: ConvertedBody | None, connection: SmtpConnection
+    ) -> Transaction:
         chosen = [self.recipients[index] for index in batch]
         return Transaction(
             sender=self.message.sender,
@@ -149,17 +183,32 @@ class Attempt:
             smtputf8=self.message.smtputf8,
             envid=self.message.envid,
             ret=self.message.ret,
+            time_left=self._time_left(),
+            priority=self.message.priority,
+            require_tls=self.needs_tls or self._offers_to_require_tls(connection),
         )
 
+    def _offers_to_require_tls(self, connection: SmtpConnection) -> bool:
+        """Whether a bounce can be protected on its way as what it tells of was: RFC 8689 §5."""
+        return self.prefers_tls and connection.verified and "REQUIRETLS" in connection.core.extensions
+
     def _decide(
-        self, index: int, reply: Reply, remote: str, connection: SmtpConnection | None, *, final: bool
+        self,
+        index: int,
+        reply: Reply,
+        remote: str,
+        connection: SmtpConnection | None,
+        *,
+        final: bool,
+        traced: bool = False,
     ) -> None:
         reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
         outcome: Outcome
         if reply.positive:
             # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
             confirms = connection is not None and "DSN" in connection.core.extensions
-            outcome = Delivered(reply, remote, relayed=True, confirms=confirms)
+            traced = traced and self.recipients[index].notify is not Notify.NEVER
+            outcome = Delivered(reply, remote, relayed=True, confirms=confirms, traced=traced)
         elif final:
             outcome = Failed(reply, remote)
         else:

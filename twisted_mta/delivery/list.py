@@ -186,12 +186,14 @@ class ListDelivery:
             recipients=routed.recipients,
             prefix=prefix + message.prefix,
             arrived=now,
-            expires=now + max(0.0, message.expires - message.arrived),
+            expires=now + max(0.0, message.expires - message.released),
             body_type=message.body_type,
             smtputf8=message.smtputf8,
             parent=message.id,
             message_id=message.message_id,
             origin=f"list {settings.address}",
+            priority=message.priority,  # RFC 6710 §4.4
+            tls=message.tls,  # RFC 8689 §4.1, §6
         )
 
 

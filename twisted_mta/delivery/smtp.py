@@ -42,6 +42,11 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 #: Addresses that are tried in one attempt, of all hosts of a destination. RFC 5321 §5.1 allows a limit.
 MAX_TRIES = 20
 
+#: Behind a destination in the cache: its sessions have TLS, with a certificate that proves the host.
+_PROVEN = " (proven)"
+#: The same for bounces, which need not have it.
+_PROVEN_IF_POSSIBLE = " (proven if possible)"
+
 
 @implementer(IDelivery)
 class SmtpDelivery:
@@ -103,8 +108,15 @@ class SmtpDelivery:
         destination: str,
     ) -> Sequence[Outcome]:
         """See IDelivery."""
-        limit = self._settings.max_recipients
-        attempt = Attempt(message, body, recipients, self._workers, limit, self._converter)
+        attempt = Attempt(
+            message,
+            body,
+            recipients,
+            self._workers,
+            self._settings.max_recipients,
+            self._converter,
+            self._reactor.seconds,
+        )
         try:
             await self._deliver_all(attempt, recipients)
         finally:
@@ -129,6 +141,14 @@ class SmtpDelivery:
     # --- one destination -----------------------------------------------------------------------
 
     async def _deliver_group(self, attempt: Attempt, destination: str, left: list[int]) -> None:
+        if attempt.needs_tls:
+            refusal = self._refuse_unproven(attempt.recipients[left[0]].address.domain)
+            if refusal is not None:
+                attempt.give_up(left, Trouble(refusal))
+                return
+            destination += _PROVEN
+        elif attempt.prefers_tls:
+            destination += _PROVEN_IF_POSSIBLE
         while left and (idle := self._connections.take(destination)) is not None:
             left = await self._use(attempt, destination, idle, left)
         if not left:
@@ -163,7 +183,7 @@ class SmtpDelivery:
         """One address of one host: the recipients that are still to be served."""
         remote = f"{target.host} [{address}]"
         try:
-            connection = await self._open(target, address, remote)
+            connection = await self._open(target, address, remote, attempt)
         except SessionError as error:
             self.log.info(
                 "{queue_id}: no session with {remote}: {reply}",
@@ -174,7 +194,10 @@ class SmtpDelivery:
             # RFC 5321 §5.1: a 554 greeting, or a refused EHLO, is one host's word; there may be others. What it
             # thinks of our password is a matter between us and the smarthost, and no fault of the message.
             final = error.reply.permanent and error.state not in AUTH_STATES
-            trouble.note(error.reply, remote, final=final)
+            reply = error.reply
+            if attempt.needs_tls and _no_tls(error):
+                reply, final = _tls_needed(reply), True
+            trouble.note(reply, remote, final=final)
             return left
         left = await self._use(attempt, destination, connection, left)
         if left:
@@ -188,6 +211,23 @@ class SmtpDelivery:
             return await attempt.use(connection, left)
         finally:
             self._connections.give_back(destination, connection)
+
+    def _refuse_unproven(self, domain: str) -> Reply | None:
+        """Why a message that requires TLS can't go to a domain at all, or None."""
+        if self._is_fixed(domain):
+            return None
+        # RFC 8689 §2: the MX records must be signed, or the host stand in an MTA-STS policy; we look at neither yet.
+        return Reply(
+            550,
+            "5.7.30",
+            f"the message requires TLS on all of its way (REQUIRETLS), and this server can't yet prove which hosts "
+            f"take the mail for {domain}",
+        )
+
+    def _is_fixed(self, domain: str) -> bool:
+        """Whether the configuration names the host, so that its certificate can prove it."""
+        hop = self._routing.next_hop(domain)
+        return hop is not None and not hop.mx
 
     # --- where to ------------------------------------------------------------------------------
 
@@ -229,10 +269,16 @@ class SmtpDelivery:
 
     # --- sessions ------------------------------------------------------------------------------
 
-    async def _open(self, target: Target, address: str, remote: str) -> SmtpConnection:
+    async def _open(self, target: Target, address: str, remote: str, attempt: Attempt) -> SmtpConnection:
         """A new session, encrypted if that works. Raises SessionError."""
-        if self._logs_in(target):
+        if self._logs_in(target) or attempt.needs_tls:
             return await self._connect(target, address, remote, TlsUse.REQUIRED)
+        if attempt.prefers_tls and self._is_fixed(attempt.recipients[0].address.domain):
+            try:
+                return await self._connect(target, address, remote, TlsUse.REQUIRED)
+            except SessionError as error:
+                if not _no_tls(error):
+                    raise
         try:
             return await self._connect(target, address, remote, TlsUse.OPPORTUNISTIC)
         except SessionError as error:
@@ -252,7 +298,7 @@ class SmtpDelivery:
             creator = optionsForClientTLS(target.host)
         else:
             creator = OpportunisticTls(self._tls_context, "" if target.literal else target.host)
-        core = SmtpClient(self._hostname, tls=tls, login=self._login if tls is TlsUse.REQUIRED else None)
+        core = SmtpClient(self._hostname, tls=tls, login=self._login if self._logs_in(target) else None)
         opening = Deferred.fromCoroutine(connect(self._reactor, address, target.port, core, creator, remote))
         self._opening.add(opening)
         try:
@@ -261,12 +307,23 @@ class SmtpDelivery:
             raise SessionError(None, Reply(451, "4.3.2", "the mail server is stopping")) from None
         finally:
             self._opening.discard(opening)
+        connection.verified = tls is TlsUse.REQUIRED
         self._connections.opened(connection)
         return connection
 
     def _logs_in(self, target: Target) -> bool:
         smarthost = self._settings.smarthost
         return self._login is not None and smarthost is not None and target == _fixed(smarthost)
+
+
+def _no_tls(error: SessionError) -> bool:
+    """Whether a session failed for want of TLS that can be trusted."""
+    return error.state in (State.STARTTLS, State.HANDSHAKE) or error.reply.enhanced == "4.7.10"
+
+
+def _tls_needed(reply: Reply) -> Reply:
+    # RFC 8689 §4.2.1: the sender is told, and nothing is tried again.
+    return Reply(550, "5.7.10", f"the message requires TLS (REQUIRETLS), which can't be had: {reply}")
 
 
 def _bad_route(domain: str, reply: Reply) -> Reply:

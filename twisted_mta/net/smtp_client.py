@@ -74,6 +74,8 @@ class SmtpConnection(protocol.Protocol):
         self.on_end: Callable[[SmtpConnection], None] = lambda connection: None
         #: "mx.example.org [192.0.2.1]", for outcomes and the log.
         self.remote = ""
+        #: Whether the certificate had to prove the host's name for this session to be.
+        self.verified = False
         #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "".
         self.tls = ""
         #: Transactions begun.

@@ -1,28 +1,33 @@
-"""So many attempts at once to one destination, the others wait their turn."""
+"""So many attempts at once to one destination, the others wait their turn, the most urgent first."""
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from itertools import count
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Lanes(Generic[T]):
-    """Starts jobs, at most `limit` under one key at a time; the rest wait in order."""
+    """Starts jobs, at most `limit` under one key at a time; the rest wait, the least `rank` first, then in order."""
 
-    def __init__(self, limit: int, start: Callable[[T], None]) -> None:
+    def __init__(
+        self, limit: int, start: Callable[[T], None], rank: Callable[[T], Any] = lambda _: 0
+    ) -> None:
         self.limit = limit
         self._start = start
+        self._rank = rank
+        self._count = count()
         self._running: dict[Hashable, int] = {}
-        self._waiting: dict[Hashable, deque[T]] = {}
+        self._waiting: dict[Hashable, list[tuple[Any, int, T]]] = {}
 
     def enter(self, key: Hashable, job: T) -> None:
         """Start the job, now or when there is room. Its end must be told by `leave`."""
         running = self._running.get(key, 0)
         if running >= self.limit:
-            self._waiting.setdefault(key, deque()).append(job)
+            heapq.heappush(self._waiting.setdefault(key, []), (self._rank(job), next(self._count), job))
             return
         self._running[key] = running + 1
         self._start(job)
@@ -31,7 +36,7 @@ class Lanes(Generic[T]):
         """A job that was started has ended: the next one may start."""
         waiting = self._waiting.get(key)
         if waiting and self._running[key] <= self.limit:
-            job = waiting.popleft()
+            _, _, job = heapq.heappop(waiting)
             if not waiting:
                 del self._waiting[key]
             self._start(job)
@@ -42,10 +47,10 @@ class Lanes(Generic[T]):
 
     def drain(self, key: Hashable) -> list[T]:
         """Take out the jobs that wait under this key, and return them."""
-        return list(self._waiting.pop(key, ()))
+        return [job for _, _, job in sorted(self._waiting.pop(key, ()))]
 
     def clear(self) -> list[T]:
         """Take out the jobs that wait, and return them."""
-        jobs = [job for waiting in self._waiting.values() for job in waiting]
+        jobs = [job for waiting in self._waiting.values() for _, _, job in sorted(waiting)]
         self._waiting.clear()
         return jobs

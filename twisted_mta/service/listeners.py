@@ -71,8 +71,8 @@ _RULES = {
     Role.SUBMISSIONS: SmtpRole.SUBMISSION,
     Role.LMTP: SmtpRole.LMTP,
 }
-#: Extensions whose promises the queue can't keep yet.
-_NOT_YET = frozenset({"BINARYMIME", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "REQUIRETLS"})
+#: Extensions that are read but not offered: binary messages would have to be converted for most of those they go to.
+_NOT_YET = frozenset({"BINARYMIME"})
 
 
 _EARLY = Reply(554, "5.7.1", "You spoke before the greeting: a mail client waits for it")
@@ -96,6 +96,7 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         error_limit=limits.errors,
         role=_RULES[role],
         scram=serving.authenticator.offers_scram(),
+        hold_limit=int(limits.hold),
         without=_NOT_YET,
     )
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))

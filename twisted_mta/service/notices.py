@@ -38,7 +38,10 @@ class Notices:
     def wanted(self, message: QueuedMessage, report: Report) -> bool:
         """Whether the sender is to be told. Never the null reverse-path: a bounce of a bounce would be a loop."""
         # RFC 5321 §4.5.5, RFC 3461 §4.1: NEVER is the empty set.
-        return message.sender is not None and bool(_WANTED[report.action] & report.recipient.notify)
+        wanted = (
+            report.recipient.notify if report.traced else _WANTED[report.action] & report.recipient.notify
+        )
+        return message.sender is not None and bool(wanted)
 
     def write(
         self, message: QueuedMessage, body: IStoredBody | None, reports: Sequence[Report], now: float
@@ -68,6 +71,8 @@ class Notices:
             parent=message.id,
             message_id=made.message_id,
             origin="notification",
+            priority=message.priority,  # RFC 6710 §4.6
+            tls=message.tls,  # RFC 8689 §5
         )
         self.log.info(
             "queued {queue_id}: notification about {parent} to {recipient}",

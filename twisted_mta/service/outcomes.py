@@ -36,13 +36,15 @@ class Judge:
         """What an outcome means: for the row, and for the sender."""
         row = recipient.row
         match outcome:
-            case Delivered(relayed=relayed, confirms=confirms):
+            case Delivered(relayed=relayed, confirms=confirms, traced=traced):
                 self._tell("delivered", message, recipient, outcome, now)
                 # RFC 3461 §5.2.1: a next host that got the NOTIFY parameter sends the notice.
-                if Notify.SUCCESS not in recipient.notify or confirms:
+                asked = Notify.SUCCESS in recipient.notify and not confirms
+                if not asked and not traced:
                     return Update(row=row, outcome=outcome), None
                 action = Action.RELAYED if relayed else Action.DELIVERED
-                return Update(row=row, outcome=outcome), _report(recipient, outcome, action, now)
+                report = _report(recipient, outcome, action, now, traced=traced)
+                return Update(row=row, outcome=outcome), report
             case Expanded():
                 self._tell("expanded", message, recipient, outcome, now)
                 # RFC 3464 §2.3.3: delivery to a mailing list is delivery.
@@ -50,6 +52,12 @@ class Judge:
             case Failed():
                 self._tell("bounced", message, recipient, outcome, now)
                 return Update(row=row, outcome=outcome), _report(recipient, outcome, Action.FAILED, now)
+        if out_of_time(message, now):
+            self._tell("expired", message, recipient, outcome, now)
+            failed = Failed(outcome.reply, outcome.remote)
+            return Update(row=row, outcome=failed), _report(
+                recipient, outcome, Action.FAILED, now, expired=True, by_passed=True
+            )
         if self.schedule.expired(now, message.expires):
             self._tell("expired", message, recipient, outcome, now)
             failed = Failed(outcome.reply, outcome.remote)
@@ -57,10 +65,17 @@ class Judge:
                 recipient, outcome, Action.FAILED, now, expired=True
             )
         following = self.schedule.next_attempt(now, recipient.attempts + 1, message.expires, self.random)
+        by = message.deliver_by
+        if by is not None and now < by.time:
+            following = min(following, by.time)  # RFC 2852 §4.1.3: then something is due
         self._tell("deferred", message, recipient, outcome, now, following)
-        warn = not recipient.warned and self.schedule.warning_due(now, message.arrived)
-        update = Update(row=row, outcome=outcome, next_attempt=following, warned=warn)
-        return update, _report(recipient, outcome, Action.DELAYED, now) if warn else None
+        # RFC 2852 §4.1.3: told at the time, whether or not it had been told before that the message is late.
+        late = by is not None and now >= by.time and not recipient.late
+        warn = not recipient.warned and self.schedule.warning_due(now, message.released)
+        update = Update(row=row, outcome=outcome, next_attempt=following, warned=warn or late, late=late)
+        if not update.warned:
+            return update, None
+        return update, _report(recipient, outcome, Action.DELAYED, now, by_passed=late)
 
     def _tell(
         self,
@@ -84,15 +99,28 @@ class Judge:
             reply=str(outcome.reply),
             by=remote or "this server",
             remote=remote,
-            delay=now - message.arrived,
+            delay=now - message.released,
             attempts=recipient.attempts + 1,
             next_attempt=following,
             next_in=following - now,
         )
 
 
+def out_of_time(message: QueuedMessage, now: float) -> bool:
+    """Whether no more attempts may be made, since the sender wants the message back by now."""
+    by = message.deliver_by
+    return by is not None and by.returns and now >= by.time  # RFC 2852 §4.1.3
+
+
 def _report(
-    recipient: QueuedRecipient, outcome: Outcome, action: Action, now: float, *, expired: bool = False
+    recipient: QueuedRecipient,
+    outcome: Outcome,
+    action: Action,
+    now: float,
+    *,
+    expired: bool = False,
+    by_passed: bool = False,
+    traced: bool = False,
 ) -> Report:
     return Report(
         recipient=recipient,
@@ -101,4 +129,6 @@ def _report(
         remote="" if isinstance(outcome, Expanded) else outcome.remote,
         attempted=now,
         expired=expired,
+        by_passed=by_passed,
+        traced=traced,
     )

@@ -37,7 +37,7 @@ from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import IBodyWriter, IDelivery, IQueue, IQueueStore, IStoredBody, Update
 from twisted_mta.service.lanes import Lanes
 from twisted_mta.service.notices import Notices
-from twisted_mta.service.outcomes import Judge
+from twisted_mta.service.outcomes import Judge, out_of_time
 
 #: Seconds after which a store that failed is asked again.
 STORE_PAUSE = 5.0
@@ -67,6 +67,20 @@ class _Attempt:
     @property
     def lane(self) -> tuple[Transport, str]:
         return self.transport, self.destination
+
+
+def _too_late(recipient: QueuedRecipient) -> Outcome:
+    """What becomes of a recipient whose time is up before the attempt."""
+    text = "not delivered in the time that the sender asked for"
+    if recipient.last_reply:
+        text += f"; the last attempt ended with: {recipient.last_reply}"
+    return Failed(Reply(550, "5.4.7", text))  # RFC 2852 §4.1.3
+
+
+def _rank(attempt: _Attempt) -> tuple[int, float]:
+    """RFC 6710 §5.1: the higher priority first; among equals the older message."""
+    message = attempt.job.message
+    return -message.priority, message.released
 
 
 @implementer(IQueue)
@@ -104,7 +118,7 @@ class QueueManager(Service):
             route=bounce_router,
             expire=settings.expire,
         )
-        self._lanes: Lanes[_Attempt] = Lanes(concurrency, self._start_attempt)
+        self._lanes: Lanes[_Attempt] = Lanes(concurrency, self._start_attempt, _rank)
         self._judge = Judge(Schedule(settings.schedule, settings.expire, settings.warn_after), random)
         self._limit = settings.active
         #: Rows that are claimed, and room taken by those about to be.
@@ -168,6 +182,9 @@ class QueueManager(Service):
         if claim:
             # The message is durable: whatever goes wrong from here on, the client must not send it again.
             self._watch(self._take(items))
+            for message in messages:
+                if message.held:
+                    self._wake_at(message.not_before)
         else:
             self._backlog = True
             self._refill()
@@ -373,6 +390,8 @@ class QueueManager(Service):
 
     async def _deliver(self, attempt: _Attempt) -> Sequence[Outcome]:
         message = attempt.job.message
+        if out_of_time(message, self._clock.seconds()):
+            return [_too_late(recipient) for recipient in attempt.recipients]
         try:
             delivery = self._deliveries[attempt.transport]
             body = await self._store.body(message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from twisted_mta.core.envelope import TlsWish
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.interfaces import IQueueStore, IStoredBody
 from twisted_mta.service.control import ControlError, Handler
@@ -68,6 +69,11 @@ def describe(item: WorkItem) -> dict[str, Any]:
         "message_id": message.message_id,
         "origin": message.origin,
         "parent": message.parent,
+        "held_until": message.not_before,
+        "deliver_by": message.deliver_by.time if message.deliver_by else 0.0,
+        "returns": message.deliver_by.returns if message.deliver_by else False,
+        "priority": message.priority,
+        "requires_tls": message.tls is TlsWish.REQUIRED,
         "recipients": [_describe_recipient(recipient) for recipient in item.recipients],
     }
 

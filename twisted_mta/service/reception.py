@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.core.address import Address, AddressError
-from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.envelope import Envelope, Recipient, TlsWish
 from twisted_mta.core.expand import expand, resolves, route
 from twisted_mta.core.message import HeaderCollector, first_field
 from twisted_mta.core.queue import NewMessage
@@ -349,13 +349,18 @@ class Incoming:
             recipients=routed.recipients,
             prefix=self._trace(queue_id, now),
             arrived=now,
-            expires=now + reception.rules.expire,
+            expires=max(now, envelope.hold_until) + reception.rules.expire,
             body_type=envelope.body,
             smtputf8=envelope.smtputf8,
             envid=envelope.envid,
-            ret=envelope.ret,
+            # RFC 8689 §5: what requires TLS is not sent back whole.
+            ret="HDRS" if envelope.require_tls else envelope.ret,
             message_id=_message_id(self._header),
             origin=self._origin(),
+            not_before=envelope.hold_until if envelope.hold_until > now else 0.0,
+            deliver_by=envelope.deliver_by,
+            priority=envelope.priority,
+            tls=_tls_wish(envelope, self._header),
         )
 
     def _trace(self, queue_id: str, now: float) -> bytes:
@@ -390,6 +395,14 @@ def _client(peer: Peer) -> str:
     if not peer.address:
         return "this host"
     return f"{peer.host} [{peer.address}]" if peer.host_verified else peer.address
+
+
+def _tls_wish(envelope: Envelope, header: bytes) -> TlsWish:
+    """RFC 8689 §4.1: the parameter of MAIL, else the TLS-Required field."""
+    if envelope.require_tls:
+        return TlsWish.REQUIRED
+    field = first_field(header, "TLS-Required") or b""
+    return TlsWish.OPTIONAL if field.strip().lower() == b"no" else TlsWish.NONE
 
 
 def _message_id(header: bytes) -> str:

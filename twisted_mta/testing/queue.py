@@ -138,7 +138,8 @@ class MemoryQueueStore:
             raise ValueError("a message without recipients would stay for ever")
         number = self._add_body(body.value())
         items = [self._add_message(message, number, claim) for message in messages]
-        return items if claim else ()
+        held = {message.id for message in messages if message.held}
+        return [item for item in items if item.message.id not in held] if claim else ()
 
     def _add_body(self, data: bytes) -> int:
         self._last_body += 1
@@ -158,11 +159,11 @@ class MemoryQueueStore:
                 **attrs.asdict(recipient, recurse=False),
                 status=Status.QUEUED,
                 attempts=0,
-                next_attempt=message.arrived,
+                next_attempt=message.released,
                 last_reply="",
                 warned=False,
             )
-            self._rows[self._last_row] = _Row(message.id, entry, claim)
+            self._rows[self._last_row] = _Row(message.id, entry, claim and not message.held)
             recipients.append(entry)
         return WorkItem(queued, tuple(recipients))
 
@@ -209,6 +210,7 @@ class MemoryQueueStore:
                         next_attempt=update.next_attempt,
                         last_reply=str(reply),
                         warned=row.recipient.warned or update.warned,
+                        late=row.recipient.late or update.late,
                     )
                 case Expanded(messages):
                     body = self._messages[row.message].body_id

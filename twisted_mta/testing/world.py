@@ -22,7 +22,9 @@ from twisted.internet.testing import StringTransport
 
 from twisted_mta.config.loader import load
 from twisted_mta.config.schema import Role
+from twisted_mta.core.envelope import Envelope
 from twisted_mta.core.replies import Reply
+from twisted_mta.interfaces import Peer
 from twisted_mta.service.assembly import Parts, Platform, assemble
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -128,17 +130,27 @@ class World:
             seconds -= step
 
     def send(
-        self, sender: str, recipients: Sequence[str], message: bytes, client: str = "127.0.0.1"
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        message: bytes,
+        client: str = "127.0.0.1",
+        *,
+        asking: str = "",
+        notify: str = "",
     ) -> Reply:
-        """Bring a message by SMTP as a client would; the last reply, a refusal or the answer to the message."""
+        """Bring a message by SMTP as a client would; the last reply, a refusal or the answer to the message.
+
+        `asking` stands behind MAIL FROM, such as "BY=60;R", and `notify` behind each RCPT TO.
+        """
         session: Any = self._mx.buildProtocol(IPv4Address("TCP", client, 40000))
         transport: Any = StringTransport(  # type: ignore[no-untyped-call]
             peerAddress=IPv4Address("TCP", client, 40000)
         )
         session.makeConnection(transport)
         stuffed = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:]
-        commands = [b"EHLO client.example.org", b"MAIL FROM:<%s>" % sender.encode()]
-        commands += [b"RCPT TO:<%s>" % recipient.encode() for recipient in recipients]
+        commands = [b"EHLO client.example.org", f"MAIL FROM:<{sender}> {asking}".strip().encode()]
+        commands += [f"RCPT TO:<{recipient}> {notify}".strip().encode() for recipient in recipients]
         last = Reply(0, "", "")
         for line in [*(command + b"\r\n" for command in commands), b"DATA\r\n", stuffed + b".\r\n"]:
             transport.clear()
@@ -153,6 +165,19 @@ class World:
         session.dataReceived(b"QUIT\r\n")
         session.connectionLost()
         return last
+
+    def submit(self, envelope: Envelope, message: bytes) -> Reply:
+        """Bring a message past the SMTP server, with whatever an envelope can hold."""
+        sink = self.parts.reception.message(Peer(address="127.0.0.1", port=40000), envelope)
+        sink.write(message)
+        replies: list[Reply] = []
+
+        async def finish() -> Reply:
+            return await sink.finish()
+
+        Deferred.fromCoroutine(finish()).addCallback(replies.append)
+        self.network.pump([0.0] * 20)
+        return replies[0]
 
     def mail(self, user: str) -> list[bytes]:
         """The messages in a user's inbox, in the order of arrival."""

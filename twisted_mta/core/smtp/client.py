@@ -34,6 +34,7 @@ from twisted_mta.core.smtp.transaction import (
     rcpt_refusal,
     refuse_locally,
     refuse_recipient,
+    unpromised,
 )
 
 
@@ -205,8 +206,9 @@ class SmtpClient:
         if self._dirty:
             self._script.append((State.RSET, b"RSET\r\n"))
         self._script.append((State.MAIL, mail_command(transaction, self.extensions)))
+        urge = unpromised(transaction, self.extensions)
         for index in progress.offered:
-            command = rcpt_command(transaction.recipients[index], self.extensions)
+            command = rcpt_command(transaction.recipients[index], self.extensions, urge=urge)
             self._script.append((State.RCPT, command))
         self._script.append((State.DATA, b"DATA\r\n"))
         self._dirty = True

@@ -14,8 +14,20 @@ from twisted_mta.core.replies import Reply
 #: RFC 3461 §4.1 writes the list in any order; this one is ours.
 _NOTIFY = ((Notify.SUCCESS, "SUCCESS"), (Notify.FAILURE, "FAILURE"), (Notify.DELAY, "DELAY"))
 
+#: RFC 2852 §4: nine digits.
+_MAX_BY = 999_999_999
+
 #: The keywords of an EHLO answer, upper-case, with their parameters.
 Extensions = Mapping[str, str]
+
+
+@attrs.frozen
+class TimeLeft:
+    """RFC 2852 §4, as of when MAIL is sent. Negative `seconds`: the time has passed."""
+
+    seconds: int
+    returns: bool
+    trace: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +42,11 @@ class Transaction:
     smtputf8: bool = False
     envid: str = ""
     ret: str = ""
+    time_left: TimeLeft | None = None
+    #: RFC 6710: -9 to 9.
+    priority: int = 0
+    #: Say REQUIRETLS (RFC 8689), or do not send. The caller has seen to it that the session is fit for it.
+    require_tls: bool = False
 
 
 class Progress:
@@ -84,7 +101,38 @@ def refuse_locally(transaction: Transaction, extensions: Extensions) -> Reply | 
         return Reply(
             554, "5.6.3", "the message is 8-bit, the next host takes only 7-bit, and it can't be converted"
         )
+    if transaction.require_tls and "REQUIRETLS" not in extensions:
+        return Reply(  # RFC 8689 §4.2.1
+            550,
+            "5.7.30",
+            "the message requires TLS on all of its way (REQUIRETLS), the next host promises no such",
+        )
+    if transaction.time_left is not None and transaction.time_left.returns:
+        return _refuse_late(transaction.time_left.seconds, extensions)
     return None
+
+
+def _refuse_late(seconds: int, extensions: Extensions) -> Reply | None:
+    """RFC 2852 §4.1.4.1: only to hosts that give the message back in time too."""
+    if seconds <= 0:
+        return Reply(550, "5.4.7", "the time in which the sender wants it delivered is up")
+    if "DELIVERBY" not in extensions:
+        return Reply(
+            554,
+            "5.3.3",
+            "the sender wants it back unless it is delivered in time, the next host has no DELIVERBY",
+        )
+    least = extensions["DELIVERBY"].partition(",")[0].strip()
+    if least.isascii() and least.isdigit() and len(least) <= 9 and int(least) > seconds:
+        return Reply(
+            554, "5.3.3", f"{seconds} seconds are left to deliver it, the next host wants {least} at least"
+        )
+    return None
+
+
+def unpromised(transaction: Transaction, extensions: Extensions) -> bool:
+    """Whether the peer will not tell when the message is late, though the sender wants to know."""
+    return transaction.time_left is not None and "DELIVERBY" not in extensions
 
 
 def refuse_recipient(recipient: Recipient, extensions: Extensions) -> Reply | None:
@@ -117,15 +165,26 @@ def mail_command(transaction: Transaction, extensions: Extensions) -> bytes:
             parts.append(f"RET={transaction.ret}")  # RFC 3461 §4.3
         if transaction.envid:
             parts.append(f"ENVID={xtext(transaction.envid)}")  # RFC 3461 §4.4
+    if transaction.require_tls:
+        parts.append("REQUIRETLS")  # RFC 8689 §4.2.1
+    left = transaction.time_left
+    if left is not None and "DELIVERBY" in extensions:  # RFC 2852 §4.1.4
+        seconds = max(min(left.seconds, _MAX_BY), -_MAX_BY)
+        parts.append(f"BY={seconds};{'R' if left.returns else 'N'}{'T' * left.trace}")
+    if transaction.priority and "MT-PRIORITY" in extensions:
+        parts.append(f"MT-PRIORITY={transaction.priority}")  # RFC 6710 §4.2
     return _line(parts)
 
 
-def rcpt_command(recipient: Recipient, extensions: Extensions) -> bytes:
-    """RCPT TO with the parameters that the peer understands."""
+def rcpt_command(recipient: Recipient, extensions: Extensions, *, urge: bool = False) -> bytes:
+    """RCPT TO with the parameters that the peer understands. With `urge` it is to tell of delays (see `unpromised`)."""
     parts = [f"RCPT TO:<{recipient.address}>"]
     if "DSN" in extensions:
-        if recipient.notify != DEFAULT_NOTIFY:
-            names = [name for flag, name in _NOTIFY if flag in recipient.notify]
+        notify = recipient.notify
+        if urge and notify:
+            notify |= Notify.DELAY  # RFC 2852 §4.1.4.2
+        if urge or notify != DEFAULT_NOTIFY:
+            names = [name for flag, name in _NOTIFY if flag in notify]
             parts.append(f"NOTIFY={','.join(names) or 'NEVER'}")  # RFC 3461 §4.1
         kind, semicolon, address = recipient.orcpt.partition(";")
         # A UTF-8 address would need the type and encoding of RFC 6533: it is left out.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import Notify
+from twisted_mta.core.envelope import DeliverBy, Notify, TlsWish
 from twisted_mta.core.queue import (
     NewMessage,
     NewRecipient,
@@ -21,22 +21,25 @@ MAX_REPLY = 1000
 
 MESSAGE_COLUMNS = (
     "m.id, m.sender, m.prefix, m.body, b.size, m.arrived, m.expires, m.body_type, m.smtputf8, "
-    "m.envid, m.ret, m.parent, m.message_id, m.origin"
+    "m.envid, m.ret, m.parent, m.message_id, m.origin, m.not_before, m.deliver_by, m.by_mode, m.priority, m.tls"
 )
-MESSAGE_WIDTH = 14
+MESSAGE_WIDTH = 19
 RECIPIENT_COLUMNS = (
     "r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
-    "r.last_reply, r.warned"
+    "r.last_reply, r.warned, r.late"
 )
-RECIPIENT_WIDTH = 10
+RECIPIENT_WIDTH = 11
 INSERT_MESSAGE = (
     "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, envid, ret, "
-    "parent, message_id, origin, prefix) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "parent, message_id, origin, prefix, not_before, deliver_by, by_mode, priority, tls) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_RECIPIENT = (
     "INSERT INTO recipient (row, message, owner, next_attempt, transport, notify, address, original, orcpt) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+_WISHES = {wish.value: wish for wish in TlsWish}
 
 
 class CorruptRow(Exception):
@@ -88,7 +91,27 @@ def message_row(message: NewMessage, body: int, shared: bool, first: int) -> tup
         text(message.message_id),
         text(message.origin),
         message.prefix,
+        message.not_before,
+        None if message.deliver_by is None else message.deliver_by.time,
+        _by_mode(message.deliver_by),
+        message.priority,
+        message.tls.value,
     )
+
+
+def _by_mode(deliver_by: DeliverBy | None) -> str:
+    if deliver_by is None:
+        return ""
+    return ("R" if deliver_by.returns else "N") + "T" * deliver_by.trace
+
+
+def _read_by(time: Any, mode: Any) -> DeliverBy | None:
+    """Raises CorruptRow."""
+    if time is None:
+        return None
+    if not isinstance(time, float) or mode not in ("R", "N", "RT", "NT"):
+        raise CorruptRow(f"{time!r} {mode!r} is no deliver-by time")
+    return DeliverBy(time, mode.startswith("R"), mode.endswith("T"))
 
 
 def recipient_row(
@@ -100,7 +123,7 @@ def recipient_row(
         row,
         message.id,
         owner,
-        message.arrived,
+        message.released,
         recipient.transport.value,
         recipient.notify.value,
         pack_address(recipient.address),
@@ -126,6 +149,10 @@ def queued_message(message: NewMessage, body: int, size: int) -> QueuedMessage:
         parent=message.parent,
         message_id=message.message_id,
         origin=message.origin,
+        not_before=message.not_before,
+        deliver_by=message.deliver_by,
+        priority=message.priority,
+        tls=message.tls,
     )
 
 
@@ -140,7 +167,7 @@ def queued_recipient(recipient: NewRecipient, row: int, message: NewMessage) -> 
         orcpt=recipient.orcpt,
         status=Status.QUEUED,
         attempts=0,
-        next_attempt=message.arrived,
+        next_attempt=message.released,
         last_reply="",
         warned=False,
     )
@@ -163,6 +190,11 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
         parent,
         mid,
         origin,
+        not_before,
+        deliver_by,
+        by_mode,
+        priority,
+        tls,
     ) = row
     if not (
         isinstance(name, str)
@@ -171,6 +203,9 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
         and isinstance(size, int)
         and isinstance(arrived, float)
         and isinstance(expires, float)
+        and isinstance(not_before, float)
+        and isinstance(priority, int)
+        and tls in _WISHES
     ):
         raise CorruptRow(f"message {name!r} has a value of a wrong type, or no body")
     return QueuedMessage(
@@ -188,12 +223,16 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
         parent=_read_text(parent),
         message_id=_read_text(mid),
         origin=_read_text(origin),
+        not_before=not_before,
+        deliver_by=_read_by(deliver_by, by_mode),
+        priority=priority,
+        tls=_WISHES[tls],
     )
 
 
 def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
     """A recipient from RECIPIENT_COLUMNS. Raises CorruptRow."""
-    number, packed, transport, original, notify, orcpt, attempts, next_attempt, last_reply, warned = row
+    number, packed, transport, original, notify, orcpt, attempts, next_attempt, last_reply, warned, late = row
     address = unpack_address(packed)
     try:
         return QueuedRecipient(
@@ -208,6 +247,7 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
             next_attempt=float(next_attempt),
             last_reply=_read_text(last_reply),
             warned=bool(warned),
+            late=bool(late),
         )
     except (ValueError, TypeError) as error:
         raise CorruptRow(f"recipient {number}: {error}") from None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 #: PRAGMA user_version of a file that this code writes.
-VERSION = 1
+VERSION = 2
 
 _CREATE = """
 CREATE TABLE body (
@@ -39,7 +39,12 @@ CREATE TABLE message (
     body_type TEXT NOT NULL,
     smtputf8 INTEGER NOT NULL,
     envid, ret, parent, message_id, origin,
-    prefix BLOB NOT NULL
+    prefix BLOB NOT NULL,
+    not_before REAL NOT NULL DEFAULT 0,
+    deliver_by REAL,            -- RFC 2852: the time, or NULL
+    by_mode TEXT NOT NULL DEFAULT '', -- "R" or "N", with "T" behind for a trace
+    priority INTEGER NOT NULL DEFAULT 0,
+    tls INTEGER NOT NULL DEFAULT 0 -- core.envelope.TlsWish
 ) WITHOUT ROWID;
 CREATE INDEX message_body ON message (body) WHERE shared;
 CREATE TABLE recipient (
@@ -54,13 +59,28 @@ CREATE TABLE recipient (
     address NOT NULL,
     original,                   -- NULL: the same as address
     orcpt,
-    last_reply DEFAULT ''
+    last_reply DEFAULT '',
+    late INTEGER NOT NULL DEFAULT 0 -- 1: the sender was told that deliver_by has passed
 );
 CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
 """
 
+
+def _to_2(connection: sqlite3.Connection) -> None:
+    """What the sender may ask for at MAIL (RFC 4865, 2852, 6710, 8689): nobody could before."""
+    for table, column in (
+        ("message", "not_before REAL NOT NULL DEFAULT 0"),
+        ("message", "deliver_by REAL"),
+        ("message", "by_mode TEXT NOT NULL DEFAULT ''"),
+        ("message", "priority INTEGER NOT NULL DEFAULT 0"),
+        ("message", "tls INTEGER NOT NULL DEFAULT 0"),
+        ("recipient", "late INTEGER NOT NULL DEFAULT 0"),
+    ):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
 #: From version n to n + 1.
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
 
 
 class QueueFileError(Exception):

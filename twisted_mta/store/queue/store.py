@@ -237,6 +237,9 @@ class SQLiteQueueStore:
     ) -> list[WorkItem]:
         items = []
         for message in messages:
+            if message.held:
+                first += len(message.recipients)
+                continue
             held = Held(message.id, number, body.file or "")
             recipients = []
             for recipient in message.recipients:

@@ -138,7 +138,7 @@ class Tables:
                 continue
             self._cursor.execute(rows.INSERT_MESSAGE, rows.message_row(message, body, shared, row))
             values = [
-                rows.recipient_row(recipient, number, message, owner)
+                rows.recipient_row(recipient, number, message, None if message.held else owner)
                 for number, recipient in enumerate(message.recipients, row)
             ]
             self._cursor.executemany(rows.INSERT_RECIPIENT, values)
@@ -220,7 +220,9 @@ class Tables:
             match update.outcome:
                 case TryLater(reply):
                     words = rows.text(str(reply)[: rows.MAX_REPLY])
-                    values.append((update.next_attempt, words, int(update.warned), update.row))
+                    values.append(
+                        (update.next_attempt, words, int(update.warned), int(update.late), update.row)
+                    )
                     later.append((update.row, held))
                 case Expanded(messages):
                     self._expand(held, messages)
@@ -231,7 +233,7 @@ class Tables:
             self._insert_messages([message], self._insert_body(body), False, None)
         self._cursor.executemany(
             "UPDATE recipient SET owner = NULL, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "
-            "warned = max(warned, ?) WHERE row = ?",
+            "warned = max(warned, ?), late = max(late, ?) WHERE row = ?",
             values,
         )
         self._cursor.executemany("DELETE FROM recipient WHERE row = ?", [(row,) for row, _ in done])

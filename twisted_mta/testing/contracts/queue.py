@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import Notify
+from twisted_mta.core.envelope import DeliverBy, Notify, TlsWish
 from twisted_mta.core.queue import (
     Delivered,
     Expanded,
@@ -151,6 +151,10 @@ class QueueStoreContract(_Base):
             parent="zz",
             message_id="x\udcff@y",
             origin="192.0.2.1",
+            not_before=1000.0,
+            deliver_by=DeliverBy(2000.5, returns=True, trace=True),
+            priority=-9,
+            tls=TlsWish.REQUIRED,
         )
         null = message("a2", sender=None)
 
@@ -174,9 +178,10 @@ class QueueStoreContract(_Base):
                     for field in attrs.fields(NewRecipient):
                         self.assertEqual(getattr(entry, field.name), getattr(given, field.name), field.name)
                     self.assertEqual(
-                        (entry.status, entry.attempts, entry.next_attempt, entry.last_reply, entry.warned),
-                        (Status.QUEUED, 0, 1000.0, "", False),
+                        (entry.status, entry.attempts, entry.next_attempt, entry.last_reply),
+                        (Status.QUEUED, 0, 1000.0, ""),
                     )
+                    self.assertEqual((entry.warned, entry.late), (False, False))
                 self.assertEqual(octets(await self.store.body(first.message)), b"\x00\xff\r\n")
                 self.assertEqual(await self.store.listing(), items)
                 self.assertEqual(await self.store.find("a1"), first)
@@ -192,6 +197,45 @@ class QueueStoreContract(_Base):
             await self.store.release([rows_of(mine)[0]])
             self.assertEqual(await self.store.next_due(), 1000.0)
             self.assertEqual(locals_of(await self.store.claim_due(1000.0, 10)), ["bob"])
+
+        return self.run_async(check())
+
+    def test_what_is_held_back_is_not_claimed_before_its_time(self) -> Any:
+        held = message("b", "dave", "erin", not_before=5000.0, deliver_by=DeliverBy(6000.0, returns=False))
+
+        async def check() -> None:
+            mine = await put(self.store, message("a"), held, message("c", "frank"), claim=True)
+            self.assertEqual(locals_of(mine), ["bob", "frank"])
+            self.assertEqual(await self.store.claim_due(4999.0, 10), [])
+            self.assertEqual(await self.store.next_due(), 5000.0)
+            (item,) = await self.store.claim_due(5000.0, 10)
+            self.assertEqual(locals_of([item]), ["dave", "erin"])
+            self.assertEqual((item.message.not_before, item.message.deliver_by), (5000.0, held.deliver_by))
+            self.assertEqual(octets(await self.store.body(item.message)), b"Subject: x\r\n\r\nhi\r\n")
+            await self.store.record([Update(row=row, outcome=DELIVERED) for row in rows_of([*mine, item])])
+            self.assertEqual(await self._remaining(), [])
+
+        return self.run_async(check())
+
+    def test_a_held_message_among_the_new_ones(self) -> Any:
+        async def check() -> None:
+            (item,) = await put(self.store, message("a"), claim=True)
+            children = (message("b", "x", not_before=5000.0), message("c", "y"))
+            expanded = Expanded(children, Reply(250, "2.0.0", "ok"))
+            await self.store.record([Update(row=item.recipients[0].row, outcome=expanded)])
+            self.assertEqual(locals_of(await self.store.claim_due(1000.0, 10)), ["y"])
+            self.assertEqual(await self.store.next_due(), 5000.0)
+
+        return self.run_async(check())
+
+    def test_late_is_remembered(self) -> Any:
+        async def check() -> None:
+            (item,) = await put(self.store, message("a"), claim=True)
+            for late in (True, False):
+                row = item.recipients[0].row
+                await self.store.record([Update(row=row, outcome=LATER, next_attempt=5.0, late=late)])
+                (item,) = await self.store.claim_due(5.0, 1)
+                self.assertEqual((item.recipients[0].late, item.recipients[0].warned), (True, False))
 
         return self.run_async(check())
 
