@@ -65,6 +65,22 @@ class PasswordsTests(unittest.TestCase):
         self.assertTrue(verify(stored, b"secret"))
         self.assertFalse(verify(stored, b""))
 
+    def test_several_at_a_time(self) -> None:
+        """OpenSSL failed, or waited for ever, when hashes with several lanes ran beside each other."""
+        stored = "{ARGON2ID}$argon2id$v=19$m=1024,t=2,p=4$c29tZXNhbHQ$" + "A" * 43
+        answers: list[bool] = []
+        threads = [
+            threading.Thread(
+                target=lambda: answers.extend(verify(stored, b"x") for _ in range(20)), daemon=True
+            )
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        self.assertEqual(answers, [False] * 120)
+
     def test_published_sha512_crypt_vectors(self) -> None:
         vectors = [
             (

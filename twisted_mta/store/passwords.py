@@ -9,7 +9,9 @@ import base64
 import binascii
 import hmac
 import re
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from hashlib import sha256, sha512
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -42,9 +44,7 @@ class UnusableHash(ValueError):
 def hash_password(password: bytes, random: Callable[[int], bytes]) -> str:
     """A new {ARGON2ID} hash in PHC form; `random` gives that many octets of salt."""
     salt = random(16)
-    key = Argon2id(salt=salt, length=32, iterations=ITERATIONS, lanes=LANES, memory_cost=MEMORY_KIB).derive(
-        password
-    )
+    key = _argon2id(password, salt, 32, ITERATIONS, LANES, MEMORY_KIB)
     return f"{{ARGON2ID}}$argon2id$v=19$m={MEMORY_KIB},t={ITERATIONS},p={LANES}${_unpadded(salt)}${_unpadded(key)}"
 
 
@@ -112,8 +112,18 @@ def _verify_argon2id(value: str, password: bytes) -> bool:
     ):
         raise UnusableHash("the Argon2 hash asks for more memory or time than is allowed")
     salt, key = _padded(match[4]), _padded(match[5])
-    kdf = Argon2id(salt=salt, length=len(key), iterations=iterations, lanes=lanes, memory_cost=memory)
-    return hmac.compare_digest(kdf.derive(password), key)
+    return hmac.compare_digest(_argon2id(password, salt, len(key), iterations, lanes, memory), key)
+
+
+# OpenSSL has a thread for each lane, from one pool for the whole process: two hashes at a time can each hold some
+# of them and wait for the others for ever.
+_LANES_IN_USE = threading.Lock()
+
+
+def _argon2id(password: bytes, salt: bytes, length: int, iterations: int, lanes: int, memory: int) -> bytes:
+    kdf = Argon2id(salt=salt, length=length, iterations=iterations, lanes=lanes, memory_cost=memory)
+    with _LANES_IN_USE if lanes > 1 else nullcontext():
+        return kdf.derive(password)
 
 
 def _verify_sha512_crypt(value: str, password: bytes) -> bool:
