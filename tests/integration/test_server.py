@@ -311,3 +311,25 @@ def test_full_disk(small_disk: Path) -> None:
         messages = site.control("queue.list")["messages"]
         assert len(messages) == accepted + 1
         assert os.path.islink(site.directory / "data")
+
+
+def test_xclient_from_a_trusted_filter_only() -> None:
+    """The client that it names is judged in its place: here, one that may not relay."""
+    relay = '[relay]\nnetworks = ["127.0.0.0/8"]\nxclient_networks = ["127.0.0.1"]\n'
+    with Site(relay, roles=("mx",)) as site, smtplib.SMTP("127.0.0.1", site.port("mx"), timeout=30) as client:
+        client.ehlo("filter")
+        assert client.has_extn("xclient")
+        client.mail("dave@example.org")
+        assert client.rcpt("carol@example.net")[0] == 250
+        client.rset()
+        assert (
+            client.docmd("XCLIENT NAME=[UNAVAILABLE] ADDR=192.0.2.7 PORT=x HELO=client.example.org")[0] == 220
+        )
+        client.ehlo("client.example.org")
+        client.mail("dave@example.org")
+        assert client.rcpt("carol@example.net")[0] == 550
+        assert client.rcpt("bob@example.test")[0] == 250
+        client.data(MESSAGE)
+        site.wait_for(lambda: site.maildir("bob"))
+        assert b"Received: from client.example.org ([192.0.2.7])" in site.maildir("bob")[0].read_bytes()
+        assert client.docmd("XCLIENT ADDR=nowhere")[0] == 501

@@ -123,6 +123,8 @@ class Relay:
 
     #: Clients that may relay without a login.
     networks: tuple[Network, ...] = ()
+    #: Filters and proxies that may tell by XCLIENT for which client they speak.
+    xclient_networks: tuple[Network, ...] = ()
     #: Send all remote mail to this host; None: by MX.
     smarthost: Route | None = None
     #: Domain -> next hop. A key ".example.org" stands for all subdomains.

@@ -208,6 +208,7 @@ def routes(value: Any, reading: Reading, key: str) -> dict[str, schema.Route]:
 
 RELAY: Mapping[str, Reader[Any]] = {
     "networks": fields.array(fields.network),
+    "xclient_networks": fields.array(fields.proxy_network),
     "smarthost": route,
     "routes": routes,
     "port": fields.integer(1, 65535),

@@ -116,6 +116,9 @@ class SmtpHandler:
             "{peer} speaks for {client}", peer=peer.address, client=address, session=peer.session_id
         )
         peer.address = address
+        # What the checks found out about the one that speaks says nothing of the one it speaks for.
+        peer.host, peer.host_verified, peer.account = "", False, None
+        peer.notes.clear()
         port = attributes.get("PORT", "")
         peer.port = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else peer.port
         peer.helo = attributes.get("HELO") or peer.helo

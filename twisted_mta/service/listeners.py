@@ -97,6 +97,7 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         role=_RULES[role],
         scram=serving.authenticator.offers_scram(),
         hold_limit=int(limits.hold),
+        xclient=is_within(host, config.relay.xclient_networks),
         without=_NOT_YET,
     )
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
