@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
 
-.PHONY: run test coverage interop lint format bench clean
+.PHONY: run test coverage interop testssl fuzz lint format bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,13 @@ coverage: $(STAMP)
 interop: $(STAMP)
 	tests/interop/install
 	$(BIN)/python -m pytest tests/interop $(ARGS)
+
+testssl: $(STAMP)
+	tests/interop/install
+	MTA_TESTSSL=all $(BIN)/python -m pytest tests/interop/test_testssl.py $(ARGS)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.smtp_server --count 1000000 $(ARGS)
 
 bench: $(STAMP)
 	tests/interop/install
