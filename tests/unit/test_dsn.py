@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.dsn import Action, Notification, Report, Reporter
-from twisted_mta.core.envelope import DEFAULT_NOTIFY
+from twisted_mta.core.envelope import DEFAULT_NOTIFY, DeliverBy
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Status, Transport
 from twisted_mta.core.replies import Reply
 
@@ -344,3 +344,39 @@ class OriginalTests(unittest.TestCase):
         made = notify(sender=Address("ünï", "example.test"))
         self.assertEqual((made.smtputf8, made.body_type), (True, "8BITMIME"))
         self.assertIn("To: <ünï@example.test>\r\n".encode(), made.data)
+
+
+class WishesTests(unittest.TestCase):
+    """What the sender asked for at MAIL, and got or did not get."""
+
+    def status(self, made: Notification) -> str:
+        return made.data.decode().partition("Content-Type: message/delivery-status\r\n\r\n")[2]
+
+    def test_the_time_to_deliver_by(self) -> None:
+        by = DeliverBy(NOW - 60, returns=True)
+        made = notify(attrs.evolve(REPORT, by_passed=True), deliver_by=by)
+        self.assertIn("\r\nDeliver-By-Date: Tue, 14 Nov 2023 22:12:20 +0000\r\n", self.status(made))
+        self.assertIn("\r\nStatus: 5.4.7\r\n", self.status(made))
+        self.assertIn(b"not delivered by the time that you asked for, Tue, 14 Nov 2023 22:12:20", made.data)
+        self.assertNotIn(b"It will be tried until", made.data)
+
+    def test_late(self) -> None:
+        late = attrs.evolve(
+            REPORT, by_passed=True, action=Action.DELAYED, reply=Reply(451, "4.7.1", "greylisted")
+        )
+        made = notify(late, deliver_by=DeliverBy(NOW - 60, returns=False))
+        self.assertIn("\r\nStatus: 4.4.7\r\n", self.status(made))
+        self.assertIn("Diagnostic-Code: smtp; 451 4.7.1 greylisted\r\n", self.status(made))
+        self.assertIn(b"    It will be tried until", made.data)
+
+    def test_a_time_that_has_nothing_to_do_with_it(self) -> None:
+        made = notify(deliver_by=DeliverBy(NOW + 60, returns=True))
+        self.assertIn("\r\nStatus: 5.1.1\r\n", self.status(made))
+        self.assertNotIn(b"time that you asked for", made.data)
+
+    def test_held_back(self) -> None:
+        delayed = attrs.evolve(REPORT, action=Action.DELAYED, reply=Reply(451, "4.7.1", "greylisted"))
+        made = notify(delayed, not_before=NOW - 7200)
+        self.assertIn("\r\nFuture-Release-Request: until;2023-11-14T20:13:20Z\r\n", self.status(made))
+        self.assertIn(b"It has been tried for 2 hours.", made.data)
+        self.assertNotIn(b"Future-Release-Request", notify().data)
