@@ -231,6 +231,19 @@ class DeliverByTests(WishesCase):
         self.assertEqual((len(self.world.mail("bob")), self.told()), (1, []))
 
 
+class BinaryTests(WishesCase):
+    """RFC 3030."""
+
+    def test_it_is_stored_as_text(self) -> None:
+        fields = b"MIME-Version: 1.0\r\nContent-Type: image/png\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+        self.submit(
+            Recipient(Address("bob", "example.test")), message=fields + b"\0\n\xff", body="BINARYMIME"
+        )
+        (message,) = self.world.mail("bob")
+        self.assertEqual(email.message_from_bytes(message).get_payload(decode=True), b"\0\n\xff")
+        self.assertEqual(email.message_from_bytes(message)["Content-Transfer-Encoding"], "base64")
+
+
 class PriorityTests(WishesCase):
     """RFC 6710."""
 

@@ -233,7 +233,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         smtp=smtp,
         deliveries=deliveries,
         queue=queue,
-        reception=Reception(receiving, directory, queue, accounts, ids, reactor.seconds),
+        reception=Reception(receiving, directory, queue, accounts, ids, reactor.seconds, disk),
         usage=usage,
         alarms=alarms,
     )

@@ -71,8 +71,6 @@ _RULES = {
     Role.SUBMISSIONS: SmtpRole.SUBMISSION,
     Role.LMTP: SmtpRole.LMTP,
 }
-#: Extensions that are read but not offered: binary messages would have to be converted for most of those they go to.
-_NOT_YET = frozenset({"BINARYMIME"})
 
 
 _EARLY = Reply(554, "5.7.1", "You spoke before the greeting: a mail client waits for it")
@@ -98,7 +96,6 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         scram=serving.authenticator.offers_scram(),
         hold_limit=int(limits.hold),
         xclient=is_within(host, config.relay.xclient_networks),
-        without=_NOT_YET,
     )
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
     session = smtp_session(

@@ -35,6 +35,8 @@ from twisted_mta.interfaces import (
     Peer,
     StoreFull,
 )
+from twisted_mta.service.binary import BinaryIncoming, BinaryRoom
+from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Addresses that EXPN shows.
 MAX_EXPANDED = 500
@@ -70,7 +72,10 @@ class Rules:
 
 @implementer(IReception)
 class Reception:
-    """The decisions for all SMTP listeners. `seconds` tells the Unix time, `ids` makes queue ids."""
+    """The decisions for all SMTP listeners.
+
+    `seconds` tells the Unix time, `ids` makes queue ids, `workers` convert binary messages.
+    """
 
     log = Logger()
 
@@ -82,6 +87,7 @@ class Reception:
         authenticator: IAuthenticator,
         ids: Callable[[], str],
         seconds: Callable[[], float],
+        workers: Workers | InlineWorkers | None = None,
     ) -> None:
         self.rules = rules
         self.directory = directory
@@ -89,6 +95,7 @@ class Reception:
         self.ids = ids
         self.seconds = seconds
         self._authenticator = authenticator
+        self._binary = BinaryRoom(workers or InlineWorkers())
 
     def connected(self, peer: Peer) -> Verdict:
         """See IReception."""
@@ -150,6 +157,9 @@ class Reception:
 
     def message(self, peer: Peer, envelope: Envelope) -> IMessageSink:
         """See IReception."""
+        if envelope.body == "BINARYMIME":
+            text = Incoming(self, peer, attrs.evolve(envelope, body="8BITMIME"))
+            return BinaryIncoming(text, self._binary)
         return Incoming(self, peer, envelope)
 
     def _judge(self, peer: Peer, ask: Callable[[IPolicyCheck], Verdict], otherwise: Reply | None) -> Verdict:
