@@ -6,10 +6,13 @@ import email
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.admin.queue import listing_lines
+from twisted_mta.config.schema import Role
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DeliverBy, Envelope, Recipient
 from twisted_mta.service.queue_control import queue_handlers
@@ -67,6 +70,35 @@ def parts(notification: bytes) -> tuple[Any, Any]:
     assert isinstance(status, email.message.Message)
     message, recipient = status.get_payload()
     return message, recipient
+
+
+class OfferTests(WishesCase):
+    """What the listeners announce."""
+
+    config = RELAY + '\n[limits]\nhold = "2h"\n'
+
+    def offers(self, role: Role) -> list[str]:
+        session: Any = self.world.listeners.factory(role).buildProtocol(
+            IPv4Address("TCP", "192.0.2.7", 40000)
+        )
+        transport: Any = StringTransport()  # type: ignore[no-untyped-call]
+        session.makeConnection(transport)
+        session.dataReceived(b"EHLO client.example.org\r\n")
+        self.world.network.pump([0.0] * 5)
+        lines = [line[4:] for line in transport.value().decode().splitlines()[2:]]
+        session.dataReceived(b"QUIT\r\n")
+        session.connectionLost()
+        return lines
+
+    def test_mx(self) -> None:
+        offers = self.offers(Role.MX)
+        self.assertTrue({"BINARYMIME", "DELIVERBY"} <= set(offers), offers)
+        self.assertEqual([line for line in offers if line.startswith(("FUTURE", "MT-", "REQUIRE"))], [])
+
+    def test_submission(self) -> None:
+        offers = self.offers(Role.SUBMISSION)
+        self.assertIn("FUTURERELEASE 7200 2027-01-15T10:00:00Z", offers)
+        self.assertIn("MT-PRIORITY", offers)
 
 
 class HoldTests(WishesCase):

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from twisted_mta.admin import accounts, paths, server
 from twisted_mta.admin.errors import AdminError
 from twisted_mta.admin.main import main
-from twisted_mta.admin.queue import listing_lines
+from twisted_mta.admin.queue import listing_lines, wishes
 from twisted_mta.config.loader import load, load_with_warnings
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import NewMessage, NewRecipient, Transport
@@ -444,6 +444,20 @@ class QueueTests(Commands):
         first = "Q1  10 octets, 30 minutes old, from <>, held until Thu, 1 Jan 1970 01:00:00 +0000"
         self.assertEqual(next(listing_lines([message], 1800.0)), first)
         self.assertNotIn("held", next(listing_lines([message], 3600.0)))
+
+    def test_what_the_sender_asked_for(self) -> None:
+        message = {"deliver_by": 0.0, "returns": True, "priority": 0, "requires_tls": False}
+        self.assertEqual(list(wishes(message)), [])
+        message |= {"deliver_by": 3600.0, "priority": -2, "requires_tls": True}
+        self.assertEqual(
+            list(wishes(message)),
+            [
+                "Deliver by: Thu, 1 Jan 1970 01:00:00 +0000, else given back",
+                "Priority: -2",
+                "Requires TLS on all of its way",
+            ],
+        )
+        self.assertIn("else the sender is told", next(wishes(message | {"returns": False})))
 
 
 class ServerCommandsTests(Commands):

@@ -35,14 +35,14 @@ def show(options: argparse.Namespace) -> int:
             print(line)
         print(f"Message-ID: {result['message_id'] or '(none)'}")
         print(f"Brought by: {result['origin'] or '(unknown)'}")
-        for line in _wishes(result):
+        for line in wishes(result):
             print(line)
         print()
         print(_visible(result["text"]) + ("\n[... cut]" if result["cut"] else ""))
     return 0
 
 
-def _wishes(message: Mapping[str, Any]) -> Iterator[str]:
+def wishes(message: Mapping[str, Any]) -> Iterator[str]:
     """What the sender asked for, if anything."""
     if message["deliver_by"]:
         then = "else given back" if message["returns"] else "else the sender is told"
