@@ -100,7 +100,10 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postfix]:
 
 @pytest.fixture(scope="module")
 def relaying(target: Postfix) -> Iterator[Site]:
-    with Site(f'[relay.routes]\n"example.net" = "127.0.0.1:{target.port}"\n') as site:
+    config = (
+        f'[submission]\ncheck_sender = false\n[relay.routes]\n"example.net" = "127.0.0.1:{target.port}"\n'
+    )
+    with Site(config) as site:
         yield site
 
 
