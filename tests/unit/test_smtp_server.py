@@ -14,7 +14,7 @@ from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Credentials
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.commands import MAX_LINE
-from twisted_mta.core.smtp.data import DataReader
+from twisted_mta.core.smtp.data import ChunkReader, DataReader
 from twisted_mta.core.smtp.lines import MAX_GARBAGE
 from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import Role, ServerSettings
@@ -137,6 +137,30 @@ class DataReaderTests(TestCase):
                     self.assertTrue(reader.ambiguous)
                     self.assertEqual(reader.feed(b".\r\nNOOP\r\n")[1], b"NOOP\r\n")
                     self.assertTrue(reader.done)
+
+
+class ChunkReaderTests(TestCase):
+    @given(
+        st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"a", b"."]), max_size=12).map(b"".join),
+        st.lists(st.integers(0, 12), max_size=4),
+    )
+    @example(b"a\r\n\0b", [1, 2, 3])
+    @example(b"\0a", [])
+    def test_chunks_cut_anywhere_are_judged_like_the_whole(self, text: bytes, cuts: list[int]) -> None:
+        places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+        reader = ChunkReader()
+        out = b""
+        for start, end in zip(places, places[1:], strict=False):
+            reader.begin(end - start, end == len(text))
+            piece, rest = reader.feed(text[start:end] + b"NOOP")
+            out += piece
+            self.assertEqual((rest, reader.done), (b"NOOP", True))
+        self.assertEqual((out, reader.size), (text, len(text)))
+        self.assertEqual(reader.ends_with_newline, not text or text.endswith(b"\r\n"))
+        lines = text.replace(b"\r\n", b"")
+        # A CR at the very end may yet be followed by its LF.
+        bare = b"\n" in lines or b"\r" in (lines.removesuffix(b"\r") if text.endswith(b"\r") else lines)
+        self.assertEqual(reader.ambiguous, bare or b"\r\n\0" in b"\r\n" + text)
 
 
 class BoundTests(TestCase):
