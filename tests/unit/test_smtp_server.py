@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 from unittest import TestCase
@@ -150,7 +151,7 @@ class ChunkReaderTests(TestCase):
         places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
         reader = ChunkReader()
         out = b""
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in itertools.pairwise(places):
             reader.begin(end - start, end == len(text))
             piece, rest = reader.feed(text[start:end] + b"NOOP")
             out += piece
