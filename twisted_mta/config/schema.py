@@ -178,6 +178,8 @@ class Limits:
     login_failures: int = 30
     #: Seconds of silence: SMTP (RFC 5321 §4.5.3.2.7 asks for 5 minutes), and before and after login in POP3 and IMAP.
     smtp_timeout: float = 300.0
+    #: Seconds that a client has for the octets of one message, however busy it is.
+    message_time: float = 3600.0
     login_timeout: float = 60.0
     pop3_timeout: float = 600.0
     imap_timeout: float = 1800.0

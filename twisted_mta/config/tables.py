@@ -76,6 +76,7 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "greeting_delay": fields.duration(0, 60),  # RFC 5321 §4.5.3.2.1: clients wait for five minutes
     "login_failures": fields.integer(1, 1_000_000),
     "smtp_timeout": fields.duration(1),
+    "message_time": fields.duration(1),
     "login_timeout": fields.duration(1),
     "pop3_timeout": fields.duration(1),
     "imap_timeout": fields.duration(1),

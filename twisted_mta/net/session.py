@@ -308,14 +308,15 @@ class Session(protocol.Protocol):
         if self._timer is not None and self._timer.active():
             self._timer.reset(delay)
         else:
-            self._timer = self._clock.callLater(delay, self._timed_out)
+            self._timer = self._clock.callLater(delay, self.time_out)
 
     def _disarm(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
 
-    def _timed_out(self) -> None:
+    def time_out(self) -> None:
+        """End the session as one whose peer was silent for too long."""
         if self._write_blocked or self._closing:
             self.transport.abortConnection()
             return

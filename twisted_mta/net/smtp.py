@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
@@ -24,15 +24,23 @@ class SmtpHandler:
 
     log = Logger()
 
-    def __init__(self, reception: IReception, peer: Peer, idle: float) -> None:
+    def __init__(
+        self, reception: IReception, peer: Peer, clock: IReactorTime, idle: float, message_time: float
+    ) -> None:
         self._reception = reception
         self._peer = peer
         self._idle = idle
+        self._clock = clock
+        #: Seconds for the octets of one message, and the call that ends the session when they are over.
+        self._message_time = message_time
+        self._deadline: IDelayedCall | None = None
+        self._session: Session | None = None
         #: Where the message under way goes; None between messages.
         self._sink: IMessageSink | None = None
 
     def attached(self, session: Session) -> None:
-        """See SessionHandler. SMTP never speaks unasked."""
+        """See SessionHandler."""
+        self._session = session
 
     def timeout(self) -> float:
         """See SessionHandler."""
@@ -61,9 +69,12 @@ class SmtpHandler:
                 return reception.mail(peer, envelope)
             case q.BeginMessage(envelope):
                 self._sink = reception.message(peer, envelope)
+                assert self._session is not None  # attached before anything is asked
+                self._deadline = self._clock.callLater(self._message_time, self._session.time_out)
                 return None
             case q.EndMessage(None):
                 assert self._sink is not None  # the core asks BeginMessage first
+                self._stop_the_clock()
                 sink, self._sink = self._sink, None
                 return sink.finish()
             case q.DropMessage():
@@ -133,7 +144,13 @@ class SmtpHandler:
         )
         return refusal
 
+    def _stop_the_clock(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
     def _drop(self) -> None:
+        self._stop_the_clock()
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.abort()
@@ -146,11 +163,14 @@ def smtp_session(
     clock: IReactorTime,
     *,
     idle: float,
+    message_time: float = 3600.0,
     tls: IOpenSSLServerConnectionCreator | None = None,
     implicit_tls: bool = False,
 ) -> Session:
-    """A session ready for a transport. `idle` is in seconds; `tls` None turns STARTTLS off."""
+    """A session ready for a transport; `tls` None turns STARTTLS off.
+
+    `idle` is how many seconds the client may be silent, `message_time` how many it has for the octets of one message.
+    """
     settings = attrs.evolve(settings, tls_available=tls is not None)
-    return Session(
-        SmtpServer(settings, clock.seconds), SmtpHandler(reception, peer, idle), clock, tls, implicit_tls
-    )
+    handler = SmtpHandler(reception, peer, clock, idle, message_time)
+    return Session(SmtpServer(settings, clock.seconds), handler, clock, tls, implicit_tls)

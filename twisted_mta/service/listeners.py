@@ -104,6 +104,7 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         peer,
         serving.reactor,
         idle=limits.smtp_timeout,
+        message_time=limits.message_time,
         tls=serving.tls,
         implicit_tls=role.implicit_tls,
     )
