@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from io import BytesIO
-from typing import BinaryIO
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -21,23 +19,7 @@ from twisted_mta.core.queue import (
     WorkItem,
 )
 from twisted_mta.interfaces import IBodyWriter, IQueueStore, IStoredBody, StoreFull, Update
-
-
-@implementer(IStoredBody)
-@attrs.frozen
-class HeldBody:
-    """Octets as an IStoredBody."""
-
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        """Octets."""
-        return len(self.data)
-
-    def open(self) -> BinaryIO:
-        """A file object at its start."""
-        return BytesIO(self.data)
+from twisted_mta.store.queue.bodies import MemoryBody
 
 
 @implementer(IBodyWriter)
@@ -193,7 +175,7 @@ class MemoryQueueStore:
 
     async def body(self, message: QueuedMessage) -> IStoredBody:
         await self._enter("body")
-        return HeldBody(self._bodies[message.body_id])
+        return MemoryBody(self._bodies[message.body_id])
 
     async def record(self, updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()) -> None:
         await self._enter("record")
