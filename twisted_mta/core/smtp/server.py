@@ -472,8 +472,9 @@ class SmtpServer:
             if refusal is not None:
                 yield from self._reply(refusal)
                 return
-            # The session begins anew with the client that was named.
+            # The session begins anew with the client that was named; a login was that of the one which speaks for it.
             self._reset()
+            self._authenticated = False
             self._state = State.CONNECTED
             self._offered = frozenset()
             yield from self._ask(q.Connected(), self._connected)
