@@ -18,7 +18,7 @@ class LineTests(SynchronousTestCase):
     def lines(self, log_format: str, *events: tuple[LogLevel, str, dict[str, Any]]) -> list[str]:
         output = io.StringIO()
         publisher = LogPublisher(observer(log_format, None, output))
-        logger = Logger("twisted_mta.service.reception.Incoming", observer=publisher)
+        logger = Logger("twisted_mta.service.incoming.Incoming", observer=publisher)
         for level, text, fields in events:
             logger.emit(level, text, **fields)
         return output.getvalue().splitlines()
@@ -31,7 +31,7 @@ class LineTests(SynchronousTestCase):
             (LogLevel.debug, "not shown", {}),
         )
         self.assertEqual(
-            [line.split(" ", 1)[1] for line in lines], ["reception: A1: received", "reception: warn: odd"]
+            [line.split(" ", 1)[1] for line in lines], ["incoming: A1: received", "incoming: warn: odd"]
         )
 
     def test_what_peers_say_stays_in_its_line(self) -> None:
@@ -45,7 +45,7 @@ class LineTests(SynchronousTestCase):
         except ValueError:
             failure = Failure()
         lines = self.lines("plain", (LogLevel.critical, "it broke", {"log_failure": failure}))
-        self.assertIn("reception: critical: it broke", lines[0])
+        self.assertIn("incoming: critical: it broke", lines[0])
         self.assertTrue(all(line.startswith("\t") for line in lines[1:]))
         self.assertIn("ValueError: why", lines[-1])
 
@@ -64,7 +64,7 @@ class LineTests(SynchronousTestCase):
             fields,
             {
                 "level": "info",
-                "source": "twisted_mta.service.reception.Incoming",
+                "source": "twisted_mta.service.incoming.Incoming",
                 "text": "A1: to x",
                 "queue_id": "A1",
                 "to": "x",

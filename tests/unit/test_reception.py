@@ -17,7 +17,9 @@ from twisted_mta.core.sasl import Claim, Credentials, Secret
 from twisted_mta.interfaces import Account, Client, IAuthenticator, IBodyWriter, IQueue, Peer, StoreFull
 from twisted_mta.policy.base import Accepting
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
-from twisted_mta.service.reception import Reception, Rules
+from twisted_mta.service.incoming import Intake
+from twisted_mta.service.reception import Reception
+from twisted_mta.service.rules import Rules
 from twisted_mta.testing.directory import make_directory, make_list
 from twisted_mta.testing.scram import known_secret
 
@@ -103,9 +105,13 @@ class ReceptionTests(SynchronousTestCase):
             LoopCheck(2),
         )
         rules = Rules(hostname="mx.example.test", expire=100, checks=checks)
-        self.reception = Reception(
-            rules, self.directory, self.queue, Authenticator(), iter("ABC").__next__, lambda: 1000.0
+        intake = Intake(
+            queue=self.queue,
+            directory=self.directory,
+            ids=iter("ABC").__next__,
+            seconds=lambda: 1000.0,
         )
+        self.reception = Reception(rules, intake, Authenticator())
         self.peer = Peer(address="192.0.2.1", port=1, helo="client.example.org", esmtp=True)
 
     def envelope(self, *recipients: str, sender: str = "bob@example.org") -> Envelope:

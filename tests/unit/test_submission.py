@@ -18,7 +18,9 @@ from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import Facts, SubmissionError, authors, fix_header
 from twisted_mta.interfaces import Account, IPolicyCheck, Peer
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
-from twisted_mta.service.reception import MAX_HEADER, Reception, Rules
+from twisted_mta.service.incoming import MAX_HEADER, Intake
+from twisted_mta.service.reception import Reception
+from twisted_mta.service.rules import Rules
 from twisted_mta.testing.directory import make_directory, make_list
 
 ALICE = Address("alice", "example.test")
@@ -290,7 +292,7 @@ class RulesTests(SynchronousTestCase):
 
 
 class ReceptionTests(SynchronousTestCase):
-    """The way through service.reception: held back until the header section ended, then streamed."""
+    """The way through service.incoming: held back until the header section ended, then streamed."""
 
     def setUp(self) -> None:
         self.queue = Queue()
@@ -299,11 +301,8 @@ class ReceptionTests(SynchronousTestCase):
         mender = HeaderMender(hostname="mx.example.test", directory=directory, rules=rules)
         self.reception = Reception(
             Rules(hostname="mx.example.test", expire=100, checks=(SenderCheck(rules),), mend=mender),
-            directory,
-            self.queue,
+            Intake(queue=self.queue, directory=directory, ids=lambda: "A", seconds=lambda: 0.0),
             Authenticator(),
-            iter("ABC").__next__,
-            lambda: 0.0,
         )
         self.peer = Peer(address="192.0.2.1", port=1, role="submission", esmtp=True)
         self.peer.account = Account("alice@example.test", "/mail/alice")
@@ -324,7 +323,6 @@ class ReceptionTests(SynchronousTestCase):
         )
         for size in (1, 7, 1000):
             self.queue.body.octets = b""
-            self.reception.ids = iter("A").__next__
             chunks = (message[at : at + size] for at in range(0, len(message), size))
             self.assertEqual(self.receive(chunks), "250 2.0.0 Queued as A")
             self.assertEqual(self.queue.body.octets, expected)

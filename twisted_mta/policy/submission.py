@@ -86,7 +86,7 @@ class SenderCheck(Accepting):
 
 @attrs.frozen(kw_only=True)
 class HeaderMender:
-    """`service.reception.Rules.mend`: puts the header of what users submit right, see `core.submission`."""
+    """`service.rules.Rules.mend`: puts the header of what users submit right, see `core.submission`."""
 
     hostname: str
     directory: IDirectory

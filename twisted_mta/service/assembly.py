@@ -31,9 +31,11 @@ from twisted_mta.policy.reverse_dns import ReverseDnsCheck
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
 from twisted_mta.service.accounts import Accounts
 from twisted_mta.service.control import AlreadyRunning
+from twisted_mta.service.incoming import Intake
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.queue import QueueManager
-from twisted_mta.service.reception import Reception, Rules
+from twisted_mta.service.reception import Reception
+from twisted_mta.service.rules import Rules
 from twisted_mta.service.usage import Alarms, UsageKeeper
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -221,6 +223,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
     )
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
     receiving = rules(config, directory, usage, alarms, resolver, reactor)
+    intake = Intake(queue=queue, directory=directory, ids=ids, seconds=reactor.seconds)
     return Parts(
         lock=lock,
         disk=disk,
@@ -233,7 +236,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         smtp=smtp,
         deliveries=deliveries,
         queue=queue,
-        reception=Reception(receiving, directory, queue, accounts, ids, reactor.seconds, disk),
+        reception=Reception(receiving, intake, accounts, disk),
         usage=usage,
         alarms=alarms,
     )

@@ -35,7 +35,7 @@ def _text(event: LogEvent) -> str:
 
 
 def plain(event: LogEvent) -> str:
-    """``2026-11-21T23:16:57+0000 reception: 08Dn...: received from ...``; a traceback goes on in further lines."""
+    """``2026-11-21T23:16:57+0000 incoming: 08Dn...: received from ...``; a traceback goes on in further lines."""
     text = _text(event)
     level = event.get("log_level", LogLevel.info)
     shown = "" if level is LogLevel.info else f"{level.name}: "

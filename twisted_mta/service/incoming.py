@@ -1,0 +1,250 @@
+"""One message on its way from a peer into the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from twisted_mta.core.envelope import Envelope, TlsWish
+from twisted_mta.core.expand import route
+from twisted_mta.core.message import HeaderCollector, first_field
+from twisted_mta.core.queue import NewMessage
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.submission import SubmissionError
+from twisted_mta.core.trace import received_field, with_protocol
+from twisted_mta.interfaces import IBodyWriter, IDirectory, IMessageSink, IQueue, Peer, StoreFull
+from twisted_mta.service.rules import Rules, client_of
+
+#: Octets of a header section that the checks see; a longer one is judged by its beginning, and refused at submission.
+MAX_HEADER = 1 << 18
+
+_FULL = Reply(452, "4.3.1", "No room on the disk here, try again later")
+_FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
+_LONG_HEADER = Reply(552, "5.3.4", f"The header of the message is longer than {MAX_HEADER} octets")
+#: The roles of listeners whose clients are our users.
+_SUBMISSION = frozenset(("submission", "submissions"))
+
+
+@attrs.frozen(kw_only=True)
+class Intake:
+    """What a message on its way in needs of the server. `ids` makes queue ids, `seconds` tells the Unix time."""
+
+    queue: IQueue
+    directory: IDirectory
+    ids: Callable[[], str]
+    seconds: Callable[[], float]
+
+
+@implementer(IMessageSink)
+class Incoming:
+    """One message on its way from a peer into the queue."""
+
+    log = Logger()
+
+    def __init__(self, intake: Intake, rules: Rules, peer: Peer, envelope: Envelope) -> None:
+        """`rules` are those in force when it begins; a reload meanwhile is for the next one."""
+        self._intake = intake
+        self._rules = rules
+        self._peer = peer
+        self._envelope = envelope
+        self._body: IBodyWriter = intake.queue.new_body()
+        #: The header section as it goes into the queue; empty until it ended.
+        self._header = b""
+        self._collector = HeaderCollector(MAX_HEADER)
+        # RFC 6409 §8: what our users send is put right; nobody else's mail is touched.
+        submitted = peer.account is not None and peer.role in _SUBMISSION
+        self._mend = rules.mend if submitted else None
+        self._queue_id = ""
+        self._failure: Reply | None = None
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """See IMessageSink."""
+        if self._failure is not None:
+            return None
+        if not self._collector.complete:
+            data = self._take_header(data)
+        return self._store(data) if data and self._failure is None else None
+
+    def _store(self, data: bytes) -> Awaitable[None] | None:
+        try:
+            pending = self._body.write(data)
+        except StoreFull:
+            self._failure = _FULL
+            return None
+        return None if pending is None else self._written(pending)
+
+    async def _written(self, pending: Awaitable[None]) -> None:
+        try:
+            await pending
+        except StoreFull:
+            self._failure = _FULL
+
+    def _take_header(self, data: bytes) -> bytes:
+        """What can be stored now: all of it, or nothing before the end of a header section that is to be mended."""
+        rest = self._collector.feed(data)
+        header = self._end_header() if self._collector.complete else b""
+        return data if self._mend is None else header + rest * self._collector.complete
+
+    def _end_header(self) -> bytes:
+        """The header section as it is to be stored; what is wrong with it becomes the failure."""
+        self._header = self._collector.header
+        if self._mend is None:
+            return self._header
+        if self._collector.too_long:
+            self._failure = _LONG_HEADER
+            return b""
+        try:
+            now = self._intake.seconds()
+            self._header = self._mend(self._header, self._peer, self._id(), now)
+        except SubmissionError as error:
+            self.log.info(
+                "refused {client}: {reply}",
+                client=client_of(self._peer),
+                peer=self._peer.address,
+                reply=str(error.reply),
+            )
+            self._failure = error.reply
+        except Exception:  # noqa: BLE001  a sink never raises
+            self.log.failure("could not mend a header from {peer}", peer=self._peer.address)
+            self._failure = _FAULT
+        return self._header
+
+    def _id(self) -> str:
+        self._queue_id = self._queue_id or self._intake.ids()
+        return self._queue_id
+
+    async def _flush_header(self) -> None:
+        """A message may end before its header section does."""
+        if self._collector.complete:
+            return
+        header = self._end_header()
+        if self._mend is not None and self._failure is None:
+            pending = self._store(header)
+            if pending is not None:
+                await pending
+
+    def abort(self) -> None:
+        """See IMessageSink."""
+        self._body.abort()
+
+    async def finish(self) -> Reply:
+        """See IMessageSink."""
+        try:
+            await self._flush_header()
+            reply = self._failure or await self._accept()
+        except StoreFull:
+            reply = _FULL
+        except Exception:  # noqa: BLE001  whatever it was, the client keeps the message and tries again
+            self.log.failure(
+                "could not queue a message from {peer}",
+                peer=self._peer.address,
+                session=self._peer.session_id,
+            )
+            reply = _FAULT
+        if not reply.positive:
+            self._body.abort()
+        return reply
+
+    async def _accept(self) -> Reply:
+        peer, envelope, header = self._peer, self._envelope, self._header
+        verdict = self._rules.judge(peer, lambda check: check.on_message(peer, envelope, header))
+        refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
+        if refusal is not None:
+            return refusal
+        message = self._new_message()
+        size = self._body.size
+        await self._intake.queue.submit([message], self._body)
+        self.log.info(
+            "{queue_id}: received from {client}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
+            queue_id=message.id,
+            client=client_of(peer),
+            peer=peer.address or "this host",
+            host=peer.host,
+            host_verified=peer.host_verified,
+            session=peer.session_id,
+            login=peer.account.name if peer.account else "",
+            tls=peer.tls,
+            sender=str(envelope.sender or ""),
+            recipients=", ".join(f"<{recipient.address}>" for recipient in envelope.recipients[:10]),
+            count=len(envelope.recipients),
+            size=size,
+            message_id=message.message_id or "none",
+        )
+        return Reply(250, "2.0.0", f"Queued as {message.id}")
+
+    def _new_message(self) -> NewMessage:
+        intake, envelope = self._intake, self._envelope
+        routed = route(envelope.recipients, intake.directory)
+        queue_id = self._id()
+        for problem in routed.problems:
+            # It is queued all the same, and fails at delivery: so the sender gets an ordinary bounce.
+            self.log.warn(
+                "{queue_id}: {problem} ({source})",
+                queue_id=queue_id,
+                problem=problem.text,
+                source=problem.source,
+            )
+        now = intake.seconds()
+        return NewMessage(
+            id=queue_id,
+            sender=envelope.sender,
+            recipients=routed.recipients,
+            prefix=self._trace(queue_id, now),
+            arrived=now,
+            expires=max(now, envelope.hold_until) + self._rules.expire,
+            body_type=envelope.body,
+            smtputf8=envelope.smtputf8,
+            envid=envelope.envid,
+            # RFC 8689 §5: what requires TLS is not sent back whole.
+            ret="HDRS" if envelope.require_tls else envelope.ret,
+            message_id=_message_id(self._header),
+            origin=self._origin(),
+            not_before=envelope.hold_until if envelope.hold_until > now else 0.0,
+            deliver_by=envelope.deliver_by,
+            priority=envelope.priority,
+            tls=_tls_wish(envelope, self._header),
+        )
+
+    def _trace(self, queue_id: str, now: float) -> bytes:
+        """RFC 5321 §4.4: each server that takes a message adds a Received field on top."""
+        peer, hostname, recipients = self._peer, self._rules.hostname, self._envelope.recipients
+        return received_field(
+            helo=peer.helo,
+            address=peer.address,
+            hostname=hostname,
+            protocol=with_protocol(
+                esmtp=peer.esmtp,
+                tls=bool(peer.tls),
+                authenticated=peer.account is not None,
+                lmtp=peer.role == "lmtp",
+                utf8=self._envelope.smtputf8,
+            ),
+            queue_id=queue_id,
+            recipient=recipients[0].address if len(recipients) == 1 else None,
+            timestamp=now,
+            tls=peer.tls,
+            host=peer.host if peer.host_verified else "",
+        )
+
+    def _origin(self) -> str:
+        peer = self._peer
+        login = f" as {peer.account.name}" if peer.account else ""
+        return f"{peer.helo} [{peer.address}]{login}" if peer.address else f"this host, {peer.helo}"
+
+
+def _tls_wish(envelope: Envelope, header: bytes) -> TlsWish:
+    """RFC 8689 §4.1: the parameter of MAIL, else the TLS-Required field."""
+    if envelope.require_tls:
+        return TlsWish.REQUIRED
+    field = first_field(header, "TLS-Required") or b""
+    return TlsWish.OPTIONAL if field.strip().lower() == b"no" else TlsWish.NONE
+
+
+def _message_id(header: bytes) -> str:
+    """The Message-ID for logs and listings: one printable word, whatever the header says."""
+    raw = first_field(header, "Message-ID") or b""
+    text = raw.decode("ascii", "replace").strip("<> ")
+    return "".join(c if c.isprintable() and c != " " else "?" for c in text)[:250]
