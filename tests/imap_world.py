@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from twisted_mta.core.effects import Ask, BodyChunk, Effect, Send
-from twisted_mta.core.imap.server import ImapServer, ImapSettings
+from twisted_mta.core.imap.server import ImapServer
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.core.sasl import Claim, Credentials, Proof, Secret
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client
 from twisted_mta.net.imap import ImapHandler, ImapTimeouts

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.imap_world import Whole
-from twisted_mta.core.imap.server import ImapSettings
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.testing.dialogs import Transcript, play
 
 DIALOGS = Path(__file__).parent / "imap"

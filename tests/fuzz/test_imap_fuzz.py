@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tests.imap_world import Whole
 from twisted_mta.core.imap.bodystructure import body_structure, envelope
+from twisted_mta.core.imap.commands import COMMANDS
 from twisted_mta.core.imap.fetch import Section, section_octets
-from twisted_mta.core.imap.server import ImapSettings
-from twisted_mta.core.imap.state import COMMANDS
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.core.imap.wire import Limits
 from twisted_mta.core.mime import body_text, header_text, parse_structure
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from twisted_mta.core.imap.server import ImapSettings
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.core.sasl import Credentials
 from twisted_mta.interfaces import Account
 from twisted_mta.net.imap import imap_session

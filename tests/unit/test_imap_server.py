@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.imap_world import Whole
 from twisted_mta.core.effects import Ask, Close, Send
 from twisted_mta.core.imap import questions as q
-from twisted_mta.core.imap.server import STRANGER, ImapServer, ImapSettings
-from twisted_mta.core.imap.state import COMMANDS, State
+from twisted_mta.core.imap.commands import COMMANDS
+from twisted_mta.core.imap.server import ImapServer
+from twisted_mta.core.imap.session import STRANGER, ImapSettings, State
 from twisted_mta.core.imap.wire import Limits
 from twisted_mta.interfaces import MailboxChanges, MessageEntry
 

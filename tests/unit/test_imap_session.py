@@ -11,7 +11,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.imap_world import ALICE, Authenticator
-from twisted_mta.core.imap.server import ImapSettings
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.interfaces import MailboxError, StoreFull
 from twisted_mta.net.imap import BREATH_MESSAGES, LARGE, SEEN_BATCH, imap_session
 from twisted_mta.net.session import SessionFactory

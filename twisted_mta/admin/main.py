@@ -67,7 +67,7 @@ def _run(argv: list[str]) -> int:
             options = _parser().parse_args([*before, "sendmail"])
             from twisted_mta.admin.sendmail import main as sendmail
 
-            return sendmail(options, command)
+            return sendmail(options, command, main)
         options = _parser().parse_args(argv)
         if not hasattr(options, "run"):
             _parser().print_help()

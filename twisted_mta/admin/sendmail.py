@@ -11,7 +11,7 @@ import getpass
 import os
 import pwd
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -70,15 +70,13 @@ class Flags:
     recipients: list[str] = attrs.field(factory=list)
 
 
-def main(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Run with the arguments behind "sendmail"; the result is the exit code."""
+def main(options: argparse.Namespace, argv: Sequence[str], mta: Callable[[Sequence[str]], int]) -> int:
+    """Run with the arguments behind "sendmail"; the result is the exit code. `mta` runs another command."""
     if "--help" in argv:
         print(HELP, end="")
         return EX_OK
     flags = parse_flags(argv)
     if flags.mode == "p":
-        from twisted_mta.admin.main import main as mta
-
         return mta([*(["--config", options.config] if options.config else []), "queue", "list"])
     if flags.mode == "i":
         return EX_OK

@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.fetch import Item, TooMuch, render
 from twisted_mta.core.imap.search import Key, matches, matches_message
-from twisted_mta.core.imap.server import ImapServer, ImapSettings
+from twisted_mta.core.imap.server import ImapServer
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.core.sasl import Claim, Lookup
 from twisted_mta.interfaces import (
     Account,

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from twisted_mta.config.schema import Config, Limits, Listen, Role
 from twisted_mta.core.admission import Admission, Bounds
-from twisted_mta.core.imap.server import ImapSettings
+from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.core.pop3 import Pop3Settings
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.settings import Role as SmtpRole

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 
 from twisted_mta.core.imap import bodystructure
+from twisted_mta.core.imap.entries import Entry
 from twisted_mta.core.imap.grammar import BadSyntax, Scanner
-from twisted_mta.core.imap.questions import Entry
 from twisted_mta.core.imap.responses import astring, date_time, flag_list, literal
 from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.mime import Part, parse_structure

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from twisted_mta.core.effects import BodyChunk
 from twisted_mta.core.imap import questions as q
+from twisted_mta.core.imap.entries import Changes, Figures, Listed
 from twisted_mta.core.imap.grammar import BadSyntax, Scanner
 from twisted_mta.core.imap.names import DELIMITER, decode_name, encode_name, name_matcher
 from twisted_mta.core.imap.responses import quoted
+from twisted_mta.core.imap.session import Session
 from twisted_mta.core.imap.view import View
 from twisted_mta.core.imap.wire import Chunk, Command, Event, LiteralAhead
-
-if TYPE_CHECKING:
-    from twisted_mta.core.imap.server import ImapServer
 
 _MAX_PATTERN = 1000
 
@@ -23,28 +21,28 @@ _MAX_PATTERN = 1000
 # --- SELECT and its end --------------------------------------------------------------------------
 
 
-def select(server: ImapServer, scanner: Scanner, read_only: bool = False) -> None:
+def select(session: Session, scanner: Scanner, read_only: bool = False) -> None:
     """RFC 3501 §6.3.1."""
     name = scanner.mailbox()
     scanner.end()
-    server.deselect()  # a failing SELECT leaves no mailbox selected
+    session.deselect()  # a failing SELECT leaves no mailbox selected
 
     def opened(answer: q.Opened) -> None:
-        server.select(name, View(answer))
-        server.ok("selected", lambda: b"READ-ONLY" if answer.read_only else b"READ-WRITE")
+        session.select(name, View(answer))
+        session.ok("selected", lambda: b"READ-ONLY" if answer.read_only else b"READ-WRITE")
 
-    server.ask(q.Select(name, read_only), opened)
+    session.ask(q.Select(name, read_only), opened)
 
 
 examine = partial(select, read_only=True)
 
 
-def leave(server: ImapServer, scanner: Scanner, expunge: bool) -> None:
+def leave(session: Session, scanner: Scanner, expunge: bool) -> None:
     """CLOSE and UNSELECT: nothing is told of what CLOSE removes (RFC 3501 §6.4.2)."""
     scanner.end()
-    assert server.view is not None
-    server.ask(
-        q.Leave(expunge and not server.view.read_only), lambda _: server.ok("there is no mailbox selected")
+    assert session.view is not None
+    session.ask(
+        q.Leave(expunge and not session.view.read_only), lambda _: session.ok("there is no mailbox selected")
     )
 
 
@@ -52,75 +50,75 @@ close = partial(leave, expunge=True)
 unselect = partial(leave, expunge=False)
 
 
-def idle(server: ImapServer, scanner: Scanner) -> None:
+def idle(session: Session, scanner: Scanner) -> None:
     """RFC 2177."""
     scanner.end()
-    if server.view is None:
-        server.continuation(b"idling")
-        server.listen(lambda event: _idle_ended(server, event), raw=True)
+    if session.view is None:
+        session.continuation(b"idling")
+        session.listen(lambda event: _idle_ended(session, event), raw=True)
         return
 
-    def watching(changes: q.Changes) -> None:
-        server.continuation(b"idling")
-        server.listen(lambda event: _idle_ended(server, event), raw=True)
-        server.idle(changes)
+    def watching(changes: Changes) -> None:
+        session.continuation(b"idling")
+        session.listen(lambda event: _idle_ended(session, event), raw=True)
+        session.idle(changes)
 
-    server.ask(q.BeginIdle(), watching)
+    session.ask(q.BeginIdle(), watching)
 
 
-def _idle_ended(server: ImapServer, event: Event) -> None:
-    server.listen(None)
-    finish = partial(server.ok, "no longer idle")
+def _idle_ended(session: Session, event: Event) -> None:
+    session.listen(None)
+    finish = partial(session.ok, "no longer idle")
     if not isinstance(event, Command) or event.data.upper() != b"DONE":
-        finish = partial(server.bad, "DONE expected")
-    if server.view is None:
+        finish = partial(session.bad, "DONE expected")
+    if session.view is None:
         finish()
     else:
-        server.ask(q.EndIdle(), lambda _: finish())
+        session.ask(q.EndIdle(), lambda _: finish())
 
 
 # --- The tree of mailboxes -----------------------------------------------------------------------
 
 
-def create(server: ImapServer, scanner: Scanner) -> None:
+def create(session: Session, scanner: Scanner) -> None:
     """RFC 3501 §6.3.3."""
     name = scanner.mailbox()
     scanner.end()
     # A delimiter at the end says that there will be children; we need no such declaration.
-    server.ask(q.Create(name.removesuffix(DELIMITER)), lambda _: server.ok("created"))
+    session.ask(q.Create(name.removesuffix(DELIMITER)), lambda _: session.ok("created"))
 
 
-def delete(server: ImapServer, scanner: Scanner) -> None:
+def delete(session: Session, scanner: Scanner) -> None:
     """RFC 3501 §6.3.4."""
     name = scanner.mailbox()
     scanner.end()
 
     def deleted(_: object) -> None:
-        if server.selected == name:
-            server.lose_mailbox()
-        server.ok("deleted")
+        if session.selected == name:
+            session.lose_mailbox()
+        session.ok("deleted")
 
-    server.ask(q.Delete(name), deleted)
+    session.ask(q.Delete(name), deleted)
 
 
-def rename(server: ImapServer, scanner: Scanner) -> None:
+def rename(session: Session, scanner: Scanner) -> None:
     """RFC 3501 §6.3.5."""
     old, new = scanner.mailbox(), scanner.mailbox()
     scanner.end()
 
     def renamed(_: object) -> None:
-        if old != "INBOX" and f"{server.selected}/".startswith(f"{old}/"):
-            server.lose_mailbox()
-        server.ok("renamed")
+        if old != "INBOX" and f"{session.selected}/".startswith(f"{old}/"):
+            session.lose_mailbox()
+        session.ok("renamed")
 
-    server.ask(q.Rename(old, new), renamed)
+    session.ask(q.Rename(old, new), renamed)
 
 
-def subscribe(server: ImapServer, scanner: Scanner, on: bool = True) -> None:
+def subscribe(session: Session, scanner: Scanner, on: bool = True) -> None:
     """RFC 3501 §6.3.6, §6.3.7."""
     name = scanner.mailbox()
     scanner.end()
-    server.ask(q.Subscribe(name, on), lambda _: server.ok("noted"))
+    session.ask(q.Subscribe(name, on), lambda _: session.ok("noted"))
 
 
 unsubscribe = partial(subscribe, on=False)
@@ -142,29 +140,29 @@ def _row(command: bytes, attributes: bytes, wire_name: bytes) -> bytes:
     return command + b" (" + attributes + b') "/" ' + quoted(wire_name)
 
 
-def list_mailboxes(server: ImapServer, scanner: Scanner) -> None:
+def list_mailboxes(session: Session, scanner: Scanner) -> None:
     """RFC 3501 §6.3.8."""
     pattern = _pattern(scanner)
     if not pattern:
-        server.untagged(_row(b"LIST", b"\\Noselect", b""))
-        server.ok("that is the hierarchy delimiter")
+        session.untagged(_row(b"LIST", b"\\Noselect", b""))
+        session.ok("that is the hierarchy delimiter")
         return
 
-    def answered(rows: Sequence[q.Listed]) -> None:
+    def answered(rows: Sequence[Listed]) -> None:
         matches = name_matcher(pattern)
         for row in rows:
             wire_name = encode_name(row.name)
             if matches(wire_name):
                 children = b"\\HasChildren" if row.has_children else b"\\HasNoChildren"  # RFC 3348 §3
-                server.untagged(
+                session.untagged(
                     _row(b"LIST", children if row.selectable else b"\\Noselect " + children, wire_name)
                 )
-        server.ok("that is all")
+        session.ok("that is all")
 
-    server.ask(q.ListMailboxes(), answered)
+    session.ask(q.ListMailboxes(), answered)
 
 
-def list_subscriptions(server: ImapServer, scanner: Scanner) -> None:
+def list_subscriptions(session: Session, scanner: Scanner) -> None:
     """RFC 3501 §6.3.9."""
     pattern = _pattern(scanner)
 
@@ -183,13 +181,13 @@ def list_subscriptions(server: ImapServer, scanner: Scanner) -> None:
                     if matches(parent):
                         found.setdefault(parent, b"\\Noselect")
         for wire_name, attributes in sorted(found.items()):
-            server.untagged(_row(b"LSUB", attributes, wire_name))
-        server.ok("that is all")
+            session.untagged(_row(b"LSUB", attributes, wire_name))
+        session.ok("that is all")
 
-    server.ask(q.ListSubscriptions(), answered)
+    session.ask(q.ListSubscriptions(), answered)
 
 
-_FIGURES: dict[bytes, Callable[[q.Figures], int]] = {
+_FIGURES: dict[bytes, Callable[[Figures], int]] = {
     b"MESSAGES": lambda figures: figures.messages,
     b"RECENT": lambda figures: figures.recent,
     b"UIDNEXT": lambda figures: figures.uid_next,
@@ -198,7 +196,7 @@ _FIGURES: dict[bytes, Callable[[q.Figures], int]] = {
 }
 
 
-def status(server: ImapServer, scanner: Scanner) -> None:
+def status(session: Session, scanner: Scanner) -> None:
     """RFC 3501 §6.3.10; APPENDLIMIT is of RFC 7889 §3.1."""
     name = scanner.mailbox()
     scanner.space()
@@ -207,25 +205,25 @@ def status(server: ImapServer, scanner: Scanner) -> None:
     if not items or any(item not in _FIGURES and item != b"APPENDLIMIT" for item in items):
         raise BadSyntax("there is no such status item")
 
-    def answered(figures: q.Figures) -> None:
+    def answered(figures: Figures) -> None:
         values = {item: figure(figures) for item, figure in _FIGURES.items()}
-        values[b"APPENDLIMIT"] = server.settings.append_limit
+        values[b"APPENDLIMIT"] = session.settings.append_limit
         pairs = b" ".join(b"%s %d" % (item, values[item]) for item in dict.fromkeys(items))
-        server.untagged(b"STATUS " + quoted(encode_name(name)) + b" (" + pairs + b")")
-        server.ok("that is all")
+        session.untagged(b"STATUS " + quoted(encode_name(name)) + b" (" + pairs + b")")
+        session.ok("that is all")
 
-    server.ask(q.Status(name), answered)
+    session.ask(q.Status(name), answered)
 
 
 # --- APPEND --------------------------------------------------------------------------------------
 
 
-def append(server: ImapServer, scanner: Scanner) -> None:
+def append(session: Session, scanner: Scanner) -> None:
     """An APPEND that ends before its message: with it, it would have come to `append_literal`."""
     raise BadSyntax("APPEND needs a message as a literal")
 
 
-def append_literal(server: ImapServer, scanner: Scanner, ahead: LiteralAhead) -> bool:
+def append_literal(session: Session, scanner: Scanner, ahead: LiteralAhead) -> bool:
     """A literal is announced in an APPEND. False: it is only the mailbox's name. RFC 3501 §6.3.11.
 
     Raises BadSyntax or BadName for what is wrong before it.
@@ -246,37 +244,37 @@ def append_literal(server: ImapServer, scanner: Scanner, ahead: LiteralAhead) ->
     scanner.end()
     if ahead.size == 0:
         raise BadSyntax("an empty message is none")
-    if ahead.size > server.settings.append_limit:
-        server.refuse_literal(ahead)
-        server.no(f"a message has at most {server.settings.append_limit} octets", "TOOBIG")  # RFC 7889 §4
+    if ahead.size > session.settings.append_limit:
+        session.refuse_literal(ahead)
+        session.no(f"a message has at most {session.settings.append_limit} octets", "TOOBIG")  # RFC 7889 §4
         return True
 
     def begin(_: object) -> None:
-        server.stream_literal(ahead)
-        server.listen(lambda event: _append_event(server, event))
+        session.stream_literal(ahead)
+        session.listen(lambda event: _append_event(session, event))
 
     def refused(answer: q.Refused) -> None:
-        server.refuse_literal(ahead)
-        server.no(answer.text, answer.code)
+        session.refuse_literal(ahead)
+        session.no(answer.text, answer.code)
 
     question = q.BeginAppend(name=name, flags=flags, internal_date=internal_date, size=ahead.size)
-    server.ask(question, begin, refused=refused)
+    session.ask(question, begin, refused=refused)
     return True
 
 
-def _append_event(server: ImapServer, event: Event) -> None:
+def _append_event(session: Session, event: Event) -> None:
     if isinstance(event, Chunk):
-        server.effect(BodyChunk(event.data))
+        session.effect(BodyChunk(event.data))
         return
-    server.listen(None)
+    session.listen(None)
     if event == Command(b""):
-        server.ask(q.FinishAppend(keep=True), lambda stored: _appended(server, stored))
+        session.ask(q.FinishAppend(keep=True), lambda stored: _appended(session, stored))
         return
     if isinstance(event, LiteralAhead):
-        server.refuse_literal(event)
-    server.ask(q.FinishAppend(keep=False), lambda _: server.bad("APPEND takes one message"))
+        session.refuse_literal(event)
+    session.ask(q.FinishAppend(keep=False), lambda _: session.bad("APPEND takes one message"))
 
 
-def _appended(server: ImapServer, stored: q.Appended) -> None:
+def _appended(session: Session, stored: q.Appended) -> None:
     # RFC 4315 §3
-    server.ok("stored", lambda: b"APPENDUID %d %d" % (stored.uid_validity, stored.uid))
+    session.ok("stored", lambda: b"APPENDUID %d %d" % (stored.uid_validity, stored.uid))

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import attrs
 
+from twisted_mta.core.imap.entries import Entry
 from twisted_mta.core.imap.grammar import MONTHS, BadSyntax, Scanner, SequenceSet
-from twisted_mta.core.imap.questions import Entry
 from twisted_mta.core.imap.responses import moment
 from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.mime import MAX_HEADER, body_text, decode_words, fold, header_text, parse_structure

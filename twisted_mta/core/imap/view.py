@@ -9,8 +9,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
+from twisted_mta.core.imap.entries import Changes, Entry
 from twisted_mta.core.imap.grammar import SYSTEM_FLAGS, SequenceSet
-from twisted_mta.core.imap.questions import Changes, Entry, Opened
+from twisted_mta.core.imap.questions import Opened
 from twisted_mta.core.imap.responses import flag_list
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import ParamSpec, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import DeferredLock
@@ -13,8 +13,26 @@ from twisted_mta.interfaces import IMailbox, MailboxChanges, MailboxError, Messa
 from twisted_mta.store.maildir.folder import Folder, View
 from twisted_mta.store.maildir.watch import Watch
 
-if TYPE_CHECKING:
-    from twisted_mta.store.maildir.store import MaildirStore
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Owner(Protocol):
+    """The part of MaildirStore that its mailboxes use."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call in a worker thread, one at a time for the account."""
+        ...
+
+    async def copy(
+        self, source: Folder, view: View, uids: Sequence[int], target: str
+    ) -> tuple[int, Sequence[int]]:
+        """See IMailbox.copy."""
+        ...
+
+    def closed(self, folder: Folder) -> None:
+        """One session less has that folder open."""
+        ...
 
 
 @implementer(IMailbox)
@@ -22,7 +40,7 @@ class MaildirMailbox:
     """See IMailbox. Made by MaildirStore.open."""
 
     def __init__(
-        self, store: MaildirStore, folder: Folder, watch: Watch, name: str, read_only: bool, view: View
+        self, store: Owner, folder: Folder, watch: Watch, name: str, read_only: bool, view: View
     ) -> None:
         self.name = name
         self.read_only = read_only

@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-
-import attrs
+from collections.abc import Mapping
 
 from twisted_mta.core.imap import access, mailboxes, messages
-
-if TYPE_CHECKING:
-    from twisted_mta.core.imap.grammar import Scanner
-    from twisted_mta.core.imap.server import ImapServer
-
-
-class State(enum.Flag):
-    """Where a session stands; also sets of states."""
-
-    NOT_AUTHENTICATED = enum.auto()
-    AUTHENTICATED = enum.auto()
-    SELECTED = enum.auto()
-    LOGOUT = enum.auto()
-
+from twisted_mta.core.imap.session import Rule, State
 
 NEW = State.NOT_AUTHENTICATED
 INSIDE = State.AUTHENTICATED | State.SELECTED
 SELECTED = State.SELECTED
 ANY = NEW | INSIDE
-
-
-@attrs.frozen
-class Rule:
-    """One command."""
-
-    #: Reads the arguments and acts. Raises BadSyntax and BadName.
-    run: Callable[[ImapServer, Scanner], None]
-    #: The states in which it may be given.
-    allowed: State
-    #: The state that a tagged OK leads to; None: stays.
-    ok: State | None = None
-    #: Whether to tell, before the tagged response, what happened to the mailbox. Never so for FETCH, STORE and SEARCH
-    #: by message numbers (RFC 3501 §7.4.1); nor for UID FETCH and UID STORE, which clients send by the hundred.
-    tells: bool = False
-    #: Whether it carries a password, so that it is refused on a plaintext connection.
-    secret: bool = False
 
 
 COMMANDS: Mapping[bytes, Rule] = {
@@ -66,7 +32,7 @@ COMMANDS: Mapping[bytes, Rule] = {
     b"LIST": Rule(mailboxes.list_mailboxes, INSIDE),
     b"LSUB": Rule(mailboxes.list_subscriptions, INSIDE),
     b"STATUS": Rule(mailboxes.status, INSIDE),
-    b"APPEND": Rule(mailboxes.append, INSIDE, tells=True),
+    b"APPEND": Rule(mailboxes.append, INSIDE, tells=True, literal=mailboxes.append_literal),
     b"IDLE": Rule(mailboxes.idle, INSIDE, tells=True),
     b"CHECK": Rule(access.noop, SELECTED, tells=True),
     b"CLOSE": Rule(mailboxes.close, SELECTED, ok=State.AUTHENTICATED),
