@@ -109,7 +109,18 @@ class IQueueStore(Interface):
         """One message with its unfinished recipients; None if it is not (any more) in the queue."""
 
     def retry(queue_ids: Sequence[str] | None, now: float) -> Awaitable[int]:
-        """Make recipients due at once (None: all); returns how many. Those being delivered are left alone."""
+        """Make recipients due at once (None: all); returns how many. Those being delivered, or held, are left alone."""
+
+    def hold(queue_ids: Sequence[str], reason: str) -> Awaitable[int]:
+        """Attempt nothing of these messages until `let_go`; returns how many were not held before.
+
+        What is being delivered comes to its end, and is held if it must be tried again. `reason` (not "") is for the
+        administrator, `QueuedMessage.hold` shows it; a message that is held already keeps the one it has. A message
+        can be held even where it can't be read.
+        """
+
+    def let_go(queue_ids: Sequence[str]) -> Awaitable[int]:
+        """End the hold of messages, which go back to their schedule; returns how many."""
 
     def delete(queue_ids: Sequence[str]) -> Awaitable[int]:
         """Remove messages without a bounce; returns how many. One that is being delivered is removed when that ends."""

@@ -43,6 +43,7 @@ def seen(items: list[WorkItem]) -> list[Any]:
         (
             item.message.id,
             item.message.parent,
+            item.message.hold,
             item.message.arrived,
             item.message.not_before,
             item.message.deliver_by,
@@ -176,6 +177,15 @@ class QueueTwins(RuleBasedStateMachine):
     def delete(self, data: st.DataObject) -> None:
         names = data.draw(self.some_names())
         one, two = (result(store.delete(names)) for store in self.stores)
+        assert one == two
+
+    @precondition(lambda self: self.count)
+    @rule(data=st.data(), on=st.booleans())
+    def hold(self, data: st.DataObject, on: bool) -> None:
+        names = data.draw(self.some_names())
+        one, two = (
+            result(store.hold(names, "why not") if on else store.let_go(names)) for store in self.stores
+        )
         assert one == two
 
     def some_names(self) -> st.SearchStrategy[list[str]]:

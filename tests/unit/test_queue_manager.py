@@ -245,7 +245,7 @@ class DeliveryTests(ManagerTestCase):
         self.assertEqual(len(self.smtp.calls), 1)
 
     def test_a_client_that_hangs_up_does_not_stop_what_is_committed(self) -> None:
-        hold = self.store.hold("add")
+        hold = self.store.stall("add")
         body = self.manager.new_body()
         body.write(ORIGINAL)
         waiting: Any = self.manager.submit([self.message()], body)
@@ -505,7 +505,7 @@ class WindowTests(ManagerTestCase):
         self.assertEqual(len(self.smtp.calls), 2)
 
     def test_mail_submitted_while_the_store_is_asked_for_work_is_not_forgotten(self) -> None:
-        hold = self.store.hold("claim_due")
+        hold = self.store.stall("claim_due")
         self.manager.reconfigure(self.settings, 5, POSTMASTER)
         self.submit()
         hold.callback(None)
@@ -572,7 +572,7 @@ class TroubleTests(ManagerTestCase):
         )
 
     def test_after_it_is_durable_the_client_is_told_so_whatever_happens(self) -> None:
-        hold = self.store.hold("add")
+        hold = self.store.stall("add")
         body = self.manager.new_body()
         body.write(ORIGINAL)
         submitted: Any = self.manager.submit([self.message()], body)
@@ -627,7 +627,7 @@ class TroubleTests(ManagerTestCase):
         self.assertIn("b@example.com", left)
 
     def test_work_claimed_while_stopping_is_given_back(self) -> None:
-        hold = self.store.hold("add")
+        hold = self.store.stall("add")
         body = self.manager.new_body()
         body.write(ORIGINAL)
         submitted: Any = self.manager.submit([self.message()], body)

@@ -134,6 +134,8 @@ class QueuedMessage:
     deliver_by: DeliverBy | None = None
     priority: int = 0
     tls: TlsWish = TlsWish.NONE
+    #: Why it is held: nothing is attempted until it is let go. "" for a message that is not.
+    hold: str = ""
 
     @property
     def released(self) -> float:

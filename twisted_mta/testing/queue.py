@@ -62,13 +62,13 @@ class MemoryQueueStore:
 
     - `full`: there is no room; `add`, and writing to a body, raise StoreFull.
     - `errors[method]`: exceptions for the next calls of that method, one each.
-    - `hold(method)`: calls of that method wait until the Deferred that it returns is fired.
+    - `stall(method)`: calls of that method wait until the Deferred that it returns is fired.
     """
 
     def __init__(self) -> None:
         self.full = False
         self.errors: dict[str, deque[Exception]] = {}
-        self._holds: dict[str, Deferred[None]] = {}
+        self._stalls: dict[str, Deferred[None]] = {}
         self._messages: dict[str, QueuedMessage] = {}
         self._rows: dict[int, _Row] = {}
         self._bodies: dict[int, bytes] = {}
@@ -80,20 +80,20 @@ class MemoryQueueStore:
         """The next calls of `method` raise these, one each."""
         self.errors.setdefault(method, deque()).extend(errors)
 
-    def hold(self, method: str) -> Deferred[None]:
+    def stall(self, method: str) -> Deferred[None]:
         """Calls of `method` take effect only when this is fired."""
-        hold = self._holds[method] = Deferred()
-        return hold
+        stall = self._stalls[method] = Deferred()
+        return stall
 
     async def _enter(self, method: str) -> None:
-        if method in self._holds:
+        if method in self._stalls:
             released: Deferred[None] = Deferred()
 
             def release(result: None) -> None:
-                self._holds.pop(method, None)
+                self._stalls.pop(method, None)
                 released.callback(None)
 
-            self._holds[method].addCallback(release)
+            self._stalls[method].addCallback(release)
             await released
         if self.errors.get(method):
             raise self.errors[method].popleft()
@@ -154,7 +154,7 @@ class MemoryQueueStore:
     async def claim_due(self, now: float, limit: int) -> Sequence[WorkItem]:
         await self._enter("claim_due")
         due = sorted(
-            (row for row in self._rows.values() if not row.claimed and row.recipient.next_attempt <= now),
+            (row for row in self._rows.values() if self._waits(row) and row.recipient.next_attempt <= now),
             key=lambda row: (row.recipient.next_attempt, row.recipient.row),
         )[:limit]
         for row in due:
@@ -170,8 +170,11 @@ class MemoryQueueStore:
     async def next_due(self) -> float | None:
         await self._enter("next_due")
         return min(
-            (row.recipient.next_attempt for row in self._rows.values() if not row.claimed), default=None
+            (row.recipient.next_attempt for row in self._rows.values() if self._waits(row)), default=None
         )
+
+    def _waits(self, row: _Row) -> bool:
+        return not row.claimed and not self._messages[row.message].hold
 
     async def body(self, message: QueuedMessage) -> IStoredBody:
         await self._enter("body")
@@ -240,8 +243,28 @@ class MemoryQueueStore:
         await self._enter("retry")
         count = 0
         for row in self._rows.values():
-            if not row.claimed and (queue_ids is None or row.message in queue_ids):
+            if self._waits(row) and (queue_ids is None or row.message in queue_ids):
                 row.recipient = attrs.evolve(row.recipient, next_attempt=now)
+                count += 1
+        return count
+
+    async def hold(self, queue_ids: Sequence[str], reason: str) -> int:
+        await self._enter("hold")
+        return self._set_hold(queue_ids, "", reason)
+
+    async def let_go(self, queue_ids: Sequence[str]) -> int:
+        await self._enter("let_go")
+        return self._set_hold(queue_ids, None, "")
+
+    def _set_hold(self, queue_ids: Sequence[str], old: str | None, new: str) -> int:
+        """`old` None: any but ""."""
+        count = 0
+        for name in dict.fromkeys(queue_ids):
+            message = self._messages.get(name)
+            if message is None or name in self._doomed:
+                continue
+            if bool(message.hold) if old is None else message.hold == old:
+                self._messages[name] = attrs.evolve(message, hold=new)
                 count += 1
         return count
 

@@ -21,9 +21,9 @@ MAX_REPLY = 1000
 
 MESSAGE_COLUMNS = (
     "m.id, m.sender, m.prefix, m.body, b.size, m.arrived, m.expires, m.body_type, m.smtputf8, "
-    "m.envid, m.ret, m.parent, m.message_id, m.origin, m.not_before, m.deliver_by, m.by_mode, m.priority, m.tls"
+    "m.envid, m.ret, m.parent, m.message_id, m.origin, m.not_before, m.deliver_by, m.by_mode, m.priority, m.tls, m.hold"
 )
-MESSAGE_WIDTH = 19
+MESSAGE_WIDTH = 20
 RECIPIENT_COLUMNS = (
     "r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
     "r.last_reply, r.warned, r.late"
@@ -195,6 +195,7 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
         by_mode,
         priority,
         tls,
+        hold,
     ) = row
     if not (
         isinstance(name, str)
@@ -227,6 +228,7 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
         deliver_by=_read_by(deliver_by, by_mode),
         priority=priority,
         tls=_WISHES[tls],
+        hold=_read_text(hold),
     )
 
 

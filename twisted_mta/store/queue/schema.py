@@ -16,8 +16,11 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+#: Stands as the owner of recipients whose message is held, so that nobody claims them. No process has such a name.
+HOLD = "!hold"
+
 #: PRAGMA user_version of a file that this code writes.
-VERSION = 2
+VERSION = 3
 
 _CREATE = """
 CREATE TABLE body (
@@ -44,13 +47,14 @@ CREATE TABLE message (
     deliver_by REAL,            -- RFC 2852: the time, or NULL
     by_mode TEXT NOT NULL DEFAULT '', -- "R" or "N", with "T" behind for a trace
     priority INTEGER NOT NULL DEFAULT 0,
-    tls INTEGER NOT NULL DEFAULT 0 -- core.envelope.TlsWish
+    tls INTEGER NOT NULL DEFAULT 0, -- core.envelope.TlsWish
+    hold                        -- why it is held; NULL: it is not
 ) WITHOUT ROWID;
 CREATE INDEX message_body ON message (body) WHERE shared;
 CREATE TABLE recipient (
     row INTEGER PRIMARY KEY,
     message TEXT NOT NULL,
-    owner TEXT,                 -- the process that works on it, or NULL
+    owner TEXT,                 -- the process that works on it, HOLD, or NULL
     next_attempt REAL NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     warned INTEGER NOT NULL DEFAULT 0,
@@ -79,8 +83,13 @@ def _to_2(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
+def _to_3(connection: sqlite3.Connection) -> None:
+    """Holding messages back."""
+    connection.execute("ALTER TABLE message ADD COLUMN hold")
+
+
 #: From version n to n + 1.
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
 
 
 class QueueFileError(Exception):

@@ -312,6 +312,14 @@ class SQLiteQueueStore:
         count: int = await self._writer.submit(lambda tables: tables.retry(queue_ids, now))
         return count
 
+    async def hold(self, queue_ids: Sequence[str], reason: str) -> int:
+        count: int = await self._writer.submit(lambda tables: tables.hold(queue_ids, reason))
+        return count
+
+    async def let_go(self, queue_ids: Sequence[str]) -> int:
+        count: int = await self._writer.submit(lambda tables: tables.let_go(queue_ids))
+        return count
+
     async def delete(self, queue_ids: Sequence[str]) -> int:
         count, gone = await self._writer.submit(lambda tables: tables.delete(queue_ids))
         self._discard(gone)

@@ -18,7 +18,7 @@ from twisted_mta.core.queue import Expanded, NewMessage, TryLater, WorkItem
 from twisted_mta.interfaces import Update
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.errors import translate
-from twisted_mta.store.queue.schema import connect, limit_size
+from twisted_mta.store.queue.schema import HOLD, connect, limit_size
 
 #: Part of a transaction. Its result is its caller's once the commit is done.
 Operation = Callable[["Tables"], Any]
@@ -31,6 +31,8 @@ _PRUNE_BODY = (
     "DELETE FROM body WHERE id = ? AND NOT EXISTS (SELECT 1 FROM message WHERE id = ?) "
     "AND NOT EXISTS (SELECT 1 FROM message m WHERE m.body = body.id AND m.shared)"
 )
+#: Whose a recipient is that nobody works on any more.
+_FREE = f"(SELECT iif(hold IS NULL, NULL, '{HOLD}') FROM message WHERE id = recipient.message)"  # noqa: S608  a constant
 _DOOMED = "DELETE FROM recipient WHERE row = ? AND (SELECT doomed FROM message WHERE id = recipient.message)"
 
 
@@ -174,14 +176,17 @@ class Tables:
         """Give rows back; the files of bodies that this was the end of (of messages deleted meanwhile)."""
         held = list(held)
         self._cursor.executemany(
-            "UPDATE recipient SET owner = NULL WHERE row = ? AND owner = ?",
+            f"UPDATE recipient SET owner = {_FREE} WHERE row = ? AND owner = ?",  # noqa: S608  a constant
             [(row, self._owner) for row, _ in held],
         )
         return self._drop_doomed(held)
 
     def recover(self) -> int:
         """Take back the claims of an earlier process of our name: how many there were."""
-        self._cursor.execute("UPDATE recipient SET owner = NULL WHERE owner = ?", (self._owner,))
+        self._cursor.execute(
+            f"UPDATE recipient SET owner = {_FREE} WHERE owner = ?",  # noqa: S608  a constant
+            (self._owner,),
+        )
         count = self._cursor.rowcount
         # What was to be deleted when its delivery ended: it has.
         self._remove(
@@ -192,7 +197,7 @@ class Tables:
         )
         return count
 
-    def hold(self, row: int) -> Held | None:
+    def look_up(self, row: int) -> Held | None:
         """What there is to know of a row that we did not claim in this life; None if it is gone."""
         found = self._cursor.execute(
             "SELECT m.id, m.body, coalesce(b.file, '') FROM recipient r JOIN message m ON m.id = r.message "
@@ -213,7 +218,7 @@ class Tables:
         done: list[tuple[int, Held]] = []
         values: list[tuple[Any, ...]] = []
         for update, held in updates:
-            held = held or self.hold(update.row)
+            held = held or self.look_up(update.row)
             if held is None:
                 self.log.warn("recipient {row} left the queue during its delivery", row=update.row)
                 continue
@@ -232,7 +237,7 @@ class Tables:
         for message, body in new:
             self._insert_messages([message], self._insert_body(body), False, None)
         self._cursor.executemany(
-            "UPDATE recipient SET owner = NULL, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "
+            f"UPDATE recipient SET owner = {_FREE}, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "  # noqa: S608  a constant
             "warned = max(warned, ?), late = max(late, ?) WHERE row = ?",
             values,
         )
@@ -280,6 +285,36 @@ class Tables:
         )
         return max(self._cursor.rowcount, 0)
 
+    def hold(self, names: Sequence[str], reason: str) -> int:
+        """See IQueueStore.hold."""
+        count = self._mark(
+            "UPDATE message SET hold = ? WHERE id = ? AND hold IS NULL AND NOT doomed",
+            [(rows.text(reason), name) for name in names],
+        )
+        self._change_owner(names, None, HOLD)
+        return count
+
+    def let_go(self, names: Sequence[str]) -> int:
+        """See IQueueStore.let_go."""
+        count = self._mark(
+            "UPDATE message SET hold = NULL WHERE id = ? AND hold IS NOT NULL AND NOT doomed",
+            [(name,) for name in names],
+        )
+        self._change_owner(names, HOLD, None)
+        return count
+
+    def _mark(self, statement: str, values: Sequence[tuple[Any, ...]]) -> int:
+        self._cursor.executemany(statement, values)
+        return max(self._cursor.rowcount, 0)
+
+    def _change_owner(self, names: Sequence[str], old: str | None, new: str | None) -> None:
+        # Its rows come by number, not by the index of what is due, which this very statement changes.
+        self._cursor.executemany(
+            "UPDATE recipient SET owner = ? WHERE +owner IS ? AND message = ? AND "
+            "row BETWEEN (SELECT first FROM message WHERE id = ?) AND (SELECT last FROM message WHERE id = ?)",
+            [(new, old, name, name, name) for name in names],
+        )
+
     def delete(self, names: Sequence[str]) -> tuple[int, list[str]]:
         """See IQueueStore.delete; also the files of bodies that are gone."""
         found = [
@@ -297,8 +332,8 @@ class Tables:
         """Remove messages, or mark those that are being delivered."""
         for name, _, _, first, last in found:
             self._cursor.execute(
-                "DELETE FROM recipient WHERE row BETWEEN ? AND ? AND message = ? AND +owner IS NULL",
-                (first, last, name),
+                "DELETE FROM recipient WHERE row BETWEEN ? AND ? AND message = ? AND (+owner IS NULL OR owner = ?)",
+                (first, last, name, HOLD),
             )
             self._cursor.execute("UPDATE message SET doomed = 1 WHERE id = ?", (name,))
         return self._prune([Held(name, body, file) for name, body, file, _, _ in found])

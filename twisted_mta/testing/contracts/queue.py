@@ -359,6 +359,53 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
+    def test_hold(self) -> Any:
+        async def check() -> None:
+            await put(self.store, message("a", "bob", "carol"), message("b"))
+            self.assertEqual(await self.store.hold(["a", "a", "unknown"], "it looks like spam — ask"), 1)
+            self.assertEqual(await self.store.hold(["a"], "again"), 0)
+            self.assertEqual([item.message.id for item in await self.store.claim_due(9e9, 10)], ["b"])
+            self.assertIsNone(await self.store.next_due())
+            first, second = await self.store.listing()
+            self.assertEqual((first.message.hold, second.message.hold), ("it looks like spam — ask", ""))
+            self.assertEqual(await self.store.retry(["a"], 2000.0), 0)
+            self.assertEqual(await self.store.retry(None, 2000.0), 0)
+            self.assertEqual(await self.store.let_go(["a", "b", "unknown"]), 1)
+            self.assertEqual(await self.store.next_due(), 1000.0)
+            (item,) = await self.store.claim_due(1000.0, 10)
+            self.assertEqual((item.message.hold, locals_of([item])), ("", ["bob", "carol"]))
+
+        return self.run_async(check())
+
+    def test_hold_waits_for_a_delivery(self) -> Any:
+        async def check() -> None:
+            (item,) = await put(self.store, message("a", "bob", "carol", "dave"), claim=True)
+            bob, carol, dave = rows_of([item])
+            self.assertEqual(await self.store.hold(["a"], "why not"), 1)
+            await self.store.record(
+                [Update(row=bob, outcome=DELIVERED), Update(row=carol, outcome=LATER, next_attempt=2000.0)]
+            )
+            await self.store.release([dave])
+            self.assertEqual(await self._remaining(), ["carol", "dave"])
+            self.assertEqual(await self.store.claim_due(9e9, 10), [])
+            self.assertIsNone(await self.store.next_due())
+            self.assertEqual(await self.store.let_go(["a"]), 1)
+            self.assertEqual(locals_of(await self.store.claim_due(9e9, 10)), ["dave", "carol"])
+
+        return self.run_async(check())
+
+    def test_what_is_held_can_be_deleted(self) -> Any:
+        async def check() -> None:
+            await put(self.store, message("a", "bob", "carol"))
+            await self.store.hold(["a"], "why not")
+            (item,) = await self.store.listing()
+            self.assertEqual(await self.store.delete(["a"]), 1)
+            self.assertEqual(await self.store.listing(), [])
+            self.assertEqual(await self.store.hold(["a"], "gone"), 0)
+            await self._raises(KeyError, self.store.body(item.message))
+
+        return self.run_async(check())
+
     def test_delete(self) -> Any:
         async def check() -> None:
             await put(self.store, message("a"), message("b"))
