@@ -473,6 +473,47 @@ class HostTests(DeliveryCase):
         self.assertEqual(len(self.network.attempts), MAX_TRIES)
 
 
+class LoopTests(DeliveryCase):
+    """RFC 5321 §5.1: this server under another name, known by its address."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.delivery = SmtpDelivery(
+            self.network,
+            self.resolver,
+            random.Random(1),
+            self.settings,
+            "me.test",
+            InlineWorkers(),
+            CONTEXT,
+            is_own=lambda address, port: (address, port) == (B, 25),
+        )
+
+    def test_better_hosts_are_tried(self) -> None:
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx1.x.test [{A}]"])
+
+    def test_nothing_from_there_on_is_tried(self) -> None:
+        del self.network.servers[A, 25]
+        self.resolver.data["mx"]["x.test"].append((30, "a.test"))
+        self.assertEqual(self.summary("b@x.test"), [f"TryLater 451 4.4.1 mx1.x.test [{A}]"])
+        self.assertEqual(self.network.attempts, [(A, 25)])
+
+    def test_nor_are_its_equals(self) -> None:
+        self.resolver.data["mx"]["x.test"] = [(10, "mx1.x.test"), (10, "mx2.x.test")]
+        [outcome] = self.deliver("b@x.test")
+        self.assertEqual(brief(outcome), "Failed 550 5.4.6")
+        assert isinstance(outcome, Failed)
+        self.assertIn("this host, known as mx2.x.test", outcome.reply.text)
+        self.assertEqual(self.network.attempts, [])
+
+    def test_address_literal(self) -> None:
+        self.assertEqual(self.summary(f"b@[{B}]"), ["Failed 550 5.4.6"])
+
+    def test_a_route_to_ourselves_is_no_reason_to_bounce(self) -> None:
+        self.delivery.reconfigure(Relay(routes={"y.test": Route(host="mx2.x.test")}))
+        self.assertEqual(self.summary("b@y.test"), ["TryLater 451 4.4.4"])
+
+
 class RouteTests(DeliveryCase):
     def test_implicit_mx_over_ipv6(self) -> None:
         peer = SmtpPeer()

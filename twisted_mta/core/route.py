@@ -51,6 +51,8 @@ class Target:
     host: str
     port: int
     literal: bool = False
+    #: Of its MX record: lower ones are tried first.
+    preference: int = 0
 
 
 class Unroutable(Exception):
@@ -127,13 +129,20 @@ def by_mx(
     if own:
         usable = [(preference, host) for preference, host in usable if preference < min(own)]
     if not usable:
-        raise Unroutable(
-            Reply(550, "5.4.6", f"the best MX of {domain} is this host, which does not accept its mail")
-        )
+        raise ourselves(domain)
     # RFC 5321 §5.1: by preference, and in random order among equals.
     order = sorted((preference, random.random(), host) for preference, host in usable)
-    names = dict.fromkeys(host for _, _, host in order)
-    return [Target(host, port) for host in names][:MAX_TARGETS]
+    targets: dict[str, Target] = {}
+    for preference, _, host in order:
+        targets.setdefault(host, Target(host, port, preference=preference))
+    return list(targets.values())[:MAX_TARGETS]
+
+
+def ourselves(domain: str, host: str = "") -> Unroutable:
+    """RFC 5321 §5.1: sending it would be a loop; RFC 3463 §3.5: X.4.6. `host` is the name that hides this host."""
+    known_as = f", known as {host}" if host else ""
+    text = f"the best MX of {domain} is this host{known_as}, which does not accept its mail"
+    return Unroutable(Reply(550, "5.4.6", text))
 
 
 def no_such_domain(domain: str) -> Unroutable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -16,15 +18,15 @@ GRACE = 5.0
 
 
 class ConnectionCache:
-    """All sessions that are open, those idle by destination. A destination's key says host and port or the domain."""
+    """All sessions that are open, those idle by what they are good for (`line`: anything that can be a key)."""
 
     def __init__(self, clock: IReactorTime, keep_open: float) -> None:
         """`keep_open` is in seconds; 0 keeps none."""
         self._clock = clock
         self.keep_open = keep_open
-        self._idle: dict[str, list[SmtpConnection]] = {}
-        #: The destination of an idle session, and what ends it.
-        self._timers: dict[SmtpConnection, tuple[str, IDelayedCall]] = {}
+        self._idle: dict[Hashable, list[SmtpConnection]] = {}
+        #: The line of an idle session, and what ends it.
+        self._timers: dict[SmtpConnection, tuple[Hashable, IDelayedCall]] = {}
         self._open: set[SmtpConnection] = set()
         self._empty: Deferred[None] | None = None
         self._closing = False
@@ -34,9 +36,9 @@ class ConnectionCache:
         self._open.add(connection)
         connection.on_end = self._ended
 
-    def take(self, destination: str) -> SmtpConnection | None:
-        """An idle session for the destination, the one used last; None if there is none."""
-        waiting = self._idle.get(destination, [])
+    def take(self, line: Hashable) -> SmtpConnection | None:
+        """An idle session, the one used last; None if there is none."""
+        waiting = self._idle.get(line, [])
         while waiting:
             connection = waiting[-1]
             self._forget(connection)
@@ -44,15 +46,15 @@ class ConnectionCache:
                 return connection
         return None
 
-    def give_back(self, destination: str, connection: SmtpConnection) -> None:
+    def give_back(self, line: Hashable, connection: SmtpConnection) -> None:
         """A session that is not needed now: it is kept, or told to quit."""
         full = connection.transactions >= MAX_MESSAGES or len(self._timers) >= MAX_IDLE
         if self._closing or full or self.keep_open <= 0 or not connection.idle:
             connection.quit()
             return
-        self._idle.setdefault(destination, []).append(connection)
+        self._idle.setdefault(line, []).append(connection)
         timer = self._clock.callLater(self.keep_open, self._expire, connection)
-        self._timers[connection] = (destination, timer)
+        self._timers[connection] = (line, timer)
 
     def _expire(self, connection: SmtpConnection) -> None:
         self._forget(connection)
@@ -60,15 +62,15 @@ class ConnectionCache:
 
     def _forget(self, connection: SmtpConnection) -> None:
         """It is no longer idle."""
-        destination, timer = self._timers.pop(connection, ("", None))
+        line, timer = self._timers.pop(connection, ("", None))
         if timer is None:
             return
         if timer.active():
             timer.cancel()
-        waiting = self._idle[destination]
+        waiting = self._idle[line]
         waiting.remove(connection)
         if not waiting:
-            del self._idle[destination]
+            del self._idle[line]
 
     def _ended(self, connection: SmtpConnection) -> None:
         self._forget(connection)

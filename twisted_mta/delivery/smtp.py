@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.config.schema import Relay
 from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.route import (
-    LookupFailed,
-    NextHop,
-    NoSuchDomain,
-    Routing,
-    Shuffler,
-    Target,
-    Unroutable,
-    by_mx,
-    dns_name,
-    literal_target,
-    lookup_failed,
-    no_address,
-    no_such_domain,
-)
-from twisted_mta.core.smtp.client import AUTH_STATES, Login, SmtpClient, State, TlsUse
+from twisted_mta.core.route import Routing, Shuffler, Unroutable
+from twisted_mta.core.smtp.client import AUTH_STATES, Login
 from twisted_mta.delivery.attempt import Attempt, Trouble
-from twisted_mta.delivery.connections import ConnectionCache
 from twisted_mta.delivery.convert import Converter
+from twisted_mta.delivery.hosts import Host, Hosts, IsOwn, Way
+from twisted_mta.delivery.sessions import Line, Need, Sessions, lacks_tls
 from twisted_mta.interfaces import IDelivery, IMailResolver, IStoredBody
-from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, connect
+from twisted_mta.net.smtp_client import SessionError, SmtpConnection
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Addresses that are tried in one attempt, of all hosts of a destination. RFC 5321 §5.1 allows a limit.
 MAX_TRIES = 20
-
-#: Behind a destination in the cache: its sessions have TLS, with a certificate that proves the host.
-_PROVEN = " (proven)"
-#: The same for bounces, which need not have it.
-_PROVEN_IF_POSSIBLE = " (proven if possible)"
 
 
 @implementer(IDelivery)
@@ -64,41 +42,40 @@ class SmtpDelivery:
         workers: Workers | InlineWorkers,
         tls_context: SSL.Context,
         login: Login | None = None,
+        *,
+        is_own: IsOwn = lambda address, port: False,
     ) -> None:
         """`reactor` provides IReactorTCP and IReactorTime; `tls_context` is that of net.smtp_client.opportunistic_context.
 
-        A `login` is for the smarthost, given to it only under TLS with a certificate that proves its name.
+        A `login` is for the smarthost, given to it only under TLS with a certificate that proves its name. `is_own` knows
+        where this server listens itself.
         """
         self._reactor = reactor
-        self._resolver = resolver
-        self._random = random
-        self._hostname = hostname
         self._workers = workers
         self._converter = Converter(workers)
-        self._tls_context = tls_context
-        self._login = login
-        self._connections = ConnectionCache(reactor, settings.keep_open)
-        self._opening: set[Deferred[SmtpConnection]] = set()
-        self._closed = False
+        self._hosts = Hosts(resolver, random, hostname, Routing(), is_own)
+        self._sessions = Sessions(reactor, hostname, tls_context, settings.keep_open, login)
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Relay) -> None:
         """Take on new settings, but for the login; attempts under way go on with the hosts that they chose."""
         self._settings = settings
-        self._routing = Routing(smarthost=settings.smarthost, routes=settings.routes, port=settings.port)
-        self._connections.keep_open = settings.keep_open
-        self._connections.quit_idle()  # a route may lead elsewhere now
+        self._hosts.routing = Routing(
+            smarthost=settings.smarthost, routes=settings.routes, port=settings.port
+        )
+        self._sessions.smarthost = settings.smarthost
+        self._sessions.renew(settings.keep_open)
 
     def set_login(self, login: Login | None) -> None:
         """Log in with this at the smarthost from the next session on; None: do not log in."""
-        self._login = login
-        self._connections.quit_idle()
+        self._sessions.login = login
+        self._sessions.renew(self._settings.keep_open)
 
     # --- IDelivery -----------------------------------------------------------------------------
 
     def destination(self, recipient: QueuedRecipient) -> str:
         """See IDelivery: the domain, or the configured next hop."""
-        return self._routing.destination(recipient.address.domain)
+        return self._hosts.routing.destination(recipient.address.domain)
 
     async def deliver(
         self,
@@ -133,57 +110,66 @@ class SmtpDelivery:
 
     async def close(self) -> None:
         """See IDelivery. Attempts under way end in "try later"."""
-        self._closed = True
-        for opening in list(self._opening):
-            opening.cancel()
-        await self._connections.close()
+        await self._sessions.close()
 
     # --- one destination -----------------------------------------------------------------------
 
     async def _deliver_group(self, attempt: Attempt, destination: str, left: list[int]) -> None:
-        if attempt.needs_tls:
-            refusal = self._refuse_unproven(attempt.recipients[left[0]].address.domain)
-            if refusal is not None:
-                attempt.give_up(left, Trouble(refusal))
-                return
-            destination += _PROVEN
-        elif attempt.prefers_tls:
-            destination += _PROVEN_IF_POSSIBLE
-        while left and (idle := self._connections.take(destination)) is not None:
-            left = await self._use(attempt, destination, idle, left)
+        domain = attempt.recipients[left[0]].address.domain
+        line = Line(destination, _need(attempt))
+        if line.need is Need.PROOF and (refusal := self._refuse_unproven(domain)) is not None:
+            attempt.give_up(left, Trouble(refusal))
+            return
+        while left and (idle := self._sessions.take(line)) is not None:
+            left = await self._use(attempt, line, idle, left)
         if not left:
             return
-        domain = attempt.recipients[left[0]].address.domain
         try:
-            targets = await self._targets(domain)
+            way = await self._hosts.way(domain)
         except Unroutable as error:
             attempt.give_up(left, Trouble(error.reply))
             return
-        trouble = Trouble(no_address(domain, [target.host for target in targets]).reply)
-        if self._routing.next_hop(domain) is not None:
-            trouble = Trouble(_bad_route(domain, trouble.reply))
+        trouble = Trouble(way.nowhere())
+        left = await self._try_hosts(attempt, line, way, trouble, left)
+        if left:
+            attempt.give_up(left, trouble)
+
+    async def _try_hosts(
+        self, attempt: Attempt, line: Line, way: Way, trouble: Trouble, left: list[int]
+    ) -> list[int]:
+        """All hosts in their order: the recipients that none of them served."""
         tries = MAX_TRIES
-        for target in targets:
-            for address in (await self._addresses(target, trouble))[:tries]:
-                tries -= 1
-                left = await self._try_address(attempt, destination, target, address, trouble, left)
-                if not left:
-                    return
-        attempt.give_up(left, trouble)
+        for level in way.levels():
+            try:
+                hosts = await self._hosts.resolve(way, level)
+            except Unroutable as error:
+                if tries == MAX_TRIES:  # RFC 5321 §5.1: where better hosts were tried, what they said counts
+                    trouble.note(error.reply, final=error.reply.permanent)
+                break
+            for host in hosts:
+                if host.reply is not None:
+                    trouble.note(host.reply)
+                for address in host.addresses[:tries]:
+                    tries -= 1
+                    left = await self._try_address(attempt, line, way, host, address, trouble, left)
+                    if not left:
+                        return left
+        return left
 
     async def _try_address(
         self,
         attempt: Attempt,
-        destination: str,
-        target: Target,
+        line: Line,
+        way: Way,
+        host: Host,
         address: str,
         trouble: Trouble,
         left: list[int],
     ) -> list[int]:
         """One address of one host: the recipients that are still to be served."""
-        remote = f"{target.host} [{address}]"
+        remote = f"{host.target.host} [{address}]"
         try:
-            connection = await self._open(target, address, remote, attempt)
+            connection = await self._sessions.open(way, host.target, address, remote, line.need)
         except SessionError as error:
             self.log.info(
                 "{queue_id}: no session with {remote}: {reply}",
@@ -195,26 +181,27 @@ class SmtpDelivery:
             # thinks of our password is a matter between us and the smarthost, and no fault of the message.
             final = error.reply.permanent and error.state not in AUTH_STATES
             reply = error.reply
-            if attempt.needs_tls and _no_tls(error):
+            if line.need is Need.PROOF and lacks_tls(error):
                 reply, final = _tls_needed(reply), True
             trouble.note(reply, remote, final=final)
             return left
-        left = await self._use(attempt, destination, connection, left)
+        left = await self._use(attempt, line, connection, left)
         if left:
             trouble.note(attempt.lost, remote)
         return left
 
     async def _use(
-        self, attempt: Attempt, destination: str, connection: SmtpConnection, left: list[int]
+        self, attempt: Attempt, line: Line, connection: SmtpConnection, left: list[int]
     ) -> list[int]:
         try:
             return await attempt.use(connection, left)
         finally:
-            self._connections.give_back(destination, connection)
+            self._sessions.give_back(line, connection)
 
     def _refuse_unproven(self, domain: str) -> Reply | None:
         """Why a message that requires TLS can't go to a domain at all, or None."""
-        if self._is_fixed(domain):
+        hop = self._hosts.routing.next_hop(domain)
+        if hop is not None and not hop.mx:
             return None
         # RFC 8689 §2: the MX records must be signed, or the host stand in an MTA-STS policy; we look at neither yet.
         return Reply(
@@ -224,118 +211,13 @@ class SmtpDelivery:
             f"take the mail for {domain}",
         )
 
-    def _is_fixed(self, domain: str) -> bool:
-        """Whether the configuration names the host, so that its certificate can prove it."""
-        hop = self._routing.next_hop(domain)
-        return hop is not None and not hop.mx
 
-    # --- where to ------------------------------------------------------------------------------
-
-    async def _targets(self, domain: str) -> Sequence[Target]:
-        """The hosts to try, in order. Raises Unroutable."""
-        hop = self._routing.next_hop(domain)
-        if hop is None:
-            return await self._mail_hosts(domain, self._settings.port)
-        try:
-            return await self._mail_hosts(hop.host, hop.port) if hop.mx else [_fixed(hop)]
-        except Unroutable as error:
-            # A wrong route is the administrator's to mend: no reason to bounce.
-            raise Unroutable(_bad_route(domain, error.reply)) from None
-
-    async def _mail_hosts(self, domain: str, port: int) -> Sequence[Target]:
-        literal = literal_target(domain, port)
-        if literal is not None:
-            return [literal]
-        name = dns_name(domain)
-        try:
-            answer = await self._resolver.mx(name)
-        except NoSuchDomain:
-            raise no_such_domain(domain) from None
-        except LookupFailed as error:
-            raise lookup_failed(domain, str(error)) from None
-        return by_mx(name, answer, {self._hostname.lower()}, port, self._random)
-
-    async def _addresses(self, target: Target, trouble: Trouble) -> Sequence[str]:
-        """The addresses of a host; none if it has none, or they can't be found, which is then the trouble."""
-        if target.literal:
-            return [target.host]
-        try:
-            return await self._resolver.addresses(target.host)
-        except NoSuchDomain:
-            return ()
-        except LookupFailed as error:
-            trouble.note(lookup_failed(target.host, str(error)).reply)
-            return ()
-
-    # --- sessions ------------------------------------------------------------------------------
-
-    async def _open(self, target: Target, address: str, remote: str, attempt: Attempt) -> SmtpConnection:
-        """A new session, encrypted if that works. Raises SessionError."""
-        if self._logs_in(target) or attempt.needs_tls:
-            return await self._connect(target, address, remote, TlsUse.REQUIRED)
-        if attempt.prefers_tls and self._is_fixed(attempt.recipients[0].address.domain):
-            try:
-                return await self._connect(target, address, remote, TlsUse.REQUIRED)
-            except SessionError as error:
-                if not _no_tls(error):
-                    raise
-        try:
-            return await self._connect(target, address, remote, TlsUse.OPPORTUNISTIC)
-        except SessionError as error:
-            if error.state is not State.HANDSHAKE:
-                raise
-            # RFC 7435 §3: encryption where possible must not cost the delivery where it is not.
-            self.log.warn(
-                "TLS with {remote} failed, trying without: {reply}", remote=remote, reply=str(error.reply)
-            )
-        return await self._connect(target, address, remote, TlsUse.NEVER)
-
-    async def _connect(self, target: Target, address: str, remote: str, tls: TlsUse) -> SmtpConnection:
-        if self._closed:
-            raise SessionError(None, Reply(451, "4.3.2", "the mail server is stopping"))
-        creator: IOpenSSLClientConnectionCreator
-        if tls is TlsUse.REQUIRED:
-            creator = optionsForClientTLS(target.host)
-        else:
-            creator = OpportunisticTls(self._tls_context, "" if target.literal else target.host)
-        core = SmtpClient(self._hostname, tls=tls, login=self._login if self._logs_in(target) else None)
-        opening = Deferred.fromCoroutine(connect(self._reactor, address, target.port, core, creator, remote))
-        self._opening.add(opening)
-        try:
-            connection = await opening
-        except CancelledError:
-            raise SessionError(None, Reply(451, "4.3.2", "the mail server is stopping")) from None
-        finally:
-            self._opening.discard(opening)
-        connection.verified = tls is TlsUse.REQUIRED
-        self._connections.opened(connection)
-        return connection
-
-    def _logs_in(self, target: Target) -> bool:
-        smarthost = self._settings.smarthost
-        return self._login is not None and smarthost is not None and target == _fixed(smarthost)
-
-
-def _no_tls(error: SessionError) -> bool:
-    """Whether a session failed for want of TLS that can be trusted."""
-    return error.state in (State.STARTTLS, State.HANDSHAKE) or error.reply.enhanced == "4.7.10"
+def _need(attempt: Attempt) -> Need:
+    if attempt.needs_tls:
+        return Need.PROOF
+    return Need.PROOF_IF_POSSIBLE if attempt.prefers_tls else Need.NONE
 
 
 def _tls_needed(reply: Reply) -> Reply:
     # RFC 8689 §4.2.1: the sender is told, and nothing is tried again.
     return Reply(550, "5.7.10", f"the message requires TLS (REQUIRETLS), which can't be had: {reply}")
-
-
-def _bad_route(domain: str, reply: Reply) -> Reply:
-    return Reply(451, "4.4.4", f"the route for {domain} leads nowhere: {reply.text}")
-
-
-def _fixed(hop: NextHop) -> Target:
-    """A configured host, which may be an IP address, with or without brackets."""
-    literal = literal_target(hop.host, hop.port)
-    if literal is not None:
-        return literal
-    try:
-        return Target(str(ipaddress.ip_address(hop.host)), hop.port, literal=True)
-    except ValueError:
-        return Target(hop.host, hop.port)
