@@ -11,9 +11,14 @@ from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from twisted_mta.interfaces import IQueueStore, StoreFull
-from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.store.queue import SQLiteQueueStore, memory
 from twisted_mta.testing.contracts.queue import QueueStoreContract, message, put
 from twisted_mta.testing.queue import MemoryQueueStore
+
+
+class PlainMemoryQueueStoreTests(QueueStoreContract, unittest.SynchronousTestCase):
+    def make_store(self) -> IQueueStore:
+        return memory.MemoryQueueStore()
 
 
 class MemoryQueueStoreTests(QueueStoreContract, unittest.SynchronousTestCase):

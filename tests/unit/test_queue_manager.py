@@ -426,7 +426,7 @@ class NotificationTests(ManagerTestCase):
         self.local.hold()
         self.submit()
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
-        (bounce,) = self.store._bodies.values()
+        (bounce,) = self.store.bodies
         self.assertIn(b"text/rfc822-headers\r\nContent-Transfer-Encoding: 7bit\r\n\r\nReceived: by", bounce)
 
     def test_a_body_that_is_gone_ends_in_a_bounce(self) -> None:
