@@ -60,12 +60,14 @@ def makeService(options: Options) -> IService:
 
 def _log_observer(config: Config, twistd: Mapping[str, Any] | None) -> ILogObserver | None:
     """Our log in place of twistd's own, where twistd would write to the terminal or a file."""
+    from twisted.internet import reactor
+
     if twistd is None or twistd.get("syslog") or twistd.get("logger"):
         return None
     logfile = twistd.get("logfile")
     if not logfile and not twistd.get("nodaemon"):
         logfile = "twistd.log"  # as twistd itself does
     try:
-        return observer(config.log_format, logfile, sys.stdout)
+        return observer(config.log_format, logfile, sys.stdout, reactor)
     except OSError as error:
         raise StartError(f"can't log to {logfile}: {error.strerror}") from None

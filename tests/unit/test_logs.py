@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.service.logs import LogFile, observer
+from twisted_mta.service import logs
+from twisted_mta.service.logs import LogFile, Turns, observer
+
+
+class FakeReactor(Clock):
+    """A reactor that may be running, and shuts down when it is told to."""
+
+    def __init__(self, running: bool = False) -> None:
+        super().__init__()
+        self.running = running
+        self.at_end: list[Callable[[], None]] = []
+
+    def addSystemEventTrigger(self, phase: str, event: str, run: Callable[[], None]) -> None:
+        assert (phase, event) == ("after", "shutdown")
+        self.at_end.append(run)
 
 
 class LineTests(SynchronousTestCase):
     def lines(self, log_format: str, *events: tuple[LogLevel, str, dict[str, Any]]) -> list[str]:
         output = io.StringIO()
-        publisher = LogPublisher(observer(log_format, None, output))
+        publisher = LogPublisher(observer(log_format, None, output, FakeReactor()))
         logger = Logger("twisted_mta.service.incoming.Incoming", observer=publisher)
         for level, text, fields in events:
             logger.emit(level, text, **fields)
@@ -49,6 +65,17 @@ class LineTests(SynchronousTestCase):
         self.assertTrue(all(line.startswith("\t") for line in lines[1:]))
         self.assertIn("ValueError: why", lines[-1])
 
+    def test_formats_beyond_plain_fields(self) -> None:
+        lines = self.lines(
+            "plain",
+            (LogLevel.info, "{{ {a!r} {b:>3} {c.real} {d()}", {"a": "x", "b": 1, "c": 2, "d": lambda: 3}),
+            (LogLevel.info, "{a} and {missing}", {"a": 1}),
+            (LogLevel.info, "{{}} {a}", {"a": 1}),
+        )
+        self.assertIn("incoming: { 'x'   1 2 3", lines[0])
+        self.assertIn("missing", lines[1])
+        self.assertIn("incoming: {} 1", lines[2])
+
     def test_json(self) -> None:
         (line,) = self.lines(
             "json",
@@ -72,6 +99,41 @@ class LineTests(SynchronousTestCase):
                 "message_id": "1@x",
             },
         )
+
+
+class TurnTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = FakeReactor(running=True)
+        self.written: list[str] = []
+        self.turns = Turns(self.written.append, self.reactor)
+        self.in_reactor = True
+        self.patch(logs, "isInIOThread", lambda: self.in_reactor)
+
+    def test_one_write_a_turn(self) -> None:
+        for line in ("a\n", "b\n"):
+            self.turns.write(line)
+        self.assertEqual(self.written, [])
+        self.reactor.advance(0)
+        self.turns.write("c\n")
+        self.reactor.advance(0)
+        self.assertEqual(self.written, ["a\nb\n", "c\n"])
+
+    def test_at_once_where_no_turn_comes(self) -> None:
+        self.turns.write("a\n")
+        self.in_reactor = False
+        self.turns.write("from a thread\n")
+        self.in_reactor = True
+        self.reactor.running = False
+        self.turns.write("b\n")
+        self.assertEqual(self.written, ["a\nfrom a thread\n", "b\n"])
+        self.reactor.advance(0)
+        self.assertEqual(len(self.written), 2)
+
+    def test_the_last_lines_are_not_lost(self) -> None:
+        self.turns.write("a\n")
+        for run in self.reactor.at_end:
+            run()
+        self.assertEqual(self.written, ["a\n"])
 
 
 class FileTests(SynchronousTestCase):

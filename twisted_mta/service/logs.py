@@ -1,11 +1,11 @@
-"""The log: one line an event, for people ("plain") or for programs ("json"), without the debug events."""
+"""The log: where its lines go. One line an event (`log_lines`), without the debug events."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,66 +17,14 @@ from twisted.logger import (
     LogLevel,
     LogLevelFilterPredicate,
     PredicateResult,
-    eventAsText,
-    formatTime,
 )
+from twisted.python.threadable import isInIOThread
 from zope.interface import implementer, provider
+
+from twisted_mta.service.log_lines import FORMATS
 
 #: Seconds between looks whether the file was moved away (by logrotate, say).
 _LOOK_EVERY = 1.0
-
-
-def _text(event: LogEvent) -> str:
-    """What happened, with a traceback where there is one; a line of a peer's never begins a line of ours."""
-    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-    return (
-        "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text).strip().replace("\n", "\n\t")
-    )
-
-
-def plain(event: LogEvent) -> str:
-    """``2026-11-21T23:16:57+0000 incoming: 08Dn...: received from ...``; a traceback goes on in further lines."""
-    text = _text(event)
-    level = event.get("log_level", LogLevel.info)
-    shown = "" if level is LogLevel.info else f"{level.name}: "
-    source = str(event.get("log_namespace", "-")).rpartition("twisted_mta.")[2].split(".")
-    place = next((part for part in reversed(source) if part.islower()), source[-1])
-    return f"{formatTime(event.get('log_time'))} {place}: {shown}{text}\n" if text else ""
-
-
-#: What Twisted adds to each event for itself.
-_INTERNAL = (
-    "log_",
-    "isError",
-    "message",
-    "time",
-    "format",
-    "logLevel",
-    "printed",
-    "system",
-    "failure",
-    "why",
-)
-
-
-def as_json(event: LogEvent) -> str:
-    """One JSON object a line: time, level, source, text, and the event's own fields."""
-    text = _text(event)
-    if not text:
-        return ""
-    fields: dict[str, Any] = {
-        "time": event.get("log_time"),
-        "level": event.get("log_level", LogLevel.info).name,
-        "source": str(event.get("log_namespace", "-")),
-        "text": text,
-    }
-    for key, value in event.items():
-        if key not in _INTERNAL and not key.startswith("log_"):
-            fields[key] = value if isinstance(value, int | float | str | bool | None) else str(value)
-    return json.dumps(fields) + "\n"
-
-
-FORMATS: Mapping[str, Callable[[LogEvent], str]] = {"plain": plain, "json": as_json}
 
 
 class LogFile:
@@ -131,6 +79,38 @@ class Stream:
         self._file.flush()
 
 
+class Turns:
+    """Lines of one turn of the reactor leave in one write: a system call a line is much of what a message costs.
+
+    They go before what the turn sends to the network: Twisted makes delayed calls before it looks at sockets.
+    """
+
+    def __init__(self, write: Callable[[str], None], reactor: Any) -> None:
+        """`reactor` provides IReactorCore and IReactorTime."""
+        self._write = write
+        self._reactor = reactor
+        self._lines: deque[str] = deque()
+        self._due = False
+        reactor.addSystemEventTrigger("after", "shutdown", self._flush)
+
+    def write(self, text: str) -> None:
+        """Write soon; at once where no turn comes (before the start, after the stop, in a thread)."""
+        self._lines.append(text)
+        if not self._reactor.running or not isInIOThread():  # type: ignore[no-untyped-call]
+            self._flush()
+        elif not self._due:
+            self._due = True
+            self._reactor.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        self._due = False
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        if lines:
+            self._write("".join(lines))
+
+
 @implementer(ILogObserver)
 class Writer:
     """Writes events in one of the FORMATS."""
@@ -152,9 +132,11 @@ def worth_a_line(event: LogEvent) -> Any:
     return PredicateResult.no if chatter else PredicateResult.maybe
 
 
-def observer(log_format: str, logfile: str | None, stdout: TextIO) -> ILogObserver:
+def observer(log_format: str, logfile: str | None, stdout: TextIO, reactor: Any) -> ILogObserver:
     """What twistd is to log with. `logfile` is twistd's option: None or "-" is `stdout`. Raises OSError."""
-    write = Stream(stdout).write if not logfile or logfile == "-" else LogFile(Path(logfile)).write
+    target = Stream(stdout) if not logfile or logfile == "-" else LogFile(Path(logfile))
     from_info = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
-    filtered: ILogObserver = FilteringLogObserver(Writer(write, log_format), [worth_a_line, from_info])
+    filtered: ILogObserver = FilteringLogObserver(
+        Writer(Turns(target.write, reactor).write, log_format), [worth_a_line, from_info]
+    )
     return filtered
