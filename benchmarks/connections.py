@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 
+from benchmarks.common import memory
 from twisted_mta.testing.site import Site
 
 #: Connections that are made at a time.
@@ -65,15 +66,6 @@ class Connection:
         answer = await self.reply()
         if answer[:1] not in (b"2", b"3"):
             raise RuntimeError(f"{command[:40]!r} was answered with {answer!r}")
-
-
-def memory(site: Site, what: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far) of the server, octets."""
-    assert site.process is not None
-    for line in Path(f"/proc/{site.process.pid}/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {what}")
 
 
 async def _open(count: int, port: int, tls: ssl.SSLContext | None = None) -> list[Connection]:

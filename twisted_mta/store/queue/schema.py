@@ -69,6 +69,13 @@ CREATE TABLE recipient (
 CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
 """
 
+#: Made where they are missing, whatever the version: they are for the start, which must not read a long queue through.
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS recipient_claimed ON recipient (owner) WHERE owner IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS message_doomed ON message (doomed) WHERE doomed",
+    "CREATE INDEX IF NOT EXISTS body_file ON body (file) WHERE file IS NOT NULL",
+)
+
 
 def _to_2(connection: sqlite3.Connection) -> None:
     """What the sender may ask for at MAIL (RFC 4865, 2852, 6710, 8689): nobody could before."""
@@ -140,6 +147,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         while version < VERSION:
             MIGRATIONS[version](connection)
             version += 1
+        for statement in _INDEXES:
+            connection.execute(statement)
         connection.execute(f"PRAGMA user_version={VERSION}")
     except BaseException:
         connection.execute("ROLLBACK")

@@ -341,8 +341,8 @@ class SQLiteQueueStore:
     async def _read_queue(self, messages: str, *values: object) -> list[WorkItem]:
         found: list[WorkItem] = await self._read(
             f"SELECT {rows.MESSAGE_COLUMNS}, {rows.RECIPIENT_COLUMNS} FROM ({messages}) m "  # noqa: S608  only constants are put in
-            "LEFT JOIN body b ON b.id = m.body JOIN recipient r ON r.row BETWEEN m.first AND m.last "
-            "AND r.message = m.id WHERE NOT m.doomed ORDER BY m.id, r.row",
+            "LEFT JOIN body b ON b.id = m.body CROSS JOIN recipient r ON r.row BETWEEN m.first AND m.last "
+            "AND +r.message = m.id WHERE NOT m.doomed ORDER BY m.id, r.row",
             *values,
             convert=work_items,
         )
