@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY
-from twisted_mta.core.queue import Delivered, QueuedMessage, QueuedRecipient, Status, Transport
+from twisted_mta.core.queue import Delivered, Transport
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.interfaces import Account
 from twisted_mta.store.maildir import MaildirMailboxes
+from twisted_mta.store.queue.bodies import MemoryBody
 from twisted_mta.store.threads import Workers
+from twisted_mta.testing.queued import queued_message, queued_recipient
 
 reactor: Any = _reactor
 SESSIONS = 4
 MESSAGES = 40
-
-
-@attrs.define
-class Body:
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def open(self) -> io.BytesIO:
-        return io.BytesIO(self.data)
 
 
 class ConcurrencyTests(TestCase):
@@ -64,37 +51,11 @@ class ConcurrencyTests(TestCase):
         return self.account_
 
     async def deliver(self, number: int) -> None:
-        address = Address.parse("alice@example.test")
-        recipient = QueuedRecipient(
-            row=number,
-            address=address,
-            transport=Transport.LOCAL,
-            original=address,
-            notify=DEFAULT_NOTIFY,
-            orcpt="",
-            status=Status.QUEUED,
-            attempts=0,
-            next_attempt=0.0,
-            last_reply="",
-            warned=False,
+        recipient = queued_recipient("alice@example.test", row=number, transport=Transport.LOCAL)
+        message = queued_message(id=f"q{number}", sender=None, body_id=number, body_size=1)
+        (outcome,) = await self.delivery.deliver(
+            message, MemoryBody(b"X: delivered\r\n\r\n"), [recipient], "local"
         )
-        message = QueuedMessage(
-            id=f"q{number}",
-            sender=None,
-            prefix=b"",
-            body_id=number,
-            body_size=1,
-            arrived=1000.0,
-            expires=9000.0,
-            body_type="7BIT",
-            smtputf8=False,
-            envid="",
-            ret="",
-            parent="",
-            message_id="",
-            origin="",
-        )
-        (outcome,) = await self.delivery.deliver(message, Body(b"X: delivered\r\n\r\n"), [recipient], "local")
         self.assertIsInstance(outcome, Delivered)
 
     async def session(self, seen: dict[int, str]) -> None:

@@ -20,15 +20,9 @@ from twisted.names import dns
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.config.schema import Relay, Route
-from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY
 from twisted_mta.core.queue import (
     Delivered,
     Failed,
-    QueuedMessage,
-    QueuedRecipient,
-    Status,
-    Transport,
     TryLater,
 )
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
@@ -39,6 +33,7 @@ from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.store.threads import InlineWorkers, Workers
 from twisted_mta.testing.dns import FakeNameServer, NameServerDatagrams, NameServerFactory
+from twisted_mta.testing.queued import queued_message, queued_recipient
 from twisted_mta.testing.smtp_peer import SmtpPeer
 
 reactor: Any = real_reactor
@@ -163,38 +158,10 @@ class DeliveryTests(NameServerCase):
 
     def deliver(self, *addresses: str, body: Any = None) -> Deferred[Any]:
         body = body or MemoryBody(b"Subject: hi\r\n\r\n.\r\nend\r\n")
-        message = QueuedMessage(
-            id="q1",
-            sender=None,
-            prefix=b"Received: here\r\n",
-            body_id=1,
-            body_size=body.size,
-            arrived=0.0,
-            expires=1e9,
-            body_type="7BIT",
-            smtputf8=False,
-            envid="",
-            ret="",
-            parent="",
-            message_id="",
-            origin="",
+        message = queued_message(
+            sender=None, prefix=b"Received: here\r\n", body_size=body.size, arrived=0.0, expires=1e9
         )
-        recipients = [
-            QueuedRecipient(
-                row=row,
-                address=Address.parse(address),
-                transport=Transport.SMTP,
-                original=Address.parse(address),
-                notify=DEFAULT_NOTIFY,
-                orcpt="",
-                status=Status.QUEUED,
-                attempts=0,
-                next_attempt=0.0,
-                last_reply="",
-                warned=False,
-            )
-            for row, address in enumerate(addresses)
-        ]
+        recipients = [queued_recipient(address, row=row) for row, address in enumerate(addresses)]
         destination = self.delivery.destination(recipients[0])
         return Deferred.fromCoroutine(self.delivery.deliver(message, body, recipients, destination))
 

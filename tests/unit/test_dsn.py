@@ -14,44 +14,25 @@ from hypothesis import strategies as st
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.dsn import Action, Notification, Report, Reporter
-from twisted_mta.core.envelope import DEFAULT_NOTIFY, DeliverBy
-from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Status, Transport
+from twisted_mta.core.envelope import DeliverBy
 from twisted_mta.core.replies import Reply
+from twisted_mta.testing.queued import queued_message, queued_recipient
 
 REPORTER = Reporter(hostname="mx.example.test", postmaster=Address("postmaster", "example.test"), quote=1000)
 PREFIX = b"Received: by mx.example.test\r\n"
 BODY = b"Subject: lunch\r\nTo: bob@example.org\r\n\r\nAt noon?\r\n"
 NOW = 1_700_000_000.0
 
-MESSAGE = QueuedMessage(
+MESSAGE = queued_message(
     id="abc",
     sender=Address("alice", "example.test"),
     prefix=PREFIX,
-    body_id=1,
     body_size=len(BODY),
     arrived=NOW - 90_000,
     expires=NOW + 342_000,
-    body_type="7BIT",
-    smtputf8=False,
-    envid="",
-    ret="",
-    parent="",
     message_id="lunch@example.test",
-    origin="",
 )
-RECIPIENT = QueuedRecipient(
-    row=1,
-    address=Address("bob", "hidden.example"),
-    transport=Transport.SMTP,
-    original=Address("bob", "example.org"),
-    notify=DEFAULT_NOTIFY,
-    orcpt="",
-    status=Status.QUEUED,
-    attempts=0,
-    next_attempt=0.0,
-    last_reply="",
-    warned=False,
-)
+RECIPIENT = queued_recipient("bob@hidden.example", original=Address("bob", "example.org"))
 REPORT = Report(
     recipient=RECIPIENT,
     action=Action.FAILED,

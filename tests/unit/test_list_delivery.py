@@ -25,7 +25,6 @@ from twisted_mta.core.queue import (
     Outcome,
     QueuedMessage,
     QueuedRecipient,
-    Status,
     Transport,
     TryLater,
 )
@@ -34,6 +33,7 @@ from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.interfaces import IDelivery, IDirectory, IStoredBody
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.directory import make_directory, make_list
+from twisted_mta.testing.queued import queued_message, queued_recipient
 
 TEAM = "team@example.test"
 HEADER = b"From: alice@example.test\r\nSubject: hello\r\n\r\n"
@@ -57,19 +57,15 @@ class Body:
 
 
 def queued(sender: str | None = "alice@example.test", **more: object) -> QueuedMessage:
-    message = QueuedMessage(
+    message = queued_message(
         id="parent",
         sender=Address.parse(sender) if sender else None,
         prefix=b"Received: from x\r\n",
-        body_id=1,
-        body_size=100,
-        arrived=1000.0,
         expires=1500.0,
         body_type="8BITMIME",
         smtputf8=True,
         envid="env",
         ret="FULL",
-        parent="",
         message_id="m@example.test",
         origin="alice",
     )
@@ -77,20 +73,7 @@ def queued(sender: str | None = "alice@example.test", **more: object) -> QueuedM
 
 
 def recipient(address: str = TEAM, notify: Notify = Notify.SUCCESS | Notify.FAILURE) -> QueuedRecipient:
-    parsed = Address.parse(address)
-    return QueuedRecipient(
-        row=1,
-        address=parsed,
-        transport=Transport.LIST,
-        original=parsed,
-        notify=notify,
-        orcpt="rfc822;x@example.org",
-        status=Status.QUEUED,
-        attempts=0,
-        next_attempt=0.0,
-        last_reply="",
-        warned=False,
-    )
+    return queued_recipient(address, transport=Transport.LIST, notify=notify, orcpt="rfc822;x@example.org")
 
 
 class ListDeliveryTests(SynchronousTestCase):

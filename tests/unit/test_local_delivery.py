@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import stat
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY
 from twisted_mta.core.queue import (
     Delivered,
     Failed,
     Outcome,
     QueuedMessage,
     QueuedRecipient,
-    Status,
     Transport,
     TryLater,
 )
@@ -31,22 +27,12 @@ from twisted_mta.delivery import local
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.interfaces import Account, IDelivery
 from twisted_mta.store.maildir import files
+from twisted_mta.store.queue.bodies import MemoryBody
 from twisted_mta.store.threads import InlineWorkers
+from twisted_mta.testing.queued import queued_message, queued_recipient
 
 T = TypeVar("T")
 BODY = b"Subject: hello\r\nFrom: a@example.org\r\n\r\n.line\r\nlast\r\n"
-
-
-@attrs.define
-class Body:
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def open(self) -> io.BytesIO:
-        return io.BytesIO(self.data)
 
 
 class HeldWorkers:
@@ -66,40 +52,19 @@ class HeldWorkers:
 
 
 def message(**changes: Any) -> QueuedMessage:
-    values: dict[str, Any] = {
+    usual: dict[str, Any] = {
         "id": "0Aa1",
         "sender": Address.parse("a@example.org"),
         "prefix": b"Received: by mx.example.test\r\n",
-        "body_id": 1,
         "body_size": len(BODY),
         "arrived": 2000.5,
-        "expires": 9000.0,
         "body_type": "8BITMIME",
-        "smtputf8": False,
-        "envid": "",
-        "ret": "",
-        "parent": "",
-        "message_id": "",
-        "origin": "",
     }
-    return QueuedMessage(**{**values, **changes})
+    return queued_message(**(usual | changes))
 
 
 def recipient(address: str, attempts: int = 0) -> QueuedRecipient:
-    parsed = Address.parse(address)
-    return QueuedRecipient(
-        row=1,
-        address=parsed,
-        transport=Transport.LOCAL,
-        original=parsed,
-        notify=DEFAULT_NOTIFY,
-        orcpt="",
-        status=Status.QUEUED,
-        attempts=attempts,
-        next_attempt=0.0,
-        last_reply="",
-        warned=False,
-    )
+    return queued_recipient(address, transport=Transport.LOCAL, attempts=attempts)
 
 
 class LocalDeliveryTests(SynchronousTestCase):
@@ -131,7 +96,7 @@ class LocalDeliveryTests(SynchronousTestCase):
         self, *recipients: str, attempts: int = 0, body: bytes = BODY, **changes: Any
     ) -> list[Outcome]:
         parsed = [recipient(each, attempts) for each in recipients]
-        return list(self.get(self.delivery.deliver(message(**changes), Body(body), parsed, "local")))
+        return list(self.get(self.delivery.deliver(message(**changes), MemoryBody(body), parsed, "local")))
 
     def files(self, who: str = "alice", *parts: str) -> list[Path]:
         return sorted(path for part in parts or ("new", "cur") for path in (self.top / who / part).iterdir())
@@ -343,7 +308,9 @@ class LocalDeliveryTests(SynchronousTestCase):
 
     def start(self, *recipients: str, **changes: Any) -> Deferred[Any]:
         parsed = [recipient(each) for each in recipients]
-        return Deferred.fromCoroutine(self.delivery.deliver(message(**changes), Body(BODY), parsed, "local"))
+        return Deferred.fromCoroutine(
+            self.delivery.deliver(message(**changes), MemoryBody(BODY), parsed, "local")
+        )
 
     def test_what_waits_shares_a_batch_and_its_syncs(self) -> None:
         workers = HeldWorkers()

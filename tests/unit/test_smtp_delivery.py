@@ -14,15 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY
 from twisted_mta.core.queue import (
     Delivered,
     Failed,
     Outcome,
     QueuedMessage,
     QueuedRecipient,
-    Status,
-    Transport,
     TryLater,
 )
 from twisted_mta.core.route import LookupFailed
@@ -34,6 +31,7 @@ from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.dns import FakeResolver
 from twisted_mta.testing.network import WINDOW, MemoryNetwork
+from twisted_mta.testing.queued import queued_message, queued_recipient
 from twisted_mta.testing.smtp_peer import DROP, SILENCE, SmtpPeer
 
 A, B, C = "192.0.2.1", "192.0.2.2", "2001:db8::3"
@@ -112,40 +110,17 @@ class LateBody:
 
 
 def message(**changes: Any) -> QueuedMessage:
-    fields: dict[str, Any] = {
-        "id": "q1",
-        "sender": Address("s", "a.test"),
+    usual: dict[str, Any] = {
         "prefix": b"Received: x\r\n",
-        "body_id": 1,
         "body_size": len(TEXT),
         "arrived": 0.0,
         "expires": 1e9,
-        "body_type": "7BIT",
-        "smtputf8": False,
-        "envid": "",
-        "ret": "",
-        "parent": "",
-        "message_id": "",
-        "origin": "",
     }
-    return QueuedMessage(**(fields | changes))
+    return queued_message(**(usual | {"sender": Address("s", "a.test")} | changes))
 
 
 def recipient(text: str, row: int = 1) -> QueuedRecipient:
-    address = Address.parse(text)
-    return QueuedRecipient(
-        row=row,
-        address=address,
-        transport=Transport.SMTP,
-        original=address,
-        notify=DEFAULT_NOTIFY,
-        orcpt="",
-        status=Status.QUEUED,
-        attempts=0,
-        next_attempt=0.0,
-        last_reply="",
-        warned=False,
-    )
+    return queued_recipient(text, row=row)
 
 
 class DeliveryCase(SynchronousTestCase):
