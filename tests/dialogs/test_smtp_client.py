@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import unittest
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import pbkdf2_hmac
 from pathlib import Path
 
 from twisted_mta.core.address import Address
@@ -16,6 +17,7 @@ from twisted_mta.core.effects import Close, Send, StartTLS
 from twisted_mta.core.envelope import Notify, Recipient
 from twisted_mta.core.smtp.client import (
     ClientEffect,
+    Derive,
     Login,
     ReadyForBody,
     SessionFailed,
@@ -41,18 +43,21 @@ def render(effects: Iterable[ClientEffect]) -> list[str]:
                 lines.append("! body")
             case StartTLS():
                 lines.append("! starttls")
+            case Derive(_, salt, iterations):
+                lines.append(f"! derive {salt.hex()} {iterations}")
             case Close():
                 lines.append("! close")
             case SessionFailed(state, reply):
                 lines.append(f"! failed {state.value}: {reply}")
-            case TransactionDone(replies, _, undecided):
+            case TransactionDone(replies, _, undecided, doubtful):
                 tail = f" undecided {','.join(map(str, sorted(undecided)))}" if undecided else ""
+                tail += f" doubtful {','.join(map(str, sorted(doubtful)))}" if doubtful else ""
                 lines.append(f"! done {' | '.join(map(str, replies))}{tail}")
     return lines
 
 
 def transaction(words: list[str]) -> Transaction:
-    options = {word for word in words if word in {"8bit", "dsn"}}
+    options = {word for word in words if word in {"8bit", "dsn", "big", "data"}}
     sender, *addresses = [word for word in words if word not in options]
     recipients = []
     for word in addresses:
@@ -66,7 +71,8 @@ def transaction(words: list[str]) -> Transaction:
     return Transaction(
         sender=None if sender == "<>" else Address.parse(sender),
         recipients=tuple(recipients),
-        size=10,
+        size=100000 if "big" in options else 10,
+        chunking="data" not in options,
         body_type="8BITMIME" if "8bit" in options else "7BIT",
         envid="a+b=c d" if "dsn" in options else "",
         ret="HDRS" if "dsn" in options else "",
@@ -76,13 +82,18 @@ def transaction(words: list[str]) -> Transaction:
 def act(client: SmtpClient, words: list[str]) -> Sequence[ClientEffect]:
     match words:
         case ["start", *rest]:
-            return client.start(transaction(rest))
+            chosen = transaction(rest)
+            return client.start(chosen, b".one\r\ntwo" if client.takes_whole(chosen) else None)
         case ["body", text]:
             return client.body(text.encode() + b"\r\n")
         case ["end"]:
             return client.end_body()
         case ["secured"]:
             return client.secured()
+        case ["secured", binding]:
+            return client.secured({binding: b"bound"})
+        case ["derived", password, salt]:
+            return client.derived(pbkdf2_hmac("sha256", password.encode(), bytes.fromhex(salt), 4096))
         case ["timeout"]:
             return client.timed_out()
         case ["lost"]:
@@ -96,15 +107,18 @@ def act(client: SmtpClient, words: list[str]) -> Sequence[ClientEffect]:
 
 def make(settings: Iterable[str]) -> SmtpClient:
     tls, login = TlsUse.OPPORTUNISTIC, None
+    nonces: Callable[[], bytes] | None = None
     for setting in settings:
         match setting.split():
             case ["=", "tls", use]:
                 tls = TlsUse(use)
             case ["=", "login", user, password]:
                 login = Login(user, password)
+            case ["=", "nonce", nonce]:
+                nonces = itertools.repeat(nonce.encode()).__next__
             case _:
                 raise AssertionError(setting)
-    return SmtpClient("me.example.net", tls=tls, login=login)
+    return SmtpClient("me.example.net", tls=tls, login=login, nonces=nonces)
 
 
 def replay(lines: list[str], octets: int) -> list[str]:

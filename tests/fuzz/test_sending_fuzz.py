@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import unittest
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.names import dns
@@ -23,7 +25,18 @@ _WIRE = st.lists(
             [b"\r\n", b"\n", b"220 ", b"250-", b"250 ", b"354 ", b"4", b"550 5.1.1 ", b"421 ", b"PIPELINING"]
         ),
         st.sampled_from(
-            [b"220 mx\r\n", b"250 ok\r\n", b"250-mx\r\n250 AUTH PLAIN LOGIN\r\n", b"334 x\r\n", b"354 go\r\n"]
+            [
+                b"220 mx\r\n",
+                b"250 ok\r\n",
+                b"250-mx\r\n250 AUTH PLAIN LOGIN\r\n",
+                b"250-mx\r\n250 AUTH SCRAM-SHA-256 PLAIN\r\n",
+                b"250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n",
+                b"334 x\r\n",
+                # r=nonce+,s=c2FsdA==,i=4096
+                b"334 cj1ub25jZSsscz1jMkZzZEE9PSxpPTQwOTY=\r\n",
+                b"235 in\r\n",
+                b"354 go\r\n",
+            ]
         ),
     ),
     max_size=12,
@@ -53,10 +66,13 @@ class FuzzSendingTests(unittest.TestCase):
             pass
 
     @settings(max_examples=200, deadline=None)
-    @given(st.lists(_WIRE, max_size=6), st.booleans(), st.booleans())
-    def test_client(self, chunks: list[bytes], secured: bool, login: bool) -> None:
+    @given(st.lists(_WIRE, max_size=6), st.booleans(), st.booleans(), st.sampled_from([5, 100_000]))
+    def test_client(self, chunks: list[bytes], secured: bool, login: bool, size: int) -> None:
         """Nothing is raised; a transaction ends once; the session ends once; after that nothing more is said."""
-        client = SmtpClient("me.test", login=Login("me", "x") if login else None)
+        client = SmtpClient(
+            "me.test", login=Login("me", "x") if login else None, nonces=itertools.repeat(b"nonce").__next__
+        )
+        message = attrs.evolve(MESSAGE, size=size)
         if secured:
             client.secured()
         started = done = closed = failed = 0
@@ -64,11 +80,13 @@ class FuzzSendingTests(unittest.TestCase):
             effects = list(client.receive(chunk))
             if client.state is State.HANDSHAKE:
                 effects += client.secured()
+            if client.state is State.DERIVING:
+                effects += client.derived(b"salted")
             if client.idle and SessionFailed not in map(type, effects) and not started:
-                effects += client.start(MESSAGE)
+                effects += client.start(message, b"text\r\n" if client.takes_whole(message) else None)
                 started += 1
-            if client.state is State.BODY:
-                effects += [*client.body(b"text\r\n"), *client.end_body()]
+            if client.wants_body:
+                effects += [*client.body(b"text\r\n"), *client.body(b"more\r\n"), *client.end_body()]
             self.assertFalse(closed and effects)
             done += sum(isinstance(effect, TransactionDone) for effect in effects)
             closed += sum(isinstance(effect, Close) for effect in effects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +19,11 @@ from twisted_mta.core.smtp.client import (
     SessionFailed,
     SmtpClient,
     State,
+    Timeouts,
     TransactionDone,
 )
 from twisted_mta.core.smtp.reply_parser import MAX_LINE
+from twisted_mta.core.smtp.sending import MAX_WHOLE
 from twisted_mta.core.smtp.transaction import (
     Transaction,
     mail_command,
@@ -121,6 +124,38 @@ class ClientTests(unittest.TestCase):
             ],
         )
 
+    def test_timeouts_as_set(self) -> None:
+        client = SmtpClient("me", timeouts=Timeouts(greeting=1, command=2, data=3, block=4, final=5, quit=6))
+        seen = [client.timeout]
+        client.receive(b"220 mx\r\n250 mx\r\n")
+        client.start(Transaction(sender=None, recipients=(BOB,), size=1))
+        for data in (b"", b"250 ok\r\n250 ok\r\n", b"354 go\r\n"):
+            client.receive(data)
+            seen.append(client.timeout)
+        client.end_body()
+        seen.append(client.timeout)
+        client.receive(b"250 ok\r\n")
+        client.quit()
+        seen.append(client.timeout)
+        self.assertEqual(seen, [1, 2, 3, 4, 5, 6])
+
+    def test_a_whole_message_leaves_with_the_commands_in_one_write(self) -> None:
+        client = self.ready(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n")
+        self.assertTrue(client.takes_whole(MESSAGE))
+        self.assertFalse(client.takes_whole(attrs.evolve(MESSAGE, size=MAX_WHOLE + 1)))
+        self.assertFalse(client.takes_whole(attrs.evolve(MESSAGE, chunking=False)))
+        (sent,) = client.start(MESSAGE, b"bare\n.end")
+        self.assertIsInstance(sent, Send)
+        assert isinstance(sent, Send)
+        self.assertTrue(sent.data.endswith(b"\r\nBDAT 12 LAST\r\nbare\r\n.end\r\n"))
+
+    def test_the_mechanism_of_the_login(self) -> None:
+        client = SmtpClient("me", login=Login("me", "secret"))
+        self.assertEqual(client.mechanism, "")
+        client.secured()
+        client.receive(b"220 mx\r\n250-mx\r\n250 AUTH SCRAM-SHA-256 PLAIN\r\n")
+        self.assertEqual(client.mechanism, "PLAIN")  # without nonces there is no SCRAM
+
     def test_start_only_when_idle_and_for_somebody(self) -> None:
         with self.assertRaises(RuntimeError):
             SmtpClient("me").start(MESSAGE)
@@ -141,7 +176,11 @@ class ClientTests(unittest.TestCase):
 
     def test_body_outside_its_time_goes_nowhere(self) -> None:
         client = self.ready()
-        self.assertEqual([*client.body(b"x"), *client.end_body(), *client.secured()], [])
+        self.assertEqual(
+            [*client.body(b"x"), *client.end_body(), *client.secured(), *client.derived(b"x")], []
+        )
+        client.start(Transaction(sender=None, recipients=(BOB,), size=1))
+        self.assertEqual([*client.body(b"x"), *client.end_body()], [])
 
     def test_half_a_line_end_is_held_back(self) -> None:
         client = self.ready()

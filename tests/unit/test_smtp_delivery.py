@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 from collections.abc import Sequence
@@ -334,6 +335,134 @@ class TransactionTests(DeliveryCase):
         self.assertEqual(brief(outcome), f"TryLater 451 4.4.1 mx2.x.test [{B}]")
 
 
+class ChunkingTests(DeliveryCase):
+    """RFC 3030."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.peer.extensions.append("CHUNKING")
+
+    def verbs(self) -> list[str]:
+        return [command.split()[0] for command in self.peer.commands]
+
+    def test_a_small_message_leaves_with_the_commands(self) -> None:
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx1.x.test [{A}]"])
+        [received] = self.peer.messages
+        self.assertEqual(received.data, b"Received: x\r\n" + TEXT)
+        self.assertEqual(self.verbs(), ["EHLO", "MAIL", "RCPT", "BDAT"])
+        self.assertEqual(self.peer.commands[-1], f"BDAT {len(received.data)} LAST")
+
+    def test_a_large_one_goes_in_chunks(self) -> None:
+        text = b"Subject: hi\r\n\r\n" + (b"." * 70 + b"\r\n") * 5000
+        self.assertEqual(
+            self.summary("b@x.test", "c@x.test", body=Body(text), body_size=len(text)),
+            [f"Delivered 250 2.0.0 mx1.x.test [{A}]"] * 2,
+        )
+        [received] = self.peer.messages
+        self.assertEqual(received.data, b"Received: x\r\n" + text)
+        self.assertEqual(self.verbs(), ["EHLO", "MAIL", "RCPT", "RCPT", *["BDAT"] * 6])
+
+    def test_a_chunk_is_refused(self) -> None:
+        text = b"Subject: hi\r\n\r\n" + (b"." * 70 + b"\r\n") * 5000
+        self.peer.replies = {"BDAT": ["250 ok", "552 5.3.4 too large for us"]}
+        self.assertEqual(
+            self.summary("b@x.test", body=Body(text), body_size=len(text)),
+            [f"Failed 552 5.3.4 mx1.x.test [{A}]"],
+        )
+        self.assertEqual(self.peer.messages, [])
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx1.x.test [{A}]"])
+        self.assertEqual(self.verbs()[-4:], ["RSET", "MAIL", "RCPT", "BDAT"])
+
+    def test_nobody_may_have_it(self) -> None:
+        self.peer.replies = {"RCPT": "450 4.2.0 greylisted"}
+        self.assertEqual(self.summary("b@x.test"), [f"TryLater 450 4.2.0 mx1.x.test [{A}]"])
+
+    def test_what_failed_once_goes_by_data(self) -> None:
+        again = attrs.evolve(recipient("b@x.test"), attempts=1)
+        result: Deferred[Sequence[Outcome]] = Deferred.fromCoroutine(
+            self.delivery.deliver(message(), Body(TEXT), [again], self.delivery.destination(again))
+        )
+        self.network.advance(0)
+        self.successResultOf(result)
+        self.assertEqual(self.verbs(), ["EHLO", "MAIL", "RCPT", "DATA"])
+
+    def test_not_if_so_configured(self) -> None:
+        self.delivery.reconfigure(attrs.evolve(self.settings, chunking=False))
+        self.deliver("b@x.test")
+        self.assertEqual(self.verbs(), ["EHLO", "MAIL", "RCPT", "DATA"])
+
+    def test_a_message_that_cannot_be_read_leaves_the_session_alone(self) -> None:
+        self.assertEqual(
+            self.summary("b@x.test", body=MissingBody()), [f"TryLater 451 4.3.0 mx1.x.test [{A}]"]
+        )
+        self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 1)
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx1.x.test [{A}]"])
+        self.assertEqual(self.peer.connections, 1)
+
+    def test_the_session_ends_while_the_disk_is_slow(self) -> None:
+        body = LateBody()
+        self.delivery = SmtpDelivery(
+            self.network, self.resolver, random.Random(1), Relay(), "me.test", LateWorkers(), CONTEXT
+        )
+        started = self.start("b@x.test", body=body)
+        [session] = self.peer.sessions
+        session.transport.loseConnection()
+        self.network.advance(0)
+        self.second.extensions.append("CHUNKING")
+        body.file.reads.pop().callback(TEXT)
+        body.file.reads.pop().callback(b"")
+        self.network.advance(0)
+        # Another host is tried: nothing of it had been sent.
+        body.file.reads.pop().callback(TEXT)
+        body.file.reads.pop().callback(b"")
+        self.network.advance(0)
+        self.assertEqual(brief(self.successResultOf(started)[0]), f"Delivered 250 2.0.0 mx2.x.test [{B}]")
+
+
+class LossTests(DeliveryCase):
+    """RFC 1047, RFC 5321 §4.5.3.2.6: another host at once while the message can't have been taken, and none afterwards."""
+
+    def lost_at(self, key: str, reply: str = DROP) -> tuple[str, bool]:
+        """Where the mail went in the end, and whether it may go there twice."""
+        self.peer.replies = {key: reply}
+        self.delivery = self.make(self.settings)
+        [outcome] = self.deliver("b@x.test")
+        if isinstance(outcome, Delivered):
+            return outcome.remote, False
+        assert isinstance(outcome, TryLater)
+        return outcome.remote, outcome.doubtful
+
+    def test_by_data(self) -> None:
+        for key in ("greeting", "EHLO", "MAIL", "RCPT", "DATA"):
+            with self.subTest(key):
+                self.assertEqual(self.lost_at(key), (f"mx2.x.test [{B}]", False))
+        self.assertEqual(self.lost_at("."), (f"mx1.x.test [{A}]", True))
+
+    def test_in_one_chunk(self) -> None:
+        self.peer.extensions.append("CHUNKING")
+        for key, expected in (
+            ("greeting", (f"mx2.x.test [{B}]", False)),
+            ("EHLO", (f"mx2.x.test [{B}]", False)),
+            ("MAIL", (f"mx1.x.test [{A}]", True)),
+            ("RCPT", (f"mx1.x.test [{A}]", True)),
+            (".", (f"mx1.x.test [{A}]", True)),
+        ):
+            with self.subTest(key):
+                self.assertEqual(self.lost_at(key), expected)
+
+    def test_its_own_word_that_it_goes(self) -> None:
+        self.peer.extensions.append("CHUNKING")
+        for key in ("MAIL", "RCPT", "."):
+            with self.subTest(key):
+                self.assertEqual(self.lost_at(key, "421 4.3.2 bye"), (f"mx2.x.test [{B}]", False))
+
+    def test_refused_recipients_are_in_no_doubt(self) -> None:
+        self.peer.replies = {"RCPT c@x.test": "550 5.1.1 who?", ".": DROP}
+        one, other = self.deliver("b@x.test", "c@x.test")
+        self.assertTrue(isinstance(one, TryLater) and one.doubtful)
+        self.assertEqual(brief(other), f"Failed 550 5.1.1 mx1.x.test [{A}]")
+
+
 class SilenceTests(DeliveryCase):
     """Each wait ends: RFC 5321 §4.5.3.2."""
 
@@ -610,6 +739,17 @@ class LoginTests(DeliveryCase):
         self.network.broken_tls = {B}
         self.assertEqual(self.summary("b@x.test"), [f"TryLater 451 4.4.2 smart.test [{B}]"])
         self.assertFalse(any("AUTH" in command for command in self.second.commands))
+
+    def test_scram_bound_to_the_connection(self) -> None:
+        self.second.tls = object()
+        self.second.extensions.append("AUTH PLAIN SCRAM-SHA-256-PLUS")
+        self.second.replies = {"AUTH": "535 5.7.8 wrong"}
+        self.assertEqual(self.summary("b@x.test"), [f"TryLater 535 5.7.8 smart.test [{B}]"])
+        [first, second] = [command for command in self.second.commands if command.startswith("AUTH")]
+        mechanism, said = first.split()[1:]
+        self.assertEqual(mechanism, "SCRAM-SHA-256-PLUS")
+        self.assertTrue(base64.b64decode(said).startswith(b"p=tls-exporter,,n=me,r="))
+        self.assertTrue(second.startswith("AUTH PLAIN"))
 
     def test_a_wrong_password_bounces_nothing(self) -> None:
         self.second.tls = object()

@@ -137,6 +137,8 @@ class Relay:
     max_recipients: int = 100
     #: Seconds an idle connection is kept for the next message.
     keep_open: float = 5.0
+    #: Whether BDAT is used with hosts that offer CHUNKING.
+    chunking: bool = True
 
 
 @attrs.frozen(kw_only=True)

@@ -216,6 +216,7 @@ RELAY: Mapping[str, Reader[Any]] = {
     "concurrency": fields.integer(1, 10_000),
     "max_recipients": fields.integer(1, 100_000),
     "keep_open": fields.duration(),
+    "chunking": fields.boolean,
 }
 
 

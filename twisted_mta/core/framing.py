@@ -1,4 +1,4 @@
-"""Framing of message text on the wire: the dot-stuffing of RFC 5321 §4.5.2, chunk by chunk."""
+"""Framing of message text on the wire: line ends, and the dot-stuffing of RFC 5321 §4.5.2, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
-class DotStuffer:
-    """Makes the octets that follow DATA from a message given in chunks, split anywhere.
+class LineEnds:
+    """Makes canonical text from a message given in chunks, split anywhere.
 
     What comes out holds no bare CR or LF whatever went in (each becomes CRLF), so that no message of ours can
     end early, or begin another, at a peer that takes one of them for a line end.
@@ -20,7 +20,7 @@ class DotStuffer:
         self._held = False
 
     def feed(self, data: bytes) -> bytes:
-        """The next octets of the message, ready to be sent."""
+        """The next octets of the text."""
         if self._held:
             data = b"\r" + data
         self._held = data.endswith(b"\r")
@@ -31,6 +31,26 @@ class DotStuffer:
         pairs = data.count(b"\r\n")
         if pairs != data.count(b"\n") or pairs != data.count(b"\r"):
             data = _LINE_END.sub(b"\r\n", data)  # RFC 5321 §2.3.8
+        self._line_start = data.endswith(b"\n")
+        return data
+
+    def finish(self) -> bytes:
+        """The end of an unfinished last line."""
+        return b"\r\n" if self._held or not self._line_start else b""
+
+
+class DotStuffer:
+    """Makes the octets that follow DATA, with line ends as LineEnds makes them."""
+
+    def __init__(self) -> None:
+        self._text = LineEnds()
+        self._line_start = True
+
+    def feed(self, data: bytes) -> bytes:
+        """The next octets of the message, ready to be sent."""
+        data = self._text.feed(data)
+        if not data:
+            return b""
         stuffed = data.replace(b"\r\n.", b"\r\n..")  # RFC 5321 §4.5.2
         if self._line_start and stuffed.startswith(b"."):
             stuffed = b"." + stuffed
@@ -39,6 +59,4 @@ class DotStuffer:
 
     def finish(self) -> bytes:
         """What ends the message: the end of an unfinished last line, and the line with the dot alone."""
-        if self._held or not self._line_start:
-            return b"\r\n.\r\n"  # RFC 5321 §4.1.1.4
-        return b".\r\n"
+        return self._text.finish() + b".\r\n"  # RFC 5321 §4.1.1.4

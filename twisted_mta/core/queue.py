@@ -177,6 +177,8 @@ class TryLater:
 
     reply: Reply
     remote: str = ""
+    #: The next host may have the message: it got all of it, and then nothing more was heard (RFC 1047).
+    doubtful: bool = False
 
 
 @attrs.frozen

@@ -53,9 +53,12 @@ class Attempt:
         max_recipients: int,
         converter: Converter,
         seconds: Callable[[], float],
+        *,
+        chunking: bool = True,
     ) -> None:
-        """`seconds` tells the Unix time. To be closed in the end."""
+        """`seconds` tells the Unix time; `chunking`: BDAT may be used. To be closed in the end."""
         self._seconds = seconds
+        self._chunking = chunking
         self.message = message
         self.recipients = recipients
         self._body = body
@@ -129,7 +132,13 @@ class Attempt:
                 again.append(index)
             else:
                 self._decide(
-                    index, reply, connection.remote, connection, final=reply.permanent, traced=traced
+                    index,
+                    reply,
+                    connection.remote,
+                    connection,
+                    final=reply.permanent,
+                    traced=traced,
+                    doubtful=position in done.doubtful,
                 )
         return again, lost
 
@@ -185,6 +194,8 @@ class Attempt:
             ret=self.message.ret,
             time_left=self._time_left(),
             priority=self.message.priority,
+            # What failed once is sent in the old way: in case that it was the new one that the next host can't bear.
+            chunking=self._chunking and not any(one.attempts for one in chosen),
             require_tls=self.needs_tls or self._offers_to_require_tls(connection),
         )
 
@@ -201,6 +212,7 @@ class Attempt:
         *,
         final: bool,
         traced: bool = False,
+        doubtful: bool = False,
     ) -> None:
         reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
         outcome: Outcome
@@ -212,7 +224,7 @@ class Attempt:
         elif final:
             outcome = Failed(reply, remote)
         else:
-            outcome = TryLater(reply, remote)
+            outcome = TryLater(reply, remote, doubtful=doubtful)
         self._outcomes[index] = outcome
         self.log.debug(  # the queue tells what comes of it
             "{queue_id}: {result} to {recipient} by {remote}: {reply}",

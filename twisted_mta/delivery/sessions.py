@@ -18,6 +18,7 @@ from twisted_mta.core.route import NextHop, Target
 from twisted_mta.core.smtp.client import Login, SmtpClient, State, TlsUse
 from twisted_mta.delivery.connections import ConnectionCache
 from twisted_mta.delivery.hosts import Way
+from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, connect
 
 
@@ -52,6 +53,7 @@ class Sessions:
         tls_context: SSL.Context,
         keep_open: float,
         login: Login | None,
+        scram: ScramHelper,
     ) -> None:
         """`reactor` provides IReactorTCP and IReactorTime; `tls_context` is that of net.smtp_client.opportunistic_context.
 
@@ -64,6 +66,7 @@ class Sessions:
         self._opening: set[Deferred[SmtpConnection]] = set()
         self._closed = False
         self.login = login
+        self._scram = scram
         #: Where to log in.
         self.smarthost: NextHop | None = None
 
@@ -134,8 +137,11 @@ class Sessions:
             creator = optionsForClientTLS(target.host)
         else:
             creator = OpportunisticTls(self._tls_context, "" if target.literal else target.host)
-        core = SmtpClient(self._hostname, tls=tls, login=self.login if self._logs_in(way) else None)
-        opening = Deferred.fromCoroutine(connect(self._reactor, address, target.port, core, creator, remote))
+        login = self.login if self._logs_in(way) else None
+        core = SmtpClient(self._hostname, tls=tls, login=login, nonces=self._scram.nonce)
+        opening = Deferred.fromCoroutine(
+            connect(self._reactor, address, target.port, core, creator, remote, self._scram)
+        )
         self._opening.add(opening)
         try:
             connection = await opening

@@ -19,6 +19,7 @@ from twisted_mta.delivery.convert import Converter
 from twisted_mta.delivery.hosts import Host, Hosts, IsOwn, Way
 from twisted_mta.delivery.sessions import Line, Need, Sessions, lacks_tls
 from twisted_mta.interfaces import IDelivery, IMailResolver, IStoredBody
+from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import SessionError, SmtpConnection
 from twisted_mta.store.threads import InlineWorkers, Workers
 
@@ -54,7 +55,9 @@ class SmtpDelivery:
         self._workers = workers
         self._converter = Converter(workers)
         self._hosts = Hosts(resolver, random, hostname, Routing(), is_own)
-        self._sessions = Sessions(reactor, hostname, tls_context, settings.keep_open, login)
+        self._sessions = Sessions(
+            reactor, hostname, tls_context, settings.keep_open, login, ScramHelper(workers)
+        )
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Relay) -> None:
@@ -93,6 +96,7 @@ class SmtpDelivery:
             self._settings.max_recipients,
             self._converter,
             self._reactor.seconds,
+            chunking=self._settings.chunking,
         )
         try:
             await self._deliver_all(attempt, recipients)

@@ -12,13 +12,18 @@ from OpenSSL import SSL
 _EXPORTER = b"EXPORTER-Channel-Binding"
 
 
-def channel_bindings(connection: SSL.Connection) -> Mapping[str, bytes]:
-    """The bindings of a server's connection after its handshake, by type."""
+def channel_bindings(connection: SSL.Connection, *, client: bool = False) -> Mapping[str, bytes]:
+    """The bindings of a connection after its handshake, by type, the best first; `client`: we are that side of it."""
     found: dict[str, bytes] = {}
     if connection.get_protocol_version_name() == "TLSv1.3":
         # RFC 9266 §2. Not with older versions, where two connections can be made to share their keys.
         found["tls-exporter"] = connection.export_keying_material(_EXPORTER, 32, b"")
-    certificate = connection.get_certificate(as_cryptography=True)
+    # RFC 5929 §4.1: that of the server, on both sides.
+    certificate = (
+        connection.get_peer_certificate(as_cryptography=True)
+        if client
+        else connection.get_certificate(as_cryptography=True)
+    )
     if isinstance(certificate, Certificate) and (digest := _end_point(certificate)):
         found["tls-server-end-point"] = digest
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import attrs
 from OpenSSL import SSL
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
@@ -29,6 +30,7 @@ from twisted_mta.core.effects import Close, Send, StartTLS
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.client import (
     ClientEffect,
+    Derive,
     ReadyForBody,
     SessionFailed,
     SessionReady,
@@ -37,6 +39,8 @@ from twisted_mta.core.smtp.client import (
     TransactionDone,
 )
 from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.net.bindings import channel_bindings
+from twisted_mta.net.scram_client import ScramHelper
 
 #: Seconds for a TCP connection; RFC 5321 §4.5.4.1 names none, and a sender has other addresses to try.
 CONNECT_TIMEOUT = 30.0
@@ -63,7 +67,15 @@ class SmtpConnection(protocol.Protocol):
     log = Logger()
     transport: Any
 
-    def __init__(self, core: SmtpClient, clock: IReactorTime, tls: IOpenSSLClientConnectionCreator) -> None:
+    def __init__(
+        self,
+        core: SmtpClient,
+        clock: IReactorTime,
+        tls: IOpenSSLClientConnectionCreator,
+        scram: ScramHelper | None = None,
+    ) -> None:
+        """`scram` is needed where the core may log in with SCRAM."""
+        self._scram = scram
         self.core = core
         self._clock = clock
         self._tls_creator = tls
@@ -86,6 +98,7 @@ class SmtpConnection(protocol.Protocol):
         self._done: Deferred[TransactionDone] | None = None
         self._read: ReadBody | None = None
         self._pumping: Deferred[None] | None = None
+        self._deriving: Deferred[None] | None = None
         self._blocked = False
         self._drained: Deferred[None] | None = None
 
@@ -98,15 +111,22 @@ class SmtpConnection(protocol.Protocol):
 
     async def send(self, transaction: Transaction, read: ReadBody) -> TransactionDone:
         """Carry out one transaction. `read` is called once the peer wants the message, and not any more on return."""
+        whole = None
+        if self.core.takes_whole(transaction):
+            try:
+                whole = await _read_all(read)
+            except Exception:  # noqa: BLE001  a body that can't be read is this message's trouble only
+                self.log.failure("a message can't be read to be sent to {remote}", remote=self.remote)
+                return _nobody(transaction, Reply(451, "4.3.0", "the message can't be read"))
         if not self.idle:
+            everybody = frozenset(range(len(transaction.recipients)))
             gone = Reply(451, "4.4.2", "the session ended before the message was sent")
-            everybody = range(len(transaction.recipients))
-            return TransactionDone(tuple(gone for _ in everybody), None, frozenset(everybody))
+            return attrs.evolve(_nobody(transaction, gone), undecided=everybody)
         self.transactions += 1
         self._read = read
         done: Deferred[TransactionDone] = Deferred()
         self._done = done
-        self._perform(self.core.start(transaction))
+        self._perform(self.core.start(transaction, whole))
         result = await done
         if self._pumping is not None:
             pumping, self._pumping = self._pumping, None
@@ -135,7 +155,7 @@ class SmtpConnection(protocol.Protocol):
     def handshakeCompleted(self) -> None:
         handle: Any = self.transport.getHandle()
         self.tls = f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
-        self._perform(self.core.secured())
+        self._perform(self.core.secured(channel_bindings(handle, client=True)))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
@@ -173,6 +193,8 @@ class SmtpConnection(protocol.Protocol):
                     self._tell_ready(None)
                 case SessionFailed(state, reply):
                     self._tell_ready(SessionError(state, reply))
+                case Derive():
+                    self._deriving = Deferred.fromCoroutine(self._derive(effect))
                 case ReadyForBody():
                     self._pumping = Deferred.fromCoroutine(self._pump())
                 case TransactionDone():
@@ -196,12 +218,22 @@ class SmtpConnection(protocol.Protocol):
         else:
             self.ready.errback(error)
 
+    async def _derive(self, wish: Derive) -> None:
+        assert self._scram is not None  # its nonces made the core use SCRAM
+        try:
+            salted = await self._scram.derive(wish)
+        except Exception:  # noqa: BLE001  the session can't go on, others can
+            self.log.failure("can't compute the keys for SCRAM with {remote}", remote=self.remote)
+            self._perform(self.core.abort("the keys for SCRAM can't be computed"))
+        else:
+            self._perform(self.core.derived(salted))
+
     async def _pump(self) -> None:
         """Send the message no faster than the peer takes it."""
         assert self._read is not None  # set by `send`, before the core can be ready for it
         self.transport.registerProducer(self, True)
         try:
-            while self.core.state is State.BODY and (chunk := await self._read()):
+            while self.core.wants_body and (chunk := await self._read()):
                 self._perform(self.core.body(chunk))
                 self._arm()  # RFC 5321 §4.5.3.2.5: for each block
                 if self._blocked and not self._lost:
@@ -246,6 +278,18 @@ class SmtpConnection(protocol.Protocol):
         self.abort()  # there may be much in the buffer that a dead peer will never take
 
 
+async def _read_all(read: ReadBody) -> bytes:
+    pieces = []
+    while piece := await read():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _nobody(transaction: Transaction, reply: Reply) -> TransactionDone:
+    """Nobody got it, and for all it is `reply` that says why."""
+    return TransactionDone(tuple(reply for _ in transaction.recipients))
+
+
 def _reason(error: BaseException | None) -> str:
     if not isinstance(error, SSL.Error):
         return str(error)
@@ -279,10 +323,16 @@ def opportunistic_context() -> SSL.Context:
 
 
 async def connect(
-    reactor: Any, address: str, port: int, core: SmtpClient, tls: IOpenSSLClientConnectionCreator, remote: str
+    reactor: Any,
+    address: str,
+    port: int,
+    core: SmtpClient,
+    tls: IOpenSSLClientConnectionCreator,
+    remote: str,
+    scram: ScramHelper | None = None,
 ) -> SmtpConnection:
     """Open a session with an IP address and wait until it is ready. Raises SessionError; can be cancelled."""
-    connection = SmtpConnection(core, reactor, tls)
+    connection = SmtpConnection(core, reactor, tls, scram)
     connection.remote = remote
     kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
     endpoint = kind(reactor, address, port, timeout=CONNECT_TIMEOUT)

@@ -21,6 +21,10 @@ from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import Update
 
 
+#: Seconds for which nothing is sent again that the next host may have.
+DOUBT = 1800.0
+
+
 @attrs.define
 class Judge:
     """Decides by the schedule. `random` gives 0 <= x < 1."""
@@ -65,6 +69,16 @@ class Judge:
                 recipient, outcome, Action.FAILED, now, expired=True
             )
         following = self.schedule.next_attempt(now, recipient.attempts + 1, message.expires, self.random)
+        if outcome.doubtful:
+            # RFC 1047: that host may well be busy with what it has. Then it would get the message twice.
+            following = max(following, min(now + DOUBT, message.expires))
+            self.log.warn(
+                "{queue_id} may arrive twice: {remote} got all of it for {recipient} and said nothing more",
+                event="doubtful",
+                queue_id=message.id,
+                recipient=str(recipient.address),
+                remote=outcome.remote,
+            )
         by = message.deliver_by
         if by is not None and now < by.time:
             following = min(following, by.time)  # RFC 2852 §4.1.3: then something is due

@@ -35,8 +35,9 @@ class Received:
 class SmtpPeer(ServerFactory):
     """`replies` says what to answer instead of the normal.
 
-    A key is a verb, "greeting", "." for the end of a message, or a verb with an address ("RCPT bob@x.test"). A value is
-    a reply (lines split by LF; one with CRLF is sent as it is), SILENCE, DROP, or a list of those, used up one a time.
+    A key is a verb, "greeting", "." for the end of a message, or a verb with an address ("RCPT bob@x.test"); BDAT is for
+    chunks that are not the last. A value is a reply (lines split by LF; one with CRLF is sent as it is), SILENCE, DROP, or
+    a list of those, used up one a time.
     """
 
     noisy = False
@@ -88,6 +89,9 @@ class _PeerSession(Protocol):
         self._peer = peer
         self._buffer = b""
         self._in_data = False
+        #: Octets of a chunk to come, None between chunks; and whether it is the last.
+        self._chunk: int | None = None
+        self._last = False
         self._silent = False
         self._secure = False
         self._now = Received("", [], b"", False)
@@ -106,8 +110,26 @@ class _PeerSession(Protocol):
         if self._peer.keep:
             self._peer.wire += data
         self._buffer += data
-        while not self._silent and (self._take_data() if self._in_data else self._take_line()):
+        while not self._silent and self._take():
             pass
+
+    def _take(self) -> bool:
+        if self._chunk is not None:
+            return self._take_chunk(self._chunk)
+        return self._take_data() if self._in_data else self._take_line()
+
+    def _take_chunk(self, size: int) -> bool:
+        if len(self._buffer) < size:
+            return False
+        self._add(self._buffer[:size])
+        self._buffer, self._chunk = self._buffer[size:], None
+        if not self._now.recipients:
+            self._say(["BDAT"], "503 5.5.1 no valid recipients")
+        elif self._last:
+            self._finish()
+        else:
+            self._say(["BDAT"], f"250 2.0.0 {size} octets")
+        return True
 
     def _take_line(self) -> bool:
         line, end, rest = self._buffer.partition(b"\r\n")
@@ -128,11 +150,14 @@ class _PeerSession(Protocol):
             return False
         self._add(self._buffer[: end + 2])
         self._buffer, self._in_data = self._buffer[end + 5 :], False
+        self._now.data = self._now.data.replace(b"\r\n..", b"\r\n.")[2:]
+        self._finish()
+        return True
+
+    def _finish(self) -> None:
         received, self._now = self._now, Received("", [], b"", self._secure)
-        received.data = received.data.replace(b"\r\n..", b"\r\n.")[2:]
         if self._say(["."], "250 2.0.0 taken").startswith("2"):
             self._peer.messages.append(received)
-        return True
 
     def _add(self, data: bytes) -> None:
         self._peer.size += len(data)
@@ -161,6 +186,9 @@ class _PeerSession(Protocol):
             self._in_data = self._say(keys, normal).startswith("3")
             if self._in_data:
                 self._buffer = b"\r\n" + self._buffer
+        elif verb == "BDAT":
+            words = line.split()
+            self._chunk, self._last = int(words[1]), words[2:] == ["LAST"]
         elif verb == "STAR":
             if self._say(keys, "220 go ahead").startswith("2"):
                 self._buffer = b""

@@ -3,7 +3,7 @@
 One `SmtpClient` is one session, which carries any number of transactions, one at a time:
 
     connected ... SessionReady            the greeting, EHLO, TLS and AUTH are done; `idle` is True
-    start()   ... ReadyForBody            the peer said 354: give the message to `body`, then call `end_body`
+    start()   ... ReadyForBody            the peer wants the message: give it to `body`, then call `end_body`
                   TransactionDone         `idle` is True again, unless SessionFailed follows
     quit()    ... Close
 
@@ -11,136 +11,84 @@ Instead of any of these SessionFailed and Close may come, at any time; a transac
 TransactionDone first. A TransactionDone may also come without ReadyForBody, when everything was refused. Events of one
 batch may overtake the caller, who looks at `idle` before each `start`. The caller tells of the passing of `timeout`
 seconds, counted from the last event in either direction, by `timed_out`.
+
+`sending` carries out transactions and `login` logs in; here is what they have in common, the session.
 """
 
 from __future__ import annotations
 
-import base64
-import enum
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from twisted_mta.core.effects import Close, Send, StartTLS
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.smtp.reply_parser import ReplyError, ReplyParser
-from twisted_mta.core.smtp.transaction import (
-    Progress,
-    Transaction,
-    mail_command,
-    parse_extensions,
-    rcpt_command,
-    rcpt_refusal,
-    refuse_locally,
-    refuse_recipient,
-    unpromised,
+from twisted_mta.core.sasl.base import SaslError
+from twisted_mta.core.sasl.client import Derive, Login
+from twisted_mta.core.smtp.client_events import (
+    AUTH_STATES,
+    ClientEffect,
+    ReadyForBody,
+    SessionFailed,
+    SessionReady,
+    State,
+    Timeouts,
+    TlsUse,
+    TransactionDone,
+    Wire,
 )
+from twisted_mta.core.smtp.login import LoginDialogue
+from twisted_mta.core.smtp.reply_parser import ReplyError, ReplyParser
+from twisted_mta.core.smtp.sending import MAX_WHOLE, Sending, can_chunk
+from twisted_mta.core.smtp.transaction import Transaction, parse_extensions
 
-
-class State(enum.Enum):
-    """What the next reply answers; where there is none to come, what is going on."""
-
-    GREETING = "greeting"
-    EHLO = "EHLO"
-    HELO = "HELO"
-    STARTTLS = "STARTTLS"
-    HANDSHAKE = "TLS handshake"
-    AUTH_PLAIN = "AUTH PLAIN"
-    AUTH_LOGIN = "AUTH LOGIN"
-    AUTH_USER = "AUTH LOGIN, user name"
-    AUTH_PASSWORD = "AUTH LOGIN, password"  # noqa: S105  a state, no password
-    IDLE = "idle"
-    RSET = "RSET"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    BODY = "message text"
-    FINAL = "end of message"
-    DISCARD = "end of no message"
-    QUIT = "QUIT"
-    CLOSED = "closed"
-
-
-AUTH_STATES = frozenset({State.AUTH_PLAIN, State.AUTH_LOGIN, State.AUTH_USER, State.AUTH_PASSWORD})
-
-
-class TlsUse(enum.Enum):
-    """What to do about STARTTLS."""
-
-    #: Talk plaintext whatever is offered (or the connection is encrypted already).
-    NEVER = "never"
-    #: Encrypt where it is offered, RFC 3207 §4.
-    OPPORTUNISTIC = "opportunistic"
-    #: No mail without it.
-    REQUIRED = "required"
-
-
-@attrs.frozen
-class Login:
-    """Who we are to a smarthost."""
-
-    user: str
-    password: str = attrs.field(repr=False)
-
-
-@attrs.frozen
-class SessionReady:
-    """The session can carry transactions."""
-
-
-@attrs.frozen
-class SessionFailed:
-    """The session is over, other than by `quit`. `reply` is the peer's, or ours where it said nothing (4yz)."""
-
-    state: State
-    reply: Reply
-
-
-@attrs.frozen
-class ReadyForBody:
-    """The peer waits for the text of the message: `SmtpClient.body` any number of times, then `end_body`."""
-
-
-@attrs.frozen
-class TransactionDone:
-    """How the transaction ended: one reply for each recipient, in order; 2yz means that the peer has the message for it.
-
-    `data` answers DATA or the message; None when it did not come to that. `undecided` are the indexes of recipients of
-    which the peer said nothing final because the session ended, while certainly nothing was delivered: another
-    connection may be tried at once.
-    """
-
-    replies: tuple[Reply, ...]
-    data: Reply | None = None
-    undecided: frozenset[int] = frozenset()
-
-
-ClientEffect = Send | StartTLS | Close | SessionReady | SessionFailed | ReadyForBody | TransactionDone
-Effects = list[ClientEffect]
+__all__ = [
+    "AUTH_STATES",
+    "ClientEffect",
+    "Derive",
+    "Login",
+    "ReadyForBody",
+    "SessionFailed",
+    "SessionReady",
+    "SmtpClient",
+    "State",
+    "Timeouts",
+    "TlsUse",
+    "TransactionDone",
+]
 
 
 class SmtpClient:
     """One session; see the module's docstring for its life."""
 
     def __init__(
-        self, hostname: str, *, tls: TlsUse = TlsUse.OPPORTUNISTIC, login: Login | None = None
+        self,
+        hostname: str,
+        *,
+        tls: TlsUse = TlsUse.OPPORTUNISTIC,
+        login: Login | None = None,
+        nonces: Callable[[], bytes] | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
-        """`hostname` is our name for EHLO. A `login` is used only under TLS, and the session fails without."""
+        """`hostname` is our name for EHLO. A `login` is used only under TLS, and the session fails without.
+
+        `nonces` makes those of SCRAM: printable ASCII without a comma, never the same. Without it SCRAM is not used.
+        """
         self._hostname = hostname.encode("ascii", "replace")
         self._tls_use = tls
         self._login = login
+        self._nonces = nonces
+        self._timeouts = timeouts or Timeouts()
         self._parser = ReplyParser()
-        self._out: Effects = []
-        #: What the replies to come will answer, in order.
-        self._pending: deque[State] = deque([State.GREETING])
-        #: The state when nothing is pending.
-        self._rest = State.IDLE
-        #: Commands of the transaction that have not been sent.
-        self._script: deque[tuple[State, bytes]] = deque()
+        self._wire = Wire()
+        self._wire.pending.append(State.GREETING)
+        self._bindings: Mapping[str, bytes] = {}
+        self._dialogue: LoginDialogue | None = None
+        #: Why we break off an AUTH.
+        self._cancelled = Reply(451, "4.7.0", "")
+        self._sending: Sending | None = None
         #: The peer may hold a transaction that failed: RSET before the next.
         self._dirty = False
-        self._transaction: Progress | None = None
         #: Whether the session is encrypted; set by `secured`.
         self.tls = False
         #: What the peer's last EHLO answer offers: upper-case keyword -> parameters.
@@ -155,7 +103,7 @@ class SmtpClient:
     @property
     def state(self) -> State:
         """What is waited for."""
-        return self._pending[0] if self._pending else self._rest
+        return self._wire.state
 
     @property
     def idle(self) -> bool:
@@ -163,9 +111,21 @@ class SmtpClient:
         return self.state is State.IDLE
 
     @property
+    def wants_body(self) -> bool:
+        """Whether `body` and `end_body` have an effect."""
+        return self._sending is not None and self._sending.wants_body
+
+    @property
     def timeout(self) -> float | None:
         """Seconds to wait for the peer in this state; None when it owes us nothing."""
-        return _TABLE[self.state].timeout
+        name = _TABLE[self.state].timeout
+        seconds: float | None = getattr(self._timeouts, name) if name else None
+        return seconds
+
+    @property
+    def mechanism(self) -> str:
+        """The SASL mechanism that was used last, or ""."""
+        return self._dialogue.name if self._dialogue is not None else ""
 
     def receive(self, data: bytes) -> Sequence[ClientEffect]:
         """Octets from the peer, split anywhere."""
@@ -179,56 +139,53 @@ class SmtpClient:
             self._garbled(str(error))
         return self._take()
 
-    def secured(self) -> Sequence[ClientEffect]:
-        """The handshake that StartTLS asked for is done (or the connection began with TLS, before the greeting)."""
+    def secured(self, bindings: Mapping[str, bytes] | None = None) -> Sequence[ClientEffect]:
+        """The handshake that StartTLS asked for is done (or the connection began with TLS, before the greeting).
+
+        `bindings` are its channel bindings by type, the best first; for SCRAM-SHA-256-PLUS.
+        """
         self.tls = True
+        self._bindings = bindings or {}
         if self.state is State.HANDSHAKE:
-            self._rest = State.IDLE
+            self._wire.rest = State.IDLE
             self.extensions = {}  # RFC 3207 §4.2: what was offered in the clear is forgotten
             self._command(State.EHLO, b"EHLO " + self._hostname)
         return self._take()
 
-    def start(self, transaction: Transaction) -> Sequence[ClientEffect]:
-        """Begin a transaction with at least one recipient. Raises RuntimeError unless `idle`."""
+    def derived(self, salted: bytes) -> Sequence[ClientEffect]:
+        """What Derive asked for."""
+        if self.state is State.DERIVING:
+            dialogue = self._logging_in()
+            self._wire.rest = State.IDLE
+            self._go_on_with_login(lambda: dialogue.derived(salted))
+        return self._take()
+
+    def takes_whole(self, transaction: Transaction) -> bool:
+        """Whether `start` should be given the message at once: it is small, and can leave with the commands."""
+        return transaction.size <= MAX_WHOLE and can_chunk(transaction, self.extensions)
+
+    def start(self, transaction: Transaction, whole: bytes | None = None) -> Sequence[ClientEffect]:
+        """Begin a transaction with at least one recipient; `whole` is its message where `takes_whole` says so.
+
+        Raises RuntimeError unless `idle`.
+        """
         if not self.idle or not transaction.recipients:
             raise RuntimeError(f"no transaction can start: {self.state}")
-        self._transaction = progress = Progress(transaction)
-        refusal = refuse_locally(transaction, self.extensions)
-        for index, recipient in enumerate(transaction.recipients):
-            refused = refusal or refuse_recipient(recipient, self.extensions)
-            if refused is None:
-                progress.offered.append(index)
-            else:
-                progress.replies[index] = refused
-        if not progress.offered:
-            self._finish(None)
-            return self._take()
-        if self._dirty:
-            self._script.append((State.RSET, b"RSET\r\n"))
-        self._script.append((State.MAIL, mail_command(transaction, self.extensions)))
-        urge = unpromised(transaction, self.extensions)
-        for index in progress.offered:
-            command = rcpt_command(transaction.recipients[index], self.extensions, urge=urge)
-            self._script.append((State.RCPT, command))
-        self._script.append((State.DATA, b"DATA\r\n"))
-        self._dirty = True
-        self._advance()
+        self._sending = Sending(transaction, self._wire, self.extensions, whole)
+        self._sending.begin(dirty=self._dirty)
+        self._look_for_end()
         return self._take()
 
     def body(self, data: bytes) -> Sequence[ClientEffect]:
         """Octets of the message, CRLF line ends, split anywhere; nothing when the transaction ended meanwhile."""
-        if self.state is State.BODY:
-            stuffed = self._progress().stuffer.feed(data)
-            if stuffed:
-                self._out.append(Send(stuffed))
+        if self._sending is not None and self._sending.wants_body:
+            self._sending.body(data)
         return self._take()
 
     def end_body(self) -> Sequence[ClientEffect]:
         """The message is complete."""
-        if self.state is State.BODY:
-            self._rest = State.IDLE
-            self._pending.append(State.FINAL)
-            self._out.append(Send(self._progress().stuffer.finish()))
+        if self._sending is not None and self._sending.wants_body:
+            self._sending.end_body()
         return self._take()
 
     def quit(self) -> Sequence[ClientEffect]:
@@ -267,10 +224,10 @@ class SmtpClient:
         if state is State.QUIT:
             self._close()
         elif reply.code == 421:  # RFC 5321 §3.8: may answer any command
-            self._over(reply)
+            self._over(reply, theirs=True)
         elif reply.code // 100 in row.on:
-            if self._pending:
-                self._pending.popleft()
+            if self._wire.pending:
+                self._wire.pending.popleft()
             row.on[reply.code // 100](self, reply)
         else:
             self._garbled(f"unexpected reply, waiting for {state.value}: {reply}")
@@ -295,8 +252,8 @@ class SmtpClient:
 
     def _start_tls(self, _: Reply) -> None:
         self._parser.clear()  # RFC 3207 §4.2, and no injected reply survives the handshake
-        self._rest = State.HANDSHAKE
-        self._out.append(StartTLS())
+        self._wire.rest = State.HANDSHAKE
+        self._wire.out.append(StartTLS())
 
     def _no_tls(self, reply: Reply) -> None:
         if self._tls_use is TlsUse.REQUIRED:
@@ -309,199 +266,164 @@ class SmtpClient:
         if not self.tls and self._tls_use is TlsUse.REQUIRED:
             self._give_up(State.EHLO, Reply(451, "4.7.10", "the next host offers no TLS, which is required"))
         elif self._login is None:
-            self._out.append(SessionReady())
-        else:
-            self._authenticate(self._login)
-
-    def _authenticate(self, login: Login) -> None:
-        offered = self.extensions.get("AUTH", "").split()
-        if not self.tls:
+            self._wire.out.append(SessionReady())
+        elif not self.tls:
             why = Reply(451, "4.7.0", "we send no password over a connection without TLS")
-            self._give_up(State.AUTH_PLAIN, why)
-        elif "PLAIN" in offered:
-            self._command(State.AUTH_PLAIN, b"AUTH PLAIN " + _b64(f"\0{login.user}\0{login.password}"))
-        elif "LOGIN" in offered:
-            self._command(State.AUTH_LOGIN, b"AUTH LOGIN")
+            self._give_up(State.AUTH, why)
         else:
-            why = Reply(451, "4.7.0", "the next host offers neither AUTH PLAIN nor AUTH LOGIN")
-            self._give_up(State.AUTH_PLAIN, why)
+            offered = self.extensions.get("AUTH", "")
+            self._dialogue = LoginDialogue(self._login, offered, self._nonces, self._bindings)
+            self._try_login()
 
-    def _give_user(self, _: Reply) -> None:
-        assert self._login is not None  # the states of AUTH are entered with a login only
-        self._command(State.AUTH_USER, _b64(self._login.user))
+    # --- the login -----------------------------------------------------------------------------
 
-    def _give_password(self, _: Reply) -> None:
-        assert self._login is not None
-        self._command(State.AUTH_PASSWORD, _b64(self._login.password))
+    def _try_login(self) -> None:
+        line = self._logging_in().begin()
+        if line is None:
+            why = "the next host offers no way to log in that we know (SCRAM-SHA-256, PLAIN, LOGIN)"
+            self._give_up(State.AUTH, Reply(451, "4.7.0", why))
+        else:
+            self._command(State.AUTH, line)
 
-    def _authenticated(self, _: Reply) -> None:
-        self._out.append(SessionReady())
+    def _challenged(self, reply: Reply) -> None:
+        dialogue = self._logging_in()
+        self._go_on_with_login(lambda: dialogue.challenged(reply.text))
+
+    def _go_on_with_login(self, step: Callable[[], bytes | Derive]) -> None:
+        try:
+            said = step()
+        except SaslError as error:
+            self._cancelled = Reply(451, "4.7.0", f"login with {self.mechanism}: {error}")
+            self._command(State.CANCELLED, b"*")  # RFC 4954 §4
+            return
+        if isinstance(said, Derive):
+            self._wire.rest = State.DERIVING
+            self._wire.out.append(said)
+        else:
+            self._command(State.AUTH, said)
+
+    def _login_accepted(self, _: Reply) -> None:
+        try:
+            self._logging_in().accepted()
+        except SaslError as error:
+            self._give_up(State.AUTH, Reply(451, "4.7.0", f"login with {self.mechanism}: {error}"))
+        else:
+            self._wire.out.append(SessionReady())
+
+    def _login_refused(self, reply: Reply) -> None:
+        if self._logging_in().may_try_another:
+            self._try_login()
+        else:
+            self._give_up(State.AUTH, reply)
+
+    def _login_cancelled(self, _: Reply) -> None:
+        self._give_up(State.CANCELLED, self._cancelled)
+
+    def _logging_in(self) -> LoginDialogue:
+        assert self._dialogue is not None  # the states of AUTH are entered with a dialogue only
+        return self._dialogue
 
     # --- the transaction -----------------------------------------------------------------------
 
-    def _advance(self) -> None:
-        """Send the next command, or with PIPELINING all of them in one group (RFC 2920 §3.1)."""
-        batch = b""
-        while self._script and (not self._pending or "PIPELINING" in self.extensions):
-            state, command = self._script.popleft()
-            self._pending.append(state)
-            batch += command
-        if batch:
-            self._out.append(Send(batch))
+    def _deliver(self, answered: Callable[[Sending, Reply], None], reply: Reply) -> None:
+        """A reply to something of the transaction."""
+        assert self._sending is not None  # the states of a transaction are entered by `start` only
+        answered(self._sending, reply)
+        self._look_for_end()
 
-    def _was_reset(self, _: Reply) -> None:
-        self._advance()
-
-    def _mail_answered(self, reply: Reply) -> None:
-        progress = self._progress()
-        if not reply.positive:
-            for index in progress.offered:
-                progress.replies[index] = reply
-            progress.mail_refused = True
-            if self._script:  # in lock-step: nothing more was said
-                self._script.clear()
-                self._finish(None)
-        self._advance()
-
-    def _rcpt_answered(self, reply: Reply) -> None:
-        progress = self._progress()
-        index = progress.offered[progress.answered]
-        progress.answered += 1
-        if progress.mail_refused:
-            pass  # the reply to MAIL stands for all
-        elif reply.positive:
-            progress.accepted.append(index)
-        else:
-            progress.replies[index] = rcpt_refusal(reply)
-        if len(self._script) == 1 and not progress.accepted:  # only DATA is left, and it would be of no use
-            self._script.clear()
-            self._finish(None)
-        self._advance()
-
-    def _data_accepted(self, reply: Reply) -> None:
-        progress = self._progress()
-        if progress.accepted:
-            self._rest = State.BODY
-            self._out.append(ReadyForBody())
-        else:  # RFC 2920 §3.1: everything was refused, and yet it waits for a message
-            self._pending.append(State.DISCARD)
-            self._out.append(Send(b".\r\n"))
-
-    def _data_refused(self, reply: Reply) -> None:
-        self._finish(reply)
-
-    def _discarded(self, _: Reply) -> None:
-        self._finish(None)
-
-    def _message_answered(self, reply: Reply) -> None:
-        if reply.positive:
-            self._dirty = False  # RFC 5321 §4.1.1.4: the buffers are cleared
-        self._finish(reply)
+    def _look_for_end(self) -> None:
+        if self._sending is not None and self._sending.over:
+            self._dirty = self._sending.dirty
+            self._sending = None
 
     def _interrupted(self, reply: Reply) -> None:
         """A refusal before the end of the message. Only by closing can we leave without delivering what was sent."""
-        progress = self._progress()
-        for index in progress.accepted:
-            progress.replies[index] = reply
+        self._deliver(Sending.refused_amid, reply)
         self._over(reply)
-
-    def _finish(self, data: Reply | None) -> None:
-        """End the transaction; `data` is the verdict on recipients that were accepted."""
-        progress = self._progress()
-        self._transaction = None
-        if data is not None:
-            for index in progress.accepted:
-                progress.replies[index] = data
-        replies = tuple(reply for reply in progress.replies if reply is not None)
-        assert len(replies) == len(progress.replies)  # accepted recipients and a verdict come together
-        self._out.append(TransactionDone(replies, data if progress.accepted else None))
-
-    def _progress(self) -> Progress:
-        assert self._transaction is not None  # the states of a transaction are entered by `start` only
-        return self._transaction
 
     # --- the end -------------------------------------------------------------------------------
 
     def _give_up(self, state: State, reply: Reply) -> None:
-        self._out += [Send(b"QUIT\r\n"), SessionFailed(state, reply)]  # RFC 5321 §3.1
+        self._wire.out += [Send(b"QUIT\r\n"), SessionFailed(state, reply)]  # RFC 5321 §3.1
         self._close()
 
     def _garbled(self, why: str) -> None:
         self._over(Reply(451, "4.5.0", why))
 
-    def _over(self, reply: Reply) -> None:
-        """The session ended with `reply` for a reason, the peer's or our own."""
+    def _over(self, reply: Reply, *, theirs: bool = False) -> None:
+        """The session ended with `reply` for a reason, the peer's (a 421: `theirs`) or our own."""
         state = self.state
-        if self._transaction is not None:
-            progress, self._transaction = self._transaction, None
-            # After the final dot there is no telling whether the peer has the message: RFC 5321 §4.5.3.2.6
-            certain = state is not State.FINAL or reply.code == 421
-            open_ = [index for index, known in enumerate(progress.replies) if known is None]
-            for index in open_:
-                progress.replies[index] = reply
-            replies = tuple(known for known in progress.replies if known is not None)
-            self._out.append(TransactionDone(replies, None, frozenset(open_ if certain else ())))
+        if self._sending is not None:
+            self._sending.broken_off(reply, theirs=theirs)
+            self._sending = None
         if state is not State.QUIT:
-            self._out.append(SessionFailed(state, reply))
+            self._wire.out.append(SessionFailed(state, reply))
         self._close()
 
     def _close(self) -> None:
-        self._pending.clear()
-        self._script.clear()
+        self._wire.pending.clear()
         self._parser.clear()
-        self._rest = State.CLOSED
-        self._out.append(Close())
+        self._wire.rest = State.CLOSED
+        self._wire.out.append(Close())
 
     # --- helpers -------------------------------------------------------------------------------
 
     def _command(self, state: State, line: bytes) -> None:
-        self._pending.append(state)
-        self._out.append(Send(line + b"\r\n"))
+        self._wire.say((state, line + b"\r\n"))
 
     def _take(self) -> Sequence[ClientEffect]:
-        out, self._out = self._out, []
+        out, self._wire.out = self._wire.out, []
         return out
 
 
-def _b64(text: str) -> bytes:
-    return base64.b64encode(text.encode())
+_Handler = Callable[[SmtpClient, Reply], None]
 
 
 @attrs.frozen
 class _Row:
-    """`timeout` in seconds; `on` says what is done on a reply by its first digit, and what is missing is a protocol error."""
+    """`timeout` names a field of Timeouts. `on` says what is done on a reply by its first digit; others are an error."""
 
-    timeout: float | None
-    on: Mapping[int, Callable[[SmtpClient, Reply], None]] = attrs.field(factory=dict)
+    timeout: str
+    on: Mapping[int, _Handler] = attrs.field(factory=dict)
 
 
-def _in(state: State) -> Callable[[SmtpClient, Reply], None]:
+def _in(state: State) -> _Handler:
     """The session is refused in this state."""
     return lambda client, reply: client._give_up(state, reply)
 
 
-_C = SmtpClient
-#: The whole life of a session. Timeouts: RFC 5321 §4.5.3.2; nobody depends on the answer to QUIT.
+def _of(answered: Callable[[Sending, Reply], None]) -> _Handler:
+    """It is the transaction's."""
+    return lambda client, reply: client._deliver(answered, reply)
+
+
+def _any_of(answered: Callable[[Sending, Reply], None]) -> Mapping[int, _Handler]:
+    return dict.fromkeys((2, 4, 5), _of(answered))
+
+
+_C, _S = SmtpClient, Sending
+_CANCELLED = dict.fromkeys((2, 3, 4, 5), _C._login_cancelled)
+#: The whole life of a session.
 _TABLE: Mapping[State, _Row] = {
-    State.GREETING: _Row(300, {2: _C._greeted, 4: _in(State.GREETING), 5: _in(State.GREETING)}),
-    State.EHLO: _Row(300, {2: _C._ehlo_accepted, 4: _in(State.EHLO), 5: _C._say_helo}),
-    State.HELO: _Row(300, {2: _C._helo_accepted, 4: _in(State.HELO), 5: _in(State.HELO)}),
-    State.STARTTLS: _Row(120, {2: _C._start_tls, 4: _C._no_tls, 5: _C._no_tls}),
-    State.HANDSHAKE: _Row(120),
-    State.AUTH_PLAIN: _Row(300, {2: _C._authenticated, 4: _in(State.AUTH_PLAIN), 5: _in(State.AUTH_PLAIN)}),
-    State.AUTH_LOGIN: _Row(300, {3: _C._give_user, 4: _in(State.AUTH_LOGIN), 5: _in(State.AUTH_LOGIN)}),
-    State.AUTH_USER: _Row(300, {3: _C._give_password, 4: _in(State.AUTH_USER), 5: _in(State.AUTH_USER)}),
-    State.AUTH_PASSWORD: _Row(
-        300, {2: _C._authenticated, 4: _in(State.AUTH_PASSWORD), 5: _in(State.AUTH_PASSWORD)}
+    State.GREETING: _Row("greeting", {2: _C._greeted, 4: _in(State.GREETING), 5: _in(State.GREETING)}),
+    State.EHLO: _Row("command", {2: _C._ehlo_accepted, 4: _in(State.EHLO), 5: _C._say_helo}),
+    State.HELO: _Row("command", {2: _C._helo_accepted, 4: _in(State.HELO), 5: _in(State.HELO)}),
+    State.STARTTLS: _Row("tls", {2: _C._start_tls, 4: _C._no_tls, 5: _C._no_tls}),
+    State.HANDSHAKE: _Row("tls"),
+    State.AUTH: _Row(
+        "command", {2: _C._login_accepted, 3: _C._challenged, 4: _C._login_refused, 5: _C._login_refused}
     ),
-    State.IDLE: _Row(None),
-    State.RSET: _Row(300, {2: _C._was_reset}),
-    State.MAIL: _Row(300, {2: _C._mail_answered, 4: _C._mail_answered, 5: _C._mail_answered}),
-    State.RCPT: _Row(300, {2: _C._rcpt_answered, 4: _C._rcpt_answered, 5: _C._rcpt_answered}),
-    State.DATA: _Row(120, {3: _C._data_accepted, 4: _C._data_refused, 5: _C._data_refused}),
-    State.BODY: _Row(180, {4: _C._interrupted, 5: _C._interrupted}),
-    State.FINAL: _Row(600, {2: _C._message_answered, 4: _C._message_answered, 5: _C._message_answered}),
-    State.DISCARD: _Row(600, {2: _C._discarded, 4: _C._discarded, 5: _C._discarded}),
-    State.QUIT: _Row(30),
-    State.CLOSED: _Row(None),
+    State.DERIVING: _Row(""),
+    State.CANCELLED: _Row("command", _CANCELLED),
+    State.IDLE: _Row(""),
+    State.RSET: _Row("command", {2: _of(_S.was_reset)}),
+    State.MAIL: _Row("command", _any_of(_S.mail_answered)),
+    State.RCPT: _Row("command", _any_of(_S.rcpt_answered)),
+    State.DATA: _Row("data", {3: _of(_S.data_accepted), 4: _of(_S.data_refused), 5: _of(_S.data_refused)}),
+    State.BODY: _Row("block", {4: _C._interrupted, 5: _C._interrupted}),
+    State.CHUNK: _Row("block", _any_of(_S.chunk_answered)),
+    State.FINAL: _Row("final", _any_of(_S.message_answered)),
+    State.DISCARD: _Row("final", _any_of(_S.discarded)),
+    State.QUIT: _Row("quit"),
+    State.CLOSED: _Row(""),
 }

@@ -8,7 +8,6 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify, Recipient
-from twisted_mta.core.framing import DotStuffer
 from twisted_mta.core.replies import Reply
 
 #: RFC 3461 §4.1 writes the list in any order; this one is ours.
@@ -47,21 +46,8 @@ class Transaction:
     priority: int = 0
     #: Say REQUIRETLS (RFC 8689), or do not send. The caller has seen to it that the session is fit for it.
     require_tls: bool = False
-
-
-class Progress:
-    """Where a transaction under way stands; the session keeps it up to date."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        #: The verdict on each recipient; None while there is none.
-        self.replies: list[Reply | None] = [None] * len(transaction.recipients)
-        #: The recipients that RCPT is said for, by index.
-        self.offered: list[int] = []
-        #: How many of those were answered.
-        self.answered = 0
-        self.accepted: list[int] = []
-        self.mail_refused = False
-        self.stuffer = DotStuffer()
+    #: Use BDAT where it is offered (RFC 3030).
+    chunking: bool = True
 
 
 def parse_extensions(answer: Reply) -> dict[str, str]:

@@ -1,0 +1,239 @@
+"""A mail transaction under way at the client: its commands, in groups where the peer allows, and what the replies mean."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from twisted_mta.core.effects import Send
+from twisted_mta.core.framing import DotStuffer, LineEnds
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp.client_events import ReadyForBody, State, TransactionDone, Wire
+from twisted_mta.core.smtp.transaction import (
+    Extensions,
+    Transaction,
+    mail_command,
+    rcpt_command,
+    rcpt_refusal,
+    refuse_locally,
+    refuse_recipient,
+    unpromised,
+)
+
+#: Octets of a message that is sent together with MAIL and RCPT. It saves a round trip; but where the recipients are
+#: refused, greylisted say, it was sent for nothing.
+MAX_WHOLE = 32768
+
+
+def can_chunk(transaction: Transaction, extensions: Extensions) -> bool:
+    """Whether the message goes by BDAT (RFC 3030). Without PIPELINING each chunk would wait for the answer to the one before."""
+    return transaction.chunking and "CHUNKING" in extensions and "PIPELINING" in extensions
+
+
+class Sending:
+    """One transaction. The session gives it the replies by their states; it is `over` when it has said TransactionDone.
+
+    The message goes in one of three ways: by DATA; in chunks, once a recipient was accepted; or whole, as one chunk behind
+    the commands, in the same write.
+    """
+
+    def __init__(
+        self, transaction: Transaction, wire: Wire, extensions: Extensions, whole: bytes | None
+    ) -> None:
+        self._transaction = transaction
+        self._wire = wire
+        self._extensions = extensions
+        self._whole = whole
+        self._chunked = whole is not None or can_chunk(transaction, extensions)
+        self._text: DotStuffer | LineEnds = LineEnds() if self._chunked else DotStuffer()
+        #: Commands that have not been sent.
+        self._script: deque[tuple[State, bytes]] = deque()
+        #: The verdict on each recipient; None while there is none.
+        self._replies: list[Reply | None] = [None] * len(transaction.recipients)
+        #: The recipients that RCPT is said for, by index; how many of those were answered, and how many of them well.
+        self._offered: list[int] = []
+        self._answered = 0
+        self._accepted: list[int] = []
+        self._mail_refused = False
+        #: The first refusal of a chunk.
+        self._chunk_refused: Reply | None = None
+        #: The next chunk: it must be told when it is the last.
+        self._held = b""
+        #: Whether all of the message is on its way, its end too.
+        self.complete = False
+        self.over = False
+        #: Whether the peer may hold a transaction that failed: RSET before the next.
+        self.dirty = False
+
+    def begin(self, *, dirty: bool) -> None:
+        """Send the first commands; `dirty`: the peer may hold another transaction."""
+        refusal = refuse_locally(self._transaction, self._extensions)
+        for index, recipient in enumerate(self._transaction.recipients):
+            refused = refusal or refuse_recipient(recipient, self._extensions)
+            if refused is None:
+                self._offered.append(index)
+            else:
+                self._replies[index] = refused
+        self.dirty = dirty
+        if not self._offered:
+            self._finish(None)
+            return
+        if dirty:
+            self._script.append((State.RSET, b"RSET\r\n"))
+        self._script.append((State.MAIL, mail_command(self._transaction, self._extensions)))
+        urge = unpromised(self._transaction, self._extensions)
+        for index in self._offered:
+            command = rcpt_command(self._transaction.recipients[index], self._extensions, urge=urge)
+            self._script.append((State.RCPT, command))
+        if self._whole is not None:
+            text = self._text.feed(self._whole) + self._text.finish()
+            self._script.append((State.FINAL, _chunk(text, last=True)))
+            self.complete = True  # PIPELINING is there: it leaves with the others
+        elif not self._chunked:
+            self._script.append((State.DATA, b"DATA\r\n"))
+        self.dirty = True
+        self._advance()
+
+    # --- the message ---------------------------------------------------------------------------
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether `body` and `end_body` have an effect."""
+        return self._wire.rest is State.BODY and self._chunk_refused is None and not self.over
+
+    def body(self, data: bytes) -> None:
+        """Octets of the message, CRLF line ends, split anywhere."""
+        text = self._text.feed(data)
+        if not text:
+            return
+        if not self._chunked:
+            self._wire.out.append(Send(text))
+            return
+        if self._held:
+            self._wire.say((State.CHUNK, _chunk(self._held)))
+        self._held = text
+
+    def end_body(self) -> None:
+        """The message is complete."""
+        self.complete = True
+        self._wire.rest = State.IDLE
+        rest = self._text.finish()
+        if self._chunked:
+            rest = _chunk(self._held + rest, last=True)
+        self._wire.say((State.FINAL, rest))
+
+    # --- replies -------------------------------------------------------------------------------
+
+    def was_reset(self, _: Reply) -> None:
+        """RSET."""
+        self._advance()
+
+    def mail_answered(self, reply: Reply) -> None:
+        """MAIL."""
+        if not reply.positive:
+            for index in self._offered:
+                self._replies[index] = reply
+            self._mail_refused = True
+            if self._script:  # in lock-step: nothing more was said
+                self._script.clear()
+                self._finish(None)
+        self._advance()
+
+    def rcpt_answered(self, reply: Reply) -> None:
+        """RCPT, for each in turn."""
+        index = self._offered[self._answered]
+        self._answered += 1
+        if self._mail_refused:
+            pass  # the reply to MAIL stands for all
+        elif reply.positive:
+            self._accepted.append(index)
+        else:
+            self._replies[index] = rcpt_refusal(reply)
+        if self._answered == len(self._offered) and not self._wire.pending:
+            # What is left is the message, of use to those that were accepted.
+            if not self._accepted:
+                self._script.clear()
+                self._finish(None)
+            elif self._chunked:
+                self._ask_for_body()
+        self._advance()
+
+    def data_accepted(self, _: Reply) -> None:
+        """DATA: 354."""
+        if self._accepted:
+            self._ask_for_body()
+        else:  # RFC 2920 §3.1: everything was refused, and yet it waits for a message
+            self._wire.say((State.DISCARD, b".\r\n"))
+
+    def data_refused(self, reply: Reply) -> None:
+        """DATA."""
+        self._finish(reply)
+
+    def discarded(self, _: Reply) -> None:
+        """The end of the message that had no recipient."""
+        self._finish(None)
+
+    def chunk_answered(self, reply: Reply) -> None:
+        """BDAT, of a chunk that is not the last."""
+        if not reply.positive and self._chunk_refused is None:
+            self._chunk_refused = reply  # RFC 3030 §2: nothing more, and RSET before the next
+        if self._chunk_refused is not None and not self._wire.pending:
+            self._wire.rest = State.IDLE
+            self._finish(self._chunk_refused)
+
+    def message_answered(self, reply: Reply) -> None:
+        """The message."""
+        if reply.positive:
+            self.dirty = False  # RFC 5321 §4.1.1.4, RFC 3030 §2: the buffers are cleared
+        self._finish(self._chunk_refused or reply)
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def refused_amid(self, reply: Reply) -> None:
+        """A reply before the end of the message: it stands for those who were to have it."""
+        for index in self._accepted:
+            self._replies[index] = reply
+
+    def broken_off(self, reply: Reply, *, theirs: bool) -> None:
+        """The session ends, by a 421 of the peer (`theirs`) or for another reason, with `reply` for all that is open."""
+        open_ = frozenset(index for index, known in enumerate(self._replies) if known is None)
+        # RFC 5321 §4.5.3.2.6, RFC 1047: after its end was sent there is no telling whether the peer has the message.
+        doubt = self.complete and not theirs
+        replies = tuple(known or reply for known in self._replies)
+        self._wire.out.append(
+            TransactionDone(
+                replies,
+                None,
+                undecided=frozenset() if doubt else open_,
+                doubtful=open_ if doubt else frozenset(),
+            )
+        )
+        self.over = True
+
+    def _finish(self, data: Reply | None) -> None:
+        """`data` is the verdict on recipients that were accepted."""
+        self.over = True
+        if data is not None:
+            for index in self._accepted:
+                self._replies[index] = data
+        replies = tuple(reply for reply in self._replies if reply is not None)
+        assert len(replies) == len(self._replies)  # accepted recipients and a verdict come together
+        self._wire.out.append(TransactionDone(replies, data if self._accepted else None))
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Send the next command, or with PIPELINING all of them in one group (RFC 2920 §3.1)."""
+        group: list[tuple[State, bytes]] = []
+        while self._script and (not (self._wire.pending or group) or "PIPELINING" in self._extensions):
+            group.append(self._script.popleft())
+        if group:
+            self._wire.say(*group)
+
+    def _ask_for_body(self) -> None:
+        self._wire.rest = State.BODY
+        self._wire.out.append(ReadyForBody())
+
+
+def _chunk(text: bytes, *, last: bool = False) -> bytes:
+    """RFC 3030 §2."""
+    return b"BDAT %d%b\r\n%b" % (len(text), b" LAST" * last, text)
