@@ -20,7 +20,6 @@ from twisted_mta.core.queue import (
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import Update
 
-
 #: Seconds for which nothing is sent again that the next host may have.
 DOUBT = 1800.0
 

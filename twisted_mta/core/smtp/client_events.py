@@ -53,19 +53,19 @@ class TlsUse(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Seconds to wait for the peer. RFC 5321 §4.5.3.2 says how many there should be at least."""
+    """Seconds to wait for the peer. RFC 5321 §4.5.3.2 says what is the least."""
 
-    #: §4.5.3.2.1
+    #: RFC 5321 §4.5.3.2.1
     greeting: float = 300.0
-    #: The answer to any command that has none of its own here; §4.5.3.2.2, §4.5.3.2.3.
+    #: The answer to any command that has none of its own here; RFC 5321 §4.5.3.2.2, §4.5.3.2.3.
     command: float = 300.0
     #: The TLS handshake, and the answer to STARTTLS.
     tls: float = 120.0
-    #: §4.5.3.2.4
+    #: RFC 5321 §4.5.3.2.4
     data: float = 120.0
-    #: For each block of the message to be taken; §4.5.3.2.5.
+    #: For each block of the message to be taken; RFC 5321 §4.5.3.2.5.
     block: float = 180.0
-    #: §4.5.3.2.6
+    #: RFC 5321 §4.5.3.2.6
     final: float = 600.0
     #: Nobody depends on the answer.
     quit: float = 30.0
