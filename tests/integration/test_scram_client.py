@@ -7,11 +7,13 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet import reactor as real_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.core.smtp.client import Login, SmtpClient, State
 from twisted_mta.net.scram_client import ScramHelper
-from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, connect, opportunistic_context
+from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, opportunistic_context
 from twisted_mta.store.passwords import hash_password, scram_keys
 from twisted_mta.store.threads import Workers
 from twisted_mta.testing.site import PASSWORD, Site
@@ -44,10 +46,16 @@ class ScramClientTests(TestCase):
     async def log_in(self, password: str) -> str:
         """The mechanism that let us in. Raises SessionError."""
         core = SmtpClient("me.test", login=Login("alice", password), nonces=self.scram.nonce)
-        tls = OpportunisticTls(self.context, "")
-        port = self.site.port("submission")
-        connection = await connect(reactor, "127.0.0.1", port, core, tls, "smarthost", self.scram)
-        connection.quit()
+        connection = SmtpConnection(core, reactor, OpportunisticTls(self.context, ""), self.scram)
+        ended: Deferred[SmtpConnection] = Deferred()
+        connection.on_end = ended.callback
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.site.port("submission"))
+        await connectProtocol(endpoint, connection)
+        try:
+            await connection.ready
+            connection.quit()
+        finally:
+            await ended
         return core.mechanism
 
     async def test_bound_by_the_exporter(self) -> None:
