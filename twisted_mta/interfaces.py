@@ -20,6 +20,7 @@ from twisted_mta.core.lists import MailingList
 from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Secret
+from twisted_mta.core.tls_policy.tlsa import TlsaRecord
 
 # --- The queue -----------------------------------------------------------------------------------
 
@@ -249,6 +250,18 @@ class IAuthenticator(Interface):
         """Whether SCRAM is to be offered."""
 
 
+@attrs.frozen(kw_only=True)
+class Proof:
+    """What DNSSEC says of a look-up."""
+
+    #: Whether the answer, and every alias that led to it, was validated. A proven absence of records is secure too.
+    secure: bool = False
+    #: The name at the end of the aliases, in lower case.
+    name: str
+    #: The answer is not secure, but the first of the aliases is.
+    alias_secure: bool = False
+
+
 class IMailResolver(Interface):
     """DNS as mail needs it. Answers are cached for their TTL; each look-up has a deadline of its own.
 
@@ -267,6 +280,15 @@ class IMailResolver(Interface):
 
     def ptr(address: str) -> Awaitable[Sequence[str]]:
         """The host names of an IP address."""
+
+    def mx_proof(domain: str) -> Awaitable[Proof]:
+        """Whether the answer of `mx` is proven. Nothing is, without a resolver that validates and is trusted to."""
+
+    def address_proof(host: str) -> Awaitable[Proof]:
+        """Whether the answer of `addresses` is proven."""
+
+    def tlsa(name: str) -> Awaitable[Sequence[TlsaRecord]]:
+        """The TLSA records of a name ("_25._tcp.mx.example.org"); those that DNSSEC does not prove are none."""
 
 
 # --- Receiving -----------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.names import dns
 
+from twisted_mta.core.tls_policy.tlsa import TlsaRecord
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.dns_exchange import Server
+from twisted_mta.net.dns_message import TLSA
 from twisted_mta.testing.contracts.resolver import ResolverContract
 from twisted_mta.testing.dns import FakeNameServer, FakeResolver
 
@@ -20,10 +22,16 @@ class FakeResolverTests(ResolverContract):
     def setUp(self) -> None:
         self.resolver = FakeResolver(
             mx={"x.test": [(20, "b.x.test"), (10, "a.x.test")], "null.test": [(0, "")]},
-            addresses={"a.x.test": ["192.0.2.7", "2001:db8::7"]},
+            addresses={
+                "a.x.test": ["192.0.2.7", "2001:db8::7"],
+                "alias.test": ["192.0.2.7", "2001:db8::7"],
+            },
             txt={"x.test": [b"one two"]},
             ptr={"192.0.2.7": ["a.x.test"]},
+            tlsa={"_25._tcp.a.x.test": [TlsaRecord(3, 1, 1, b"\xab" * 32)]},
         )
+        self.resolver.secure = {"x.test", "a.x.test", "alias.test", "_25._tcp.a.x.test"}
+        self.resolver.aliases = {"alias.test": "a.x.test"}
         self.resolver.failing = {"fail.test"}
 
 
@@ -35,6 +43,7 @@ class LateFakeResolverTests(FakeResolverTests):
         self.clock = Clock()
         late = FakeResolver(clock=self.clock, delay=5.0)
         late.data, late.failing = self.resolver.data, self.resolver.failing
+        late.secure, late.aliases = self.resolver.secure, self.resolver.aliases
         self.resolver = late
 
     def settle(self) -> None:
@@ -84,11 +93,14 @@ class StubResolverTests(ResolverContract):
             ("a.x.test", dns.A): [dns.Record_A("192.0.2.7", ttl=60)],
             ("a.x.test", dns.AAAA): [dns.Record_AAAA("2001:db8::7", ttl=60)],
             ("null.test", dns.MX): [dns.Record_MX(0, "", ttl=60)],
+            ("alias.test", dns.CNAME): [dns.Record_CNAME("A.x.test", ttl=60)],
+            ("_25._tcp.a.x.test", TLSA): [dns.UnknownRecord(b"\3\1\1" + b"\xab" * 32, ttl=60)],
             ("7.2.0.192.in-addr.arpa", dns.PTR): [dns.Record_PTR("A.x.test", ttl=60)],
         }
         server.rcodes = {"fail.test": dns.ESERVER}
+        server.authentic, server.insecure = True, {"null.test"}
         self.network = Network(server)
-        self.resolver = StubResolver(self.network, random.Random(1), [Server("192.0.2.53")])
+        self.resolver = StubResolver(self.network, random.Random(1), [Server("192.0.2.53")], validating=True)
 
     def settle(self) -> None:
         for _ in range(6):

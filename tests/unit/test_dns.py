@@ -14,11 +14,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
-from twisted_mta.interfaces import IMailResolver
+from twisted_mta.interfaces import IMailResolver, Proof
 from twisted_mta.net import dns as resolver_module
 from twisted_mta.net.dns import StubResolver, parse_resolv_conf, system_servers
 from twisted_mta.net.dns_exchange import MAX_STRAY, Server
-from twisted_mta.net.dns_message import BadMessage, Question, parse_response, read_answer
+from twisted_mta.net.dns_message import TLSA, BadMessage, Question, parse_response, read_answer
 from twisted_mta.testing.dns import FakeNameServer
 
 CLOSED = Failure(ConnectionDone())
@@ -144,6 +144,43 @@ class AnswerTests(ResolverCase):
         self.assertEqual(
             self.run_(self.resolver.addresses("a.x.test"), advance=[0.0]), ["192.0.2.7", "2001:db8::7"]
         )
+
+    def test_proofs_need_a_resolver_that_is_trusted(self) -> None:
+        self.server.authentic = True
+        self.server.records["_25._tcp.a.x.test", TLSA] = [dns.UnknownRecord(b"\3\1\1" + b"x" * 32, ttl=60)]
+        self.assertFalse(self.run_(self.resolver.mx_proof("x.test")).secure)
+        self.assertFalse(self.run_(self.resolver.address_proof("a.x.test")).secure)
+        self.assertEqual(self.run_(self.resolver.tlsa("_25._tcp.a.x.test")), ())
+        self.resolver.reconfigure([ONE], 10.0, validating=True)
+        self.assertTrue(self.run_(self.resolver.mx_proof("x.test")).secure)
+        self.assertTrue(self.run_(self.resolver.address_proof("a.x.test")).secure)
+        self.assertEqual(len(self.run_(self.resolver.tlsa("_25._tcp.a.x.test"))), 1)
+
+    def test_proofs_of_aliases(self) -> None:
+        """RFC 7672 §2.2.2: a signed alias of a host whose own zone is not signed."""
+        self.resolver.reconfigure([ONE], 10.0, validating=True)
+        self.server.authentic, self.server.insecure = True, {"a.x.test"}
+        self.server.records["mx.y.test", dns.CNAME] = [dns.Record_CNAME("a.x.test", ttl=5)]
+        proof = self.run_(self.resolver.address_proof("MX.y.test."), advance=[0.0] * 4)
+        self.assertEqual(proof, Proof(secure=False, name="a.x.test", alias_secure=True))
+        self.server.insecure.add("mx.z.test")
+        self.server.records["mx.z.test", dns.CNAME] = [dns.Record_CNAME("a.x.test", ttl=5)]
+        proof = self.run_(self.resolver.address_proof("mx.z.test"), advance=[0.0] * 4)
+        self.assertEqual(proof, Proof(secure=False, name="a.x.test", alias_secure=False))
+
+    def test_proof_where_one_family_is_not_there_or_fails(self) -> None:
+        self.resolver.reconfigure([ONE], 10.0, validating=True)
+        self.server.authentic = True
+        self.server.records["four.test", dns.A] = [dns.Record_A("192.0.2.8", ttl=60)]
+        self.assertTrue(self.run_(self.resolver.address_proof("four.test")).secure)
+        self.assertEqual(self.run_(self.resolver.address_proof("x.test")), Proof(secure=True, name="x.test"))
+        self.fails(self.resolver.address_proof("nowhere.test"), NoSuchDomain)
+
+    def test_tlsa_records_too_short_to_be_any_are_left_out(self) -> None:
+        self.resolver.reconfigure([ONE], 10.0, validating=True)
+        self.server.authentic = True
+        self.server.records["_25._tcp.a.x.test", TLSA] = [dns.UnknownRecord(b"\3\1\1", ttl=60)]
+        self.assertEqual(self.run_(self.resolver.tlsa("_25._tcp.a.x.test")), [])
 
     def test_one_family_fails(self) -> None:
         """A broken AAAA must not keep mail from an IPv4 host; but with nothing known the failure counts."""

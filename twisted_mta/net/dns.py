@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.names import dns
@@ -15,9 +16,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
-from twisted_mta.interfaces import IMailResolver
+from twisted_mta.core.tls_policy.tlsa import TlsaRecord
+from twisted_mta.interfaces import IMailResolver, Proof
 from twisted_mta.net.dns_exchange import Forged, NoAnswer, Server, ask_tcp, ask_udp
-from twisted_mta.net.dns_message import Answer, Question, Response, host_text, is_host, read_answer
+from twisted_mta.net.dns_message import TLSA, Answer, Question, Response, host_text, is_host, read_answer
 
 #: Seconds to wait for one server in each round over all of them.
 WAITS = (2.0, 3.0, 5.0)
@@ -42,22 +44,34 @@ class StubResolver:
     log = Logger()
 
     def __init__(
-        self, reactor: Any, random: RandomId, servers: Sequence[Server], timeout: float = 10.0
+        self,
+        reactor: Any,
+        random: RandomId,
+        servers: Sequence[Server],
+        timeout: float = 10.0,
+        *,
+        validating: bool = False,
     ) -> None:
-        """`reactor` provides IReactorUDP, IReactorTCP and IReactorTime; `random` must be unguessable (SystemRandom)."""
+        """`reactor` provides IReactorUDP, IReactorTCP and IReactorTime; `random` must be unguessable (SystemRandom).
+
+        `validating`: the servers check DNSSEC, and nobody can change what they say on its way here. Only then does the
+        AD bit mean anything.
+        """
         self._reactor = reactor
         self._random = random
         self._servers = tuple(servers)
         self._timeout = timeout
+        self._validating = validating
         self._cache: OrderedDict[Question, tuple[float, Answer]] = OrderedDict()
         self._waiting: dict[Question, list[Deferred[Answer]]] = {}
         self._slots = DeferredSemaphore(IN_FLIGHT)
         self._running: set[Deferred[Answer]] = set()
 
-    def reconfigure(self, servers: Sequence[Server], timeout: float) -> None:
+    def reconfigure(self, servers: Sequence[Server], timeout: float, *, validating: bool = False) -> None:
         """Ask these servers from now on. What was remembered is forgotten: another view of the DNS may hold there."""
         self._servers = tuple(servers)
         self._timeout = timeout
+        self._validating = validating
         self._cache.clear()
 
     def close(self) -> None:
@@ -101,11 +115,43 @@ class StubResolver:
         names = [host_text(record.name.name) for record in answer.records]
         return [name for name in names if is_host(name)]
 
+    async def mx_proof(self, domain: str) -> Proof:
+        """See IMailResolver."""
+        answer = await self.lookup(domain, dns.MX)
+        return Proof(secure=self._is_secure(answer), name=answer.name)
+
+    async def address_proof(self, host: str) -> Proof:
+        """See IMailResolver."""
+        asked = [settle(self.lookup(host, kind)) for kind in (dns.A, dns.AAAA)]
+        results = [await one for one in asked]
+        answers = [result for result in results if isinstance(result, Answer)]
+        for result in results:
+            if isinstance(result, Exception) and not any(answer.records for answer in answers):
+                raise result
+        found = [answer for answer in answers if answer.records] or answers
+        proof = Proof(secure=all(map(self._is_secure, found)), name=found[0].name)
+        if proof.secure or not self._validating or proof.name == _plain(host):
+            return proof
+        # RFC 7672 §2.1.3: one of several aliases is not signed; was it the first?
+        alias = await self.lookup(host, dns.CNAME)
+        return attrs.evolve(proof, alias_secure=self._is_secure(alias))
+
+    async def tlsa(self, name: str) -> Sequence[TlsaRecord]:
+        """See IMailResolver."""
+        answer = await self.lookup(name, TLSA)
+        if not self._is_secure(answer):
+            return ()
+        records = (TlsaRecord.from_wire(record.data) for record in answer.records)
+        return [record for record in records if record is not None]
+
+    def _is_secure(self, answer: Answer) -> bool:
+        return self._validating and answer.authentic
+
     # --- questions -----------------------------------------------------------------------------
 
     async def lookup(self, name: str, record_type: int) -> Answer:
         """The answer for one name and type; it has records, or is empty. Raises NoSuchDomain, LookupFailed."""
-        question = Question(name.removesuffix(".").lower(), record_type)
+        question = Question(_plain(name), record_type)
         if not question.name.isascii() or not is_host(question.name):
             raise NoSuchDomain(f"{name!r} can't be a name in the DNS")
         answer = self._remembered(question)
@@ -204,6 +250,10 @@ class StubResolver:
 
 
 _RCODES = {dns.EFORMAT: "FORMERR", dns.ESERVER: "SERVFAIL", dns.ENOTIMP: "NOTIMP", dns.EREFUSED: "REFUSED"}
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".").lower()
 
 
 def _address(record: Any) -> str:

@@ -21,6 +21,8 @@ MAX_TTL = 86400
 
 _HEADER = struct.Struct("!6H")
 _OPT = 41
+#: RFC 6698 §7.1: the codec knows no such record and leaves its octets as they are.
+TLSA = 52
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
 
 
@@ -57,8 +59,10 @@ class Answer:
     ttl: int
     #: False: the name does not exist.
     exists: bool = True
-    #: The AD bit: the server validated it with DNSSEC. Worth what the server and the path to it are.
+    #: The AD bit: the server validated it with DNSSEC, aliases and all. Worth what the server and the path to it are.
     authentic: bool = False
+    #: Where the aliases end: the name that has the records, or would have them.
+    name: str = ""
 
 
 @attrs.frozen
@@ -107,7 +111,7 @@ def read_answer(response: Response, question: Question) -> Answer:
         found = [r for r in records if r.type == question.type and host_text(r.name.name) == name]
         if found:
             ttl = min(ttl, *(_ttl(record) for record in found))
-            return Answer(tuple(record.payload for record in found), ttl, True, authentic)
+            return Answer(tuple(record.payload for record in found), ttl, True, authentic, name)
         alias = next((r for r in records if r.type == dns.CNAME and host_text(r.name.name) == name), None)
         if alias is None:
             break
@@ -117,7 +121,7 @@ def read_answer(response: Response, question: Question) -> Answer:
     authority: list[Any] = message.authority[:MAX_RECORDS]
     soa = next((r for r in authority if r.type == dns.SOA), None)
     negative = min(_ttl(soa), soa.payload.minimum, MAX_NEGATIVE_TTL) if soa is not None else 0
-    return Answer((), min(ttl, negative), response.rcode != dns.ENAME, authentic)
+    return Answer((), min(ttl, negative), response.rcode != dns.ENAME, authentic, name)
 
 
 def host_text(name: bytes) -> str:

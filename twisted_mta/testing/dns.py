@@ -13,7 +13,8 @@ from twisted.protocols.basic import Int16StringReceiver
 from zope.interface import implementer
 
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
-from twisted_mta.interfaces import IMailResolver
+from twisted_mta.core.tls_policy.tlsa import TlsaRecord
+from twisted_mta.interfaces import IMailResolver, Proof
 
 
 @implementer(IMailResolver)
@@ -32,6 +33,7 @@ class FakeResolver:
         addresses: dict[str, Any] | None = None,
         txt: dict[str, Any] | None = None,
         ptr: dict[str, Any] | None = None,
+        tlsa: dict[str, Any] | None = None,
         clock: IReactorTime | None = None,
         delay: float = 0.0,
     ) -> None:
@@ -40,10 +42,15 @@ class FakeResolver:
             "addresses": addresses or {},
             "txt": txt or {},
             "ptr": ptr or {},
+            "tlsa": tlsa or {},
         }
         self.asked: list[tuple[str, str]] = []
         #: Names whose look-ups fail with LookupFailed.
         self.failing: set[str] = set()
+        #: Names whose records DNSSEC proves.
+        self.secure: set[str] = set()
+        #: Alias -> the name behind it, for what the proofs say; the data must be there under both.
+        self.aliases: dict[str, str] = {}
         self.delay = delay
         self._clock = clock
 
@@ -84,6 +91,25 @@ class FakeResolver:
         """See IMailResolver."""
         return await self._answer("ptr", address)  # type: ignore[no-any-return]
 
+    async def mx_proof(self, domain: str) -> Proof:
+        """See IMailResolver."""
+        return await self._proof("mx", domain)
+
+    async def address_proof(self, host: str) -> Proof:
+        """See IMailResolver."""
+        return await self._proof("addresses", host)
+
+    async def _proof(self, kind: str, name: str) -> Proof:
+        await self._answer(kind, name)
+        end = self.aliases.get(name, name)
+        secure = {name, end} <= self.secure
+        return Proof(secure=secure, name=end, alias_secure=not secure and end != name and name in self.secure)
+
+    async def tlsa(self, name: str) -> Sequence[TlsaRecord]:
+        """See IMailResolver."""
+        found = await self._answer("tlsa", name)
+        return found if name in self.secure else ()
+
 
 class FakeNameServer:
     """The data of a name server: (name, type) -> records, with knobs for what servers do wrong."""
@@ -99,7 +125,9 @@ class FakeNameServer:
         self.truncate = False
         #: Answer FORMERR to queries with EDNS.
         self.without_edns = False
+        #: Whether answers are validated, but for those that touch a name in `insecure`.
         self.authentic = False
+        self.insecure: set[str] = set()
         #: Every query received, decoded.
         self.queries: list[dns.Message] = []
 
@@ -109,9 +137,7 @@ class FakeNameServer:
         query.fromStr(wire)
         self.queries.append(query)
         asked = query.queries[0]
-        response = dns.Message(
-            id=query.id, answer=1, recDes=1, recAv=1, maxSize=0, authenticData=int(self.authentic)
-        )
+        response = dns.Message(id=query.id, answer=1, recDes=1, recAv=1, maxSize=0)
         response.queries = query.queries
         if self.without_edns and query.additional:
             response.rCode = dns.EFORMAT
@@ -125,13 +151,14 @@ class FakeNameServer:
         if name in self.rcodes:
             response.rCode = self.rcodes[name]
         seen: set[str] = set()
-        while (name, dns.CNAME) in self.records and name not in seen:
+        while record_type != dns.CNAME and (name, dns.CNAME) in self.records and name not in seen:
             seen.add(name)
             alias = self.records[name, dns.CNAME][0]
             response.answers.append(dns.RRHeader(name, dns.CNAME, ttl=alias.ttl, payload=alias))
             name = alias.name.name.decode()
         for record in self.records.get((name, record_type), ()):
             response.answers.append(dns.RRHeader(name, record_type, ttl=record.ttl or 0, payload=record))
+        response.authenticData = int(self.authentic and self.insecure.isdisjoint({*seen, name}))
         if response.answers or response.rCode not in (dns.OK, dns.ENAME):
             return
         if not any(known == name for known, _ in self.records):

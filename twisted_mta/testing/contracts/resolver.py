@@ -13,14 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
-from twisted_mta.interfaces import IMailResolver
+from twisted_mta.interfaces import IMailResolver, Proof
 
 
 class ResolverContract(SynchronousTestCase):
     """Subclasses set `resolver` in setUp to one that knows
 
     x.test: MX 20 b.x.test and 10 a.x.test, TXT "one two"; a.x.test: A 192.0.2.7, AAAA 2001:db8::7;
-    null.test: the null MX; 192.0.2.7: PTR a.x.test; fail.test: cannot be looked up; nothing else.
+    null.test: the null MX; 192.0.2.7: PTR a.x.test; fail.test: cannot be looked up; _25._tcp.a.x.test: TLSA "3 1 1 ab...";
+    alias.test: an alias of a.x.test; nothing else. All of it is proven by DNSSEC, but for null.test.
     """
 
     #: Not run by itself.
@@ -67,6 +68,24 @@ class ResolverContract(SynchronousTestCase):
 
     def test_ptr(self) -> None:
         self.assertEqual(list(self.get(self.resolver.ptr("192.0.2.7"))), ["a.x.test"])
+
+    def test_proofs(self) -> None:
+        self.assertEqual(self.get(self.resolver.mx_proof("x.test")), Proof(secure=True, name="x.test"))
+        self.assertEqual(self.get(self.resolver.mx_proof("null.test")), Proof(secure=False, name="null.test"))
+        self.assertEqual(
+            self.get(self.resolver.address_proof("a.x.test")), Proof(secure=True, name="a.x.test")
+        )
+        self.assertEqual(
+            self.get(self.resolver.address_proof("alias.test")), Proof(secure=True, name="a.x.test")
+        )
+        self.fails(NoSuchDomain, self.resolver.mx_proof("nowhere.test"))
+        self.fails(LookupFailed, self.resolver.address_proof("fail.test"))
+
+    def test_tlsa(self) -> None:
+        [record] = self.get(self.resolver.tlsa("_25._tcp.a.x.test"))
+        self.assertEqual(str(record), "3 1 1 " + "ab" * 32)
+        self.fails(NoSuchDomain, self.resolver.tlsa("_25._tcp.x.test"))
+        self.fails(LookupFailed, self.resolver.tlsa("fail.test"))
 
     def test_a_name_without_such_records(self) -> None:
         self.assertEqual(list(self.get(self.resolver.mx("a.x.test"))), [])
