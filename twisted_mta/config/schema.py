@@ -256,6 +256,8 @@ class Dns:
     servers: tuple[str, ...] = ()
     #: Seconds for one look-up with all its retries.
     timeout: float = 10.0
+    #: Whether the servers validate DNSSEC, and the way to them is safe: DANE rests on that.
+    validating: bool = False
 
 
 @attrs.frozen(kw_only=True)

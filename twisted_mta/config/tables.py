@@ -98,6 +98,7 @@ GRANT: Mapping[str, Reader[Any]] = {
 DNS: Mapping[str, Reader[Any]] = {
     "servers": fields.array(fields.dns_server),
     "timeout": fields.duration(0.1),
+    "validating": fields.boolean,
 }
 
 

@@ -171,7 +171,9 @@ def real_platform(reactor: Any) -> Platform:
         chance=chance,
         workers=lambda size, name: Workers(reactor, size, name),
         open_queue=lambda directory, reserve: SQLiteQueueStore.open(directory, reactor, disk_reserve=reserve),
-        resolver=lambda dns: StubResolver(reactor, chance, dns_servers(dns), dns.timeout),
+        resolver=lambda dns: StubResolver(
+            reactor, chance, dns_servers(dns), dns.timeout, validating=dns.validating
+        ),
     )
 
 

@@ -55,7 +55,9 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     parts.smtp.set_login(login)
     parts.smtp.reconfigure(config.relay)
     if isinstance(parts.resolver, StubResolver):  # a simulation has a DNS of its own
-        parts.resolver.reconfigure(dns_servers(config.dns), config.dns.timeout)
+        parts.resolver.reconfigure(
+            dns_servers(config.dns), config.dns.timeout, validating=config.dns.validating
+        )
     listeners.reconfigure()
     log.info("configuration reloaded, changed: {changed}", changed=", ".join(changed) or "nothing")
     for key, reason in restart.items():
