@@ -32,3 +32,11 @@ class Failure:
     text: str
     #: For reports: a short code where there is one (RFC 8460 §4.3.3).
     code: str = ""
+
+
+class FetchFailed(Exception):
+    """There is a record of MTA-STS, and the policy could not be had: `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
