@@ -105,6 +105,28 @@ class LoadTests(Files):
             },
         )
 
+    def test_domains_and_sources_of_relaying(self) -> None:
+        config = self.load(
+            '[relay]\nbind = ["192.0.2.1"]\nfamilies = ["ipv6"]\n'
+            '[[relay.domain]]\nnames = ["Example.NET", ".example.net"]\nrate = 60\nschedule = "5m*2"\nbind = ["2001:DB8::1"]\n'
+            '[[relay.source]]\nsenders = [".example.com"]\nhelo = "Mail.example.com"\n'
+        )
+        self.assertEqual((config.relay.bind, config.relay.families), (("192.0.2.1",), ("ipv6",)))
+        self.assertEqual(
+            config.relay.overrides,
+            (
+                schema.RelayDomain(
+                    names=("example.net", ".example.net"),
+                    rate=60,
+                    schedule=(300.0, 300.0),
+                    bind=("2001:db8::1",),
+                ),
+            ),
+        )
+        self.assertEqual(
+            config.relay.sources, (schema.RelaySource(senders=(".example.com",), helo="mail.example.com"),)
+        )
+
     def test_submission(self) -> None:
         config = self.load(
             "[submission]\ncheck_sender = false\nmessages_per_hour = 0\n"
@@ -162,7 +184,7 @@ class ExampleTests(Files):
 
     def test_uncommented_it_is_valid_and_equal_to_the_defaults(self) -> None:
         text = re.sub(
-            r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni|submission\.grant)\]\])',
+            r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni|submission\.grant|relay\.\w+)\]\])',
             "",
             EXAMPLE.read_text(),
             flags=re.M,
@@ -177,6 +199,7 @@ class ExampleTests(Files):
         bare = load(path, check_files=False)
         examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list", "submission.grant"}
         examples |= {'relay.routes."partner.example"', 'relay.routes.".partner.example"'}
+        examples |= {"relay.domain", "relay.source"}
         self.assertEqual(set(changes(bare, full)), examples)
 
 

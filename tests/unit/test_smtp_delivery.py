@@ -25,7 +25,6 @@ from twisted_mta.core.queue import (
 )
 from twisted_mta.core.route import LookupFailed
 from twisted_mta.core.smtp.client import Login
-from twisted_mta.delivery.connections import MAX_MESSAGES
 from twisted_mta.delivery.smtp import MAX_TRIES, SmtpDelivery
 from twisted_mta.interfaces import IDelivery
 from twisted_mta.net.smtp_client import opportunistic_context
@@ -613,6 +612,16 @@ class LoopTests(DeliveryCase):
     def test_address_literal(self) -> None:
         self.assertEqual(self.summary(f"b@[{B}]"), ["Failed 550 5.4.6"])
 
+    def test_an_address_that_no_interface_has(self) -> None:
+        self.delivery.reconfigure(Relay(own_addresses=(A,)))
+        self.assertEqual(self.summary("b@x.test"), ["Failed 550 5.4.6"])
+        self.delivery.reconfigure(Relay(own_addresses=(A,), port=2525))
+        self.network.servers[A, 2525] = self.peer
+        self.assertEqual(self.summary("b@x.test"), ["Failed 550 5.4.6"])
+        self.delivery.reconfigure(Relay(own_addresses=(A,), routes={"x.test": Route(host=A, port=26)}))
+        self.network.servers[A, 26] = self.peer
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 {A} [{A}]"])
+
     def test_a_route_to_ourselves_is_no_reason_to_bounce(self) -> None:
         self.delivery.reconfigure(Relay(routes={"y.test": Route(host="mx2.x.test")}))
         self.assertEqual(self.summary("b@y.test"), ["TryLater 451 4.4.4"])
@@ -807,7 +816,7 @@ class ReuseTests(DeliveryCase):
         self.assertEqual(len(self.peer.messages), 1)
 
     def test_not_for_ever(self) -> None:
-        for _ in range(MAX_MESSAGES + 1):
+        for _ in range(Relay().max_messages + 1):
             self.deliver("b@x.test")
         self.assertEqual(self.peer.connections, 2)
 

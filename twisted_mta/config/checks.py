@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 from twisted_mta.config.errors import quote
 from twisted_mta.config.fields import Reading, split_endpoint
@@ -189,6 +190,19 @@ def _check_routes(config: Config, reading: Reading) -> None:
         _check_route(key, route, config, reading)
     if config.relay.smarthost is not None:
         _check_route("relay.smarthost", config.relay.smarthost, config, reading)
+    _check_names("relay.domain", [entry.names for entry in config.relay.overrides], "names", reading)
+    _check_names("relay.source", [entry.senders for entry in config.relay.sources], "senders", reading)
+
+
+def _check_names(table: str, entries: Sequence[Sequence[str]], field: str, reading: Reading) -> None:
+    seen: dict[str, int] = {}
+    for number, names in enumerate(entries, 1):
+        for name in names:
+            if name in seen:
+                reading.problem(
+                    f"{table}[{number}].{field}", f"{quote(name)} is in {table}[{seen[name]}] already"
+                )
+            seen.setdefault(name, number)
 
 
 def _check_route(key: str, route: Route, config: Config, reading: Reading) -> None:

@@ -239,6 +239,31 @@ def domain(value: Any, reading: Reading, key: str) -> str:
     return _checked(parse_domain, written)
 
 
+def domain_pattern(value: Any, reading: Reading, key: str) -> str:
+    """A mail domain as `domain` reads it, or ".domain" for its subdomains."""
+    written = text(value, reading, key)
+    return "." * written.startswith(".") + domain(written.removeprefix("."), reading, key)
+
+
+def ip_address(value: Any, reading: Reading, key: str) -> str:
+    """An IP address, in its usual form."""
+    try:
+        return str(ipaddress.ip_address(text(value, reading, key)))
+    except ValueError:
+        raise Invalid(
+            f'{quote(value)} is no IP address: write "192.0.2.1" or "2001:db8::1", without a port'
+        ) from None
+
+
+def bind_addresses(value: Any, reading: Reading, key: str) -> tuple[str, ...]:
+    """Addresses to connect from: one of each family at most."""
+    found = array(ip_address)(value, reading, key)
+    for name, is_ipv6 in (("IPv4", False), ("IPv6", True)):
+        if sum((":" in one) is is_ipv6 for one in found) > 1:
+            raise Invalid(f"there is more than one {name} address: connections can't come from two")
+    return found
+
+
 def hostname(value: Any, reading: Reading, key: str) -> str:
     """A fully qualified host name, in lower case."""
     written = text(value, reading, key).removesuffix(".").lower()

@@ -118,6 +118,34 @@ class Route:
 
 
 @attrs.frozen(kw_only=True)
+class RelayDomain:
+    """[[relay.domain]]: how mail goes to some destinations. None: as [relay] and [queue] say."""
+
+    #: Domains of recipients, or hosts of [relay.routes] and the smarthost; ".example.org" stands for all subdomains.
+    names: tuple[str, ...]
+    concurrency: int | None = None
+    rate: int | None = None
+    max_messages: int | None = None
+    max_recipients: int | None = None
+    connect_timeout: float | None = None
+    bind: tuple[str, ...] | None = None
+    schedule: tuple[float, ...] | None = None
+    expire: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RelaySource:
+    """[[relay.source]]: the address and the name under which the mail of some senders goes out."""
+
+    #: Domains of senders; ".example.org" stands for all subdomains.
+    senders: tuple[str, ...]
+    #: As in [relay]; none: any.
+    bind: tuple[str, ...] = ()
+    #: For EHLO; "": the hostname.
+    helo: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Relay:
     """[relay]: who may send through us besides logged-in users, and where everything goes."""
 
@@ -131,14 +159,28 @@ class Relay:
     routes: Mapping[str, Route] = attrs.field(factory=dict)
     #: The port at which other domains' mail servers are reached (for tests; it is 25 everywhere).
     port: int = 25
-    #: Concurrent connections to one destination.
+    #: Concurrent connections to one destination, at most.
     concurrency: int = 5
+    #: Attempts in a minute to one destination, each with a message; 0: any number.
+    rate: int = 0
+    #: Messages over one connection.
+    max_messages: int = 100
     #: Recipients in one transaction.
     max_recipients: int = 100
     #: Seconds an idle connection is kept for the next message.
     keep_open: float = 5.0
     #: Whether BDAT is used with hosts that offer CHUNKING.
     chunking: bool = True
+    #: Seconds for a connection to one address; the next one of the same host is tried sooner.
+    connect_timeout: float = 30.0
+    #: Which addresses of a host are used, the preferred ones first: "ipv4", "ipv6".
+    families: tuple[str, ...] = ("ipv4", "ipv6")
+    #: Local addresses to send from, one IPv4 and one IPv6 address at most; none: any.
+    bind: tuple[str, ...] = ()
+    #: Addresses at which this server is reached though no interface has them (NAT, a load balancer).
+    own_addresses: tuple[str, ...] = ()
+    overrides: tuple[RelayDomain, ...] = ()
+    sources: tuple[RelaySource, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -22,7 +22,7 @@ from twisted_mta.core.sasl.scram import MAX_ITERATIONS, MIN_ITERATIONS
 C = TypeVar("C")
 
 #: Where the field of the schema has another name than the key of the file.
-KEYS = {"lists": "list", "grants": "grant"}
+KEYS = {"lists": "list", "grants": "grant", "overrides": "domain", "sources": "source"}
 
 DEFAULT_DATA = "/var/lib/mta"
 DEFAULT_ACCOUNTS_FILE = "users"
@@ -199,26 +199,12 @@ def routes(value: Any, reading: Reading, key: str) -> dict[str, schema.Route]:
             reading.problem(join_key(key, name), "a login is possible at the smarthost only, not on a route")
         place = join_key(key, name)
         try:
-            domain = fields.domain(name.removeprefix("."), reading, place)
-            found["." * name.startswith(".") + domain] = route(raw, reading, place)
+            found[fields.domain_pattern(name, reading, place)] = route(raw, reading, place)
         except _Unusable:
             continue
         except Invalid as error:
             reading.problem(place, str(error))
     return found
-
-
-RELAY: Mapping[str, Reader[Any]] = {
-    "networks": fields.array(fields.network),
-    "xclient_networks": fields.array(fields.proxy_network),
-    "smarthost": route,
-    "routes": routes,
-    "port": fields.integer(1, 65535),
-    "concurrency": fields.integer(1, 10_000),
-    "max_recipients": fields.integer(1, 100_000),
-    "keep_open": fields.duration(),
-    "chunking": fields.boolean,
-}
 
 
 def _listen(value: Any, reading: Reading, key: str) -> schema.Listen:
@@ -249,6 +235,40 @@ TLS: Mapping[str, Reader[Any]] = {
     **CERTIFICATE,
     "minimum": fields.choice("1.2", "1.3"),
     "sni": _tables(partial(table, schema.Certificate, CERTIFICATE, {})),
+}
+#: The keys of [relay] that [[relay.domain]] has too.
+_SENDING: Mapping[str, Reader[Any]] = {
+    "concurrency": fields.integer(1, 10_000),
+    "rate": fields.integer(0, 1_000_000),
+    "max_messages": fields.integer(1, 1_000_000),
+    "max_recipients": fields.integer(1, 100_000),
+    "connect_timeout": fields.duration(1, 300),
+    "bind": fields.bind_addresses,
+}
+RELAY_DOMAIN: Mapping[str, Reader[Any]] = {
+    "names": fields.array(fields.domain_pattern, at_least=1),
+    **_SENDING,
+    "schedule": fields.schedule,
+    "expire": fields.duration(60),
+}
+RELAY_SOURCE: Mapping[str, Reader[Any]] = {
+    "senders": fields.array(fields.domain_pattern, at_least=1),
+    "bind": fields.bind_addresses,
+    "helo": fields.hostname,
+}
+RELAY: Mapping[str, Reader[Any]] = {
+    "networks": fields.array(fields.network),
+    "xclient_networks": fields.array(fields.proxy_network),
+    "smarthost": route,
+    "routes": routes,
+    "port": fields.integer(1, 65535),
+    **_SENDING,
+    "keep_open": fields.duration(),
+    "chunking": fields.boolean,
+    "families": fields.array(fields.choice("ipv4", "ipv6"), at_least=1),
+    "own_addresses": fields.array(fields.ip_address),
+    "overrides": _tables(partial(table, schema.RelayDomain, RELAY_DOMAIN, {})),
+    "sources": _tables(partial(table, schema.RelaySource, RELAY_SOURCE, {})),
 }
 SUBMISSION: Mapping[str, Reader[Any]] = {
     "check_sender": fields.boolean,

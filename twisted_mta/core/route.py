@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 
@@ -36,6 +36,10 @@ class NextHop(Protocol):
     def mx(self) -> bool: ...
 
 
+V = TypeVar("V")
+H = TypeVar("H", bound=NextHop)
+
+
 class Shuffler(Protocol):
     """The part of random.Random that is needed here."""
 
@@ -63,24 +67,29 @@ class Unroutable(Exception):
         self.reply = reply
 
 
+def most_specific(table: Mapping[str, V], domain: str) -> V | None:
+    """The entry for a domain: its own, else that of the longest ".suffix", which stands for all subdomains of suffix."""
+    found = table.get(domain)
+    rest = domain
+    while found is None and not domain.startswith("[") and "." in rest:
+        rest = rest.partition(".")[2]
+        found = table.get(f".{rest}")
+    return found
+
+
 @attrs.frozen(kw_only=True)
-class Routing:
+class Routing(Generic[H]):
     """The configured exceptions from "by MX"."""
 
-    smarthost: NextHop | None = None
+    smarthost: H | None = None
     #: Domain -> next hop; ".example.org" stands for all subdomains of example.org, at any depth.
-    routes: Mapping[str, NextHop] = attrs.field(factory=dict)
+    routes: Mapping[str, H] = attrs.field(factory=dict)
     #: The port for what goes by MX.
     port: int = 25
 
-    def next_hop(self, domain: str) -> NextHop | None:
+    def next_hop(self, domain: str) -> H | None:
         """The configured next hop for a domain: the most specific route, else the smarthost; None: by MX."""
-        found = self.routes.get(domain)
-        rest = domain
-        while found is None and not domain.startswith("[") and "." in rest:
-            rest = rest.partition(".")[2]
-            found = self.routes.get(f".{rest}")
-        return found or self.smarthost
+        return most_specific(self.routes, domain) or self.smarthost
 
     def destination(self, domain: str) -> str:
         """The key by which recipients share a connection: the domain, or the next hop as written in the configuration."""

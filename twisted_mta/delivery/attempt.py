@@ -38,6 +38,10 @@ class Trouble:
         self.reply, self.remote = reply, remote
         self.temporary = not final
 
+    def leave_open(self) -> None:
+        """There was no time to hear every host: none of the refusals is final."""
+        self.temporary = True
+
 
 class Attempt:
     """`recipients` are addressed by their index throughout."""
@@ -50,7 +54,6 @@ class Attempt:
         body: IStoredBody,
         recipients: Sequence[QueuedRecipient],
         workers: Workers | InlineWorkers,
-        max_recipients: int,
         converter: Converter,
         seconds: Callable[[], float],
         *,
@@ -63,7 +66,6 @@ class Attempt:
         self.recipients = recipients
         self._body = body
         self._workers = workers
-        self._max_recipients = max(1, max_recipients)
         self._converter = converter
         self._converted: ConvertedBody | None = None
         self._outcomes: dict[int, Outcome] = {}
@@ -85,12 +87,12 @@ class Attempt:
         for index in indexes:
             self._decide(index, trouble.reply, trouble.remote, None, final=final)
 
-    async def use(self, connection: SmtpConnection, indexes: Sequence[int]) -> list[int]:
+    async def use(self, connection: SmtpConnection, indexes: Sequence[int], max_recipients: int) -> list[int]:
         """Send the message over a session; those that another session may be tried for at once."""
         waiting = list(indexes)
         undecided: list[int] = []
         while waiting:
-            batch, waiting = waiting[: self._max_recipients], waiting[self._max_recipients :]
+            batch, waiting = waiting[:max_recipients], waiting[max_recipients:]
             again, lost = await self._transaction(connection, batch)
             undecided += lost
             waiting = again + waiting

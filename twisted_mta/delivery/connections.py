@@ -9,8 +9,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twisted_mta.net.smtp_client import SmtpConnection
 
-#: Messages over one connection; some servers end a session after as many.
-MAX_MESSAGES = 100
 #: Idle sessions kept in all.
 MAX_IDLE = 200
 #: Seconds for the sessions to say goodbye when the server stops.
@@ -20,10 +18,10 @@ GRACE = 5.0
 class ConnectionCache:
     """All sessions that are open, those idle by what they are good for (`line`: anything that can be a key)."""
 
-    def __init__(self, clock: IReactorTime, keep_open: float) -> None:
-        """`keep_open` is in seconds; 0 keeps none."""
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self.keep_open = keep_open
+        #: Seconds; 0 keeps none.
+        self.keep_open = 0.0
         self._idle: dict[Hashable, list[SmtpConnection]] = {}
         #: The line of an idle session, and what ends it.
         self._timers: dict[SmtpConnection, tuple[Hashable, IDelayedCall]] = {}
@@ -46,9 +44,9 @@ class ConnectionCache:
                 return connection
         return None
 
-    def give_back(self, line: Hashable, connection: SmtpConnection) -> None:
-        """A session that is not needed now: it is kept, or told to quit."""
-        full = connection.transactions >= MAX_MESSAGES or len(self._timers) >= MAX_IDLE
+    def give_back(self, line: Hashable, connection: SmtpConnection, max_messages: int) -> None:
+        """A session that is not needed now: it is kept, or told to quit, after so many messages at least."""
+        full = connection.transactions >= max_messages or len(self._timers) >= MAX_IDLE
         if self._closing or full or self.keep_open <= 0 or not connection.idle:
             connection.quit()
             return

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from twisted_mta.config.schema import Route
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import (
     LookupFailed,
-    NextHop,
     NoSuchDomain,
     Routing,
     Shuffler,
@@ -41,7 +41,7 @@ class Way:
     #: The hosts in the order in which to try them.
     targets: tuple[Target, ...]
     #: The configured next hop; None: by the domain's own MX records.
-    hop: NextHop | None = None
+    hop: Route | None = None
 
     @property
     def fixed(self) -> bool:
@@ -71,13 +71,15 @@ class Hosts:
     """Asks the DNS. Holds no state but the configured routes."""
 
     def __init__(
-        self, resolver: IMailResolver, random: Shuffler, hostname: str, routing: Routing, is_own: IsOwn
+        self, resolver: IMailResolver, random: Shuffler, hostname: str, routing: Routing[Route], is_own: IsOwn
     ) -> None:
         self._resolver = resolver
         self._random = random
         self._own_names = {hostname.lower()}
         self._is_own = is_own
         self.routing = routing
+        #: Where others reach us though no interface has the address; at the port for what goes by MX.
+        self.own_addresses: Collection[str] = ()
 
     async def way(self, domain: str) -> Way:
         """Where mail for a domain goes. Raises Unroutable."""
@@ -113,10 +115,15 @@ class Hosts:
         hosts = [await one for one in asked]
         for host in hosts:
             # RFC 5321 §5.1: our own preference and everything above it is cut; here we know ourselves by address.
-            if any(self._is_own(address, host.target.port) for address in host.addresses):
+            if any(self._is_ours(address, host.target.port) for address in host.addresses):
                 reply = ourselves(way.domain, host.target.host).reply
                 raise Unroutable(reply if way.hop is None else _bad_route(way.domain, reply))
         return hosts
+
+    def _is_ours(self, address: str, port: int) -> bool:
+        if address in self.own_addresses and port == self.routing.port:
+            return True
+        return self._is_own(address, port)
 
     async def _host(self, target: Target) -> Host:
         if target.literal:
@@ -129,7 +136,7 @@ class Hosts:
             return Host(target, reply=lookup_failed(target.host, str(error)).reply)
 
 
-def _fixed_target(hop: NextHop) -> Target:
+def _fixed_target(hop: Route) -> Target:
     """A configured host, which may be an IP address, with or without brackets."""
     literal = literal_target(hop.host, hop.port)
     if literal is not None:

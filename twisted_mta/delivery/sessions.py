@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 
+from twisted_mta.config.destinations import Source
+from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.route import NextHop, Target
+from twisted_mta.core.route import Target
 from twisted_mta.core.smtp.client import Login, SmtpClient, State, TlsUse
 from twisted_mta.delivery.connections import ConnectionCache
+from twisted_mta.delivery.families import Families, family
 from twisted_mta.delivery.hosts import Way
+from twisted_mta.delivery.race import race
 from twisted_mta.net.scram_client import ScramHelper
-from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, connect
+from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, dial
+
+T = TypeVar("T")
+
+#: Seconds after which the next address of a host is tried beside the one that does not answer: RFC 8305 §5.
+STAGGER = 0.25
 
 
 class Need(enum.Enum):
@@ -39,6 +50,11 @@ class Line:
     #: As IDelivery.destination gives it.
     destination: str
     need: Need = Need.NONE
+    source: Source = attrs.field(factory=Source)
+
+
+#: Told of each address that gave no session: what it is called, and why.
+OnFailure = Callable[[str, SessionError], None]
 
 
 class Sessions:
@@ -51,7 +67,6 @@ class Sessions:
         reactor: Any,
         hostname: str,
         tls_context: SSL.Context,
-        keep_open: float,
         login: Login | None,
         scram: ScramHelper,
     ) -> None:
@@ -62,26 +77,34 @@ class Sessions:
         self._reactor = reactor
         self._hostname = hostname
         self._tls_context = tls_context
-        self._cache = ConnectionCache(reactor, keep_open)
-        self._opening: set[Deferred[SmtpConnection]] = set()
+        self._cache = ConnectionCache(reactor)
+        self._families = Families(reactor, ())
+        self._opening: set[Deferred[Any]] = set()
         self._closed = False
         self.login = login
         self._scram = scram
         #: Where to log in.
-        self.smarthost: NextHop | None = None
+        self.smarthost: Route | None = None
 
-    def renew(self, keep_open: float) -> None:
+    def reconfigure(self, settings: Relay) -> None:
         """The settings have changed: idle sessions end, since a route may lead elsewhere now."""
-        self._cache.keep_open = keep_open
+        self._cache.keep_open = settings.keep_open
+        self._families.preferred = settings.families
+        self.smarthost = settings.smarthost
+        self._cache.quit_idle()
+
+    def set_login(self, login: Login | None) -> None:
+        """Log in with this at the smarthost from the next session on."""
+        self.login = login
         self._cache.quit_idle()
 
     def take(self, line: Line) -> SmtpConnection | None:
         """An idle session, or None."""
         return self._cache.take(line)
 
-    def give_back(self, line: Line, connection: SmtpConnection) -> None:
-        """A session that is not needed now: it is kept, or ended."""
-        self._cache.give_back(line, connection)
+    def give_back(self, line: Line, connection: SmtpConnection, max_messages: int) -> None:
+        """A session that is not needed now: it is kept, or ended after so many messages."""
+        self._cache.give_back(line, connection, max_messages)
 
     async def close(self) -> None:
         """Give up what is being opened, and end all sessions."""
@@ -92,22 +115,128 @@ class Sessions:
 
     # --- opening -------------------------------------------------------------------------------
 
-    async def open(self, way: Way, target: Target, address: str, remote: str, need: Need) -> SmtpConnection:
-        """A new session with one address of a host. Raises SessionError."""
-        uses = self._tls_uses(way, target, need)
-        for use in uses[:-1]:
+    def order(self, addresses: Sequence[str], line: Line) -> list[str]:
+        """The addresses of a host in the order in which to try them; without those of families that we do not use."""
+        return self._families.order(addresses, {family(address) for address in line.source.bind})
+
+    async def open(
+        self, way: Way, target: Target, left: list[str], line: Line, timeout: float, failed: OnFailure
+    ) -> SmtpConnection | None:
+        """A session with the address that answers first; None if it gives none, or no address answers.
+
+        `left` are the addresses of one host; those that were tried are taken out of it, one at least. `timeout` is for
+        connecting.
+        """
+        uses = self._tls_uses(way, target, line.need)
+        try:
+            dialled = await self._fastest(way, target, left, line, uses[0], timeout, failed)
+        except SessionError as error:  # the server stops
+            failed(_remote(target, left.pop(0)), error)
+            return None
+        if dialled is None:
+            return None
+        address, connection = dialled
+        try:
+            return await self._ready_with(way, target, address, connection, line, uses, timeout)
+        except SessionError as error:
+            failed(_remote(target, address), error)
+            return None
+
+    async def _fastest(
+        self,
+        way: Way,
+        target: Target,
+        left: list[str],
+        line: Line,
+        tls: TlsUse,
+        timeout: float,
+        failed: OnFailure,
+    ) -> tuple[str, SmtpConnection] | None:
+        """The address that is connected first; it and those that failed are taken out of `left`."""
+        addresses = list(left)
+        running = race(
+            self._reactor,
+            [partial(self._dial, way, target, one, line, tls, timeout) for one in addresses],
+            STAGGER,
+            _drop,
+        )
+        result = await self._cancellable(running)
+        for number, error in sorted(result.failures.items()):
+            if not isinstance(error, SessionError):
+                raise RuntimeError(f"no connection to {addresses[number]}, because of a bug") from error
+            left.remove(addresses[number])
+            failed(_remote(target, addresses[number]), error)
+        if result.winner is None or result.prize is None:
+            return None
+        address = addresses[result.winner]
+        left.remove(address)
+        silent = [
+            one
+            for number, one in enumerate(addresses[: result.winner])
+            if not _refused(result.failures.get(number))
+        ]
+        self._families.ended(address, silent)
+        return address, result.prize
+
+    async def _ready_with(
+        self,
+        way: Way,
+        target: Target,
+        address: str,
+        connection: SmtpConnection,
+        line: Line,
+        uses: Sequence[TlsUse],
+        timeout: float,
+    ) -> SmtpConnection:
+        """The connection as a session, or another one with less TLS. Raises SessionError."""
+        for less in (*uses[1:], None):
             try:
-                return await self._connect(way, target, address, remote, use)
+                await self._cancellable(connection.ready)
+                break
             except SessionError as error:
-                if not lacks_tls(error):
+                if less is None or not lacks_tls(error):
                     raise
                 self.log.warn(
-                    "TLS with {remote} failed ({use}), trying with less: {reply}",
-                    remote=remote,
-                    use=use.name.lower(),
+                    "TLS with {remote} failed, trying with less: {reply}",
+                    remote=connection.remote,
                     reply=str(error.reply),
                 )
-        return await self._connect(way, target, address, remote, uses[-1])
+            connection = await self._cancellable(
+                Deferred.fromCoroutine(self._dial(way, target, address, line, less, timeout))
+            )
+        self._cache.opened(connection)
+        return connection
+
+    async def _dial(
+        self, way: Way, target: Target, address: str, line: Line, tls: TlsUse, timeout: float
+    ) -> SmtpConnection:
+        """One connection to one address. Raises SessionError."""
+        if self._closed:
+            raise _stopping()
+        creator: IOpenSSLClientConnectionCreator
+        if tls is TlsUse.REQUIRED:
+            creator = optionsForClientTLS(target.host)
+        else:
+            creator = OpportunisticTls(self._tls_context, "" if target.literal else target.host)
+        login = self.login if self._logs_in(way) else None
+        core = SmtpClient(line.source.helo or self._hostname, tls=tls, login=login, nonces=self._scram.nonce)
+        connection = SmtpConnection(core, self._reactor, creator, self._scram)
+        connection.remote = _remote(target, address)
+        connection.verified = tls is TlsUse.REQUIRED
+        bind = next((one for one in line.source.bind if family(one) == family(address)), "")
+        return await dial(self._reactor, connection, address, target.port, timeout=timeout, bind=bind)
+
+    async def _cancellable(self, waiting: Deferred[T]) -> T:
+        """What `close` need not wait for. Raises SessionError where it was cut off."""
+        self._opening.add(waiting)
+        try:
+            return await waiting
+        except CancelledError:
+            raise _stopping() from None
+        finally:
+            self._opening.discard(waiting)
+
+    # --- TLS -----------------------------------------------------------------------------------
 
     def _tls_uses(self, way: Way, target: Target, need: Need) -> Sequence[TlsUse]:
         """How a session with this host may be encrypted: the best first, the next where that one fails for want of TLS.
@@ -127,31 +256,24 @@ class Sessions:
             return False
         return (way.hop.host, way.hop.port) == (self.smarthost.host, self.smarthost.port)
 
-    async def _connect(
-        self, way: Way, target: Target, address: str, remote: str, tls: TlsUse
-    ) -> SmtpConnection:
-        if self._closed:
-            raise SessionError(None, Reply(451, "4.3.2", "the mail server is stopping"))
-        creator: IOpenSSLClientConnectionCreator
-        if tls is TlsUse.REQUIRED:
-            creator = optionsForClientTLS(target.host)
-        else:
-            creator = OpportunisticTls(self._tls_context, "" if target.literal else target.host)
-        login = self.login if self._logs_in(way) else None
-        core = SmtpClient(self._hostname, tls=tls, login=login, nonces=self._scram.nonce)
-        opening = Deferred.fromCoroutine(
-            connect(self._reactor, address, target.port, core, creator, remote, self._scram)
-        )
-        self._opening.add(opening)
-        try:
-            connection = await opening
-        except CancelledError:
-            raise SessionError(None, Reply(451, "4.3.2", "the mail server is stopping")) from None
-        finally:
-            self._opening.discard(opening)
-        connection.verified = tls is TlsUse.REQUIRED
-        self._cache.opened(connection)
-        return connection
+
+def _remote(target: Target, address: str) -> str:
+    return f"{target.host} [{address}]"
+
+
+def _drop(connection: SmtpConnection) -> None:
+    """Nobody wants this one."""
+    connection.ready.addErrback(lambda _: None)
+    connection.ready.cancel()
+
+
+def _refused(error: Exception | None) -> bool:
+    """Whether the other host said no: so there is a way to it."""
+    return error is not None and isinstance(error.__cause__, ConnectionRefusedError)
+
+
+def _stopping() -> SessionError:
+    return SessionError(None, Reply(451, "4.3.2", "the mail server is stopping"))
 
 
 def lacks_tls(error: SessionError) -> bool:

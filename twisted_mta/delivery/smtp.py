@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 from OpenSSL import SSL
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from twisted_mta.config.destinations import Destinations, Manner
 from twisted_mta.config.schema import Relay
 from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.route import Routing, Shuffler, Unroutable
+from twisted_mta.core.route import Shuffler, Target, Unroutable
 from twisted_mta.core.smtp.client import AUTH_STATES, Login
 from twisted_mta.delivery.attempt import Attempt, Trouble
 from twisted_mta.delivery.convert import Converter
-from twisted_mta.delivery.hosts import Host, Hosts, IsOwn, Way
+from twisted_mta.delivery.hosts import Hosts, IsOwn, Way
 from twisted_mta.delivery.sessions import Line, Need, Sessions, lacks_tls
 from twisted_mta.interfaces import IDelivery, IMailResolver, IStoredBody
 from twisted_mta.net.scram_client import ScramHelper
@@ -25,6 +27,20 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Addresses that are tried in one attempt, of all hosts of a destination. RFC 5321 §5.1 allows a limit.
 MAX_TRIES = 20
+#: Seconds after which no more hosts are tried in one attempt: the queue goes on with other work.
+MAX_TIME = 900.0
+
+
+@attrs.define
+class _Errand:
+    """The part of an attempt that goes to one destination."""
+
+    attempt: Attempt
+    line: Line
+    manner: Manner
+    #: The recipients still to be served, by their index.
+    left: list[int]
+    trouble: Trouble = attrs.field(init=False)
 
 
 @implementer(IDelivery)
@@ -54,31 +70,28 @@ class SmtpDelivery:
         self._reactor = reactor
         self._workers = workers
         self._converter = Converter(workers)
-        self._hosts = Hosts(resolver, random, hostname, Routing(), is_own)
-        self._sessions = Sessions(
-            reactor, hostname, tls_context, settings.keep_open, login, ScramHelper(workers)
-        )
+        self._destinations = Destinations(settings)
+        self._hosts = Hosts(resolver, random, hostname, self._destinations.routing, is_own)
+        self._sessions = Sessions(reactor, hostname, tls_context, login, ScramHelper(workers))
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Relay) -> None:
         """Take on new settings, but for the login; attempts under way go on with the hosts that they chose."""
-        self._settings = settings
-        self._hosts.routing = Routing(
-            smarthost=settings.smarthost, routes=settings.routes, port=settings.port
-        )
-        self._sessions.smarthost = settings.smarthost
-        self._sessions.renew(settings.keep_open)
+        self._chunking = settings.chunking
+        self._destinations = Destinations(settings)
+        self._hosts.routing = self._destinations.routing
+        self._hosts.own_addresses = settings.own_addresses
+        self._sessions.reconfigure(settings)
 
     def set_login(self, login: Login | None) -> None:
         """Log in with this at the smarthost from the next session on; None: do not log in."""
-        self._sessions.login = login
-        self._sessions.renew(self._settings.keep_open)
+        self._sessions.set_login(login)
 
     # --- IDelivery -----------------------------------------------------------------------------
 
     def destination(self, recipient: QueuedRecipient) -> str:
         """See IDelivery: the domain, or the configured next hop."""
-        return self._hosts.routing.destination(recipient.address.domain)
+        return self._destinations.of(recipient.address.domain).key
 
     async def deliver(
         self,
@@ -93,10 +106,9 @@ class SmtpDelivery:
             body,
             recipients,
             self._workers,
-            self._settings.max_recipients,
             self._converter,
             self._reactor.seconds,
-            chunking=self._settings.chunking,
+            chunking=self._chunking,
         )
         try:
             await self._deliver_all(attempt, recipients)
@@ -106,11 +118,14 @@ class SmtpDelivery:
 
     async def _deliver_all(self, attempt: Attempt, recipients: Sequence[QueuedRecipient]) -> None:
         # A reload since `destination` was asked may have parted what travelled together.
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, tuple[Manner, list[int]]] = {}
         for index, recipient in enumerate(recipients):
-            groups.setdefault(self.destination(recipient), []).append(index)
-        for key, indexes in groups.items():
-            await self._deliver_group(attempt, key, indexes)
+            found = self._destinations.of(recipient.address.domain)
+            groups.setdefault(found.key, (found.manner, []))[1].append(index)
+        for key, (manner, indexes) in groups.items():
+            source = self._destinations.source(attempt.message.sender, manner)
+            errand = _Errand(attempt, Line(key, _need(attempt), source), manner, indexes)
+            await self._run(errand)
 
     async def close(self) -> None:
         """See IDelivery. Attempts under way end in "try later"."""
@@ -118,89 +133,85 @@ class SmtpDelivery:
 
     # --- one destination -----------------------------------------------------------------------
 
-    async def _deliver_group(self, attempt: Attempt, destination: str, left: list[int]) -> None:
-        domain = attempt.recipients[left[0]].address.domain
-        line = Line(destination, _need(attempt))
-        if line.need is Need.PROOF and (refusal := self._refuse_unproven(domain)) is not None:
-            attempt.give_up(left, Trouble(refusal))
+    async def _run(self, errand: _Errand) -> None:
+        domain = errand.attempt.recipients[errand.left[0]].address.domain
+        if errand.line.need is Need.PROOF and (refusal := self._refuse_unproven(domain)) is not None:
+            errand.attempt.give_up(errand.left, Trouble(refusal))
             return
-        while left and (idle := self._sessions.take(line)) is not None:
-            left = await self._use(attempt, line, idle, left)
-        if not left:
+        while errand.left and (idle := self._sessions.take(errand.line)) is not None:
+            await self._use(errand, idle)
+        if not errand.left:
             return
         try:
             way = await self._hosts.way(domain)
         except Unroutable as error:
-            attempt.give_up(left, Trouble(error.reply))
+            errand.attempt.give_up(errand.left, Trouble(error.reply))
             return
-        trouble = Trouble(way.nowhere())
-        left = await self._try_hosts(attempt, line, way, trouble, left)
-        if left:
-            attempt.give_up(left, trouble)
+        errand.trouble = Trouble(way.nowhere())
+        await self._try_hosts(errand, way)
+        if errand.left:
+            errand.attempt.give_up(errand.left, errand.trouble)
 
-    async def _try_hosts(
-        self, attempt: Attempt, line: Line, way: Way, trouble: Trouble, left: list[int]
-    ) -> list[int]:
-        """All hosts in their order: the recipients that none of them served."""
+    async def _try_hosts(self, errand: _Errand, way: Way) -> None:
+        """All hosts in their order, until everybody is served."""
         tries = MAX_TRIES
+        until = self._reactor.seconds() + MAX_TIME
         for level in way.levels():
             try:
                 hosts = await self._hosts.resolve(way, level)
             except Unroutable as error:
                 if tries == MAX_TRIES:  # RFC 5321 §5.1: where better hosts were tried, what they said counts
-                    trouble.note(error.reply, final=error.reply.permanent)
-                break
+                    errand.trouble.note(error.reply, final=error.reply.permanent)
+                return
             for host in hosts:
                 if host.reply is not None:
-                    trouble.note(host.reply)
-                for address in host.addresses[:tries]:
-                    tries -= 1
-                    left = await self._try_address(attempt, line, way, host, address, trouble, left)
-                    if not left:
-                        return left
-        return left
+                    errand.trouble.note(host.reply)
+                addresses = self._sessions.order(host.addresses, errand.line)[:tries]
+                tries -= len(addresses)
+                while addresses:
+                    if self._reactor.seconds() >= until:
+                        errand.trouble.leave_open()
+                        return
+                    await self._try_host(errand, way, host.target, addresses)
+                    if not errand.left:
+                        return
 
-    async def _try_address(
-        self,
-        attempt: Attempt,
-        line: Line,
-        way: Way,
-        host: Host,
-        address: str,
-        trouble: Trouble,
-        left: list[int],
-    ) -> list[int]:
-        """One address of one host: the recipients that are still to be served."""
-        remote = f"{host.target.host} [{address}]"
-        try:
-            connection = await self._sessions.open(way, host.target, address, remote, line.need)
-        except SessionError as error:
-            self.log.info(
-                "{queue_id}: no session with {remote}: {reply}",
-                queue_id=attempt.message.id,
-                remote=remote,
-                reply=str(error.reply),
-            )
-            # RFC 5321 §5.1: a 554 greeting, or a refused EHLO, is one host's word; there may be others. What it
-            # thinks of our password is a matter between us and the smarthost, and no fault of the message.
-            final = error.reply.permanent and error.state not in AUTH_STATES
-            reply = error.reply
-            if line.need is Need.PROOF and lacks_tls(error):
-                reply, final = _tls_needed(reply), True
-            trouble.note(reply, remote, final=final)
-            return left
-        left = await self._use(attempt, line, connection, left)
-        if left:
-            trouble.note(attempt.lost, remote)
-        return left
+    async def _try_host(self, errand: _Errand, way: Way, target: Target, addresses: list[str]) -> None:
+        """One session with a host, if any of its addresses gives one; what was tried is taken out of `addresses`."""
 
-    async def _use(
-        self, attempt: Attempt, line: Line, connection: SmtpConnection, left: list[int]
-    ) -> list[int]:
+        def failed(remote: str, error: SessionError) -> None:
+            self._no_session(errand, remote, error)
+
+        connection = await self._sessions.open(
+            way, target, addresses, errand.line, errand.manner.connect_timeout, failed
+        )
+        if connection is None:
+            return
+        await self._use(errand, connection)
+        if errand.left:
+            errand.trouble.note(errand.attempt.lost, connection.remote)
+
+    def _no_session(self, errand: _Errand, remote: str, error: SessionError) -> None:
+        self.log.info(
+            "{queue_id}: no session with {remote}: {reply}",
+            queue_id=errand.attempt.message.id,
+            remote=remote,
+            reply=str(error.reply),
+        )
+        # RFC 5321 §5.1: a 554 greeting, or a refused EHLO, is one host's word; there may be others. What it
+        # thinks of our password is a matter between us and the smarthost, and no fault of the message.
+        final = error.reply.permanent and error.state not in AUTH_STATES
+        reply = error.reply
+        if errand.line.need is Need.PROOF and lacks_tls(error):
+            reply, final = _tls_needed(reply), True
+        errand.trouble.note(reply, remote, final=final)
+
+    async def _use(self, errand: _Errand, connection: SmtpConnection) -> None:
+        manner = errand.manner
         try:
-            return await attempt.use(connection, left)
+            errand.left = await errand.attempt.use(connection, errand.left, manner.max_recipients)
         finally:
-            self._sessions.give_back(line, connection)
+            self._sessions.give_back(errand.line, connection, manner.max_messages)
 
     def _refuse_unproven(self, domain: str) -> Reply | None:
         """Why a message that requires TLS can't go to a domain at all, or None."""

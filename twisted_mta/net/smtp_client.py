@@ -322,25 +322,26 @@ def opportunistic_context() -> SSL.Context:
     return context
 
 
-async def connect(
+async def dial(
     reactor: Any,
+    connection: SmtpConnection,
     address: str,
     port: int,
-    core: SmtpClient,
-    tls: IOpenSSLClientConnectionCreator,
-    remote: str,
-    scram: ScramHelper | None = None,
+    *,
+    timeout: float = CONNECT_TIMEOUT,
+    bind: str = "",
 ) -> SmtpConnection:
-    """Open a session with an IP address and wait until it is ready. Raises SessionError; can be cancelled."""
-    connection = SmtpConnection(core, reactor, tls, scram)
-    connection.remote = remote
+    """Connect to an IP address, from the local address `bind` ("": any), within `timeout` seconds.
+
+    There is a session once `connection.ready` fires. Raises SessionError; can be cancelled.
+    """
     kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-    endpoint = kind(reactor, address, port, timeout=CONNECT_TIMEOUT)
+    endpoint = kind(reactor, address, port, timeout=timeout, bindAddress=(bind, 0) if bind else None)
     try:
         factory = protocol.Factory.forProtocol(lambda: connection)
         factory.noisy = False
         await endpoint.connect(factory)
-    except Exception as error:  # noqa: BLE001  refused, timed out, unreachable, no such network ...
-        raise SessionError(None, Reply(451, "4.4.1", f"can't connect to {remote}: {error}")) from None
-    await connection.ready
+    except Exception as error:  # refused, timed out, unreachable, no such network ...
+        reply = Reply(451, "4.4.1", f"can't connect to {connection.remote}: {error}")
+        raise SessionError(None, reply) from error
     return connection

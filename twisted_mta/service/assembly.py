@@ -22,6 +22,7 @@ from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.interfaces import IDelivery, IDirectory, IMailResolver, IPolicyCheck
 from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
+from twisted_mta.net.own_addresses import OwnSockets, is_local
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.policy.helo import HeloCheck
@@ -161,6 +162,8 @@ class Platform:
     #: (directory, disk_reserve) -> the queue, opened.
     open_queue: Callable[[Path, int], SQLiteQueueStore]
     resolver: Callable[[Dns], IMailResolver]
+    #: Whether an IP address is this machine's own.
+    is_local: Callable[[str], bool]
 
 
 def real_platform(reactor: Any) -> Platform:
@@ -174,6 +177,7 @@ def real_platform(reactor: Any) -> Platform:
         resolver=lambda dns: StubResolver(
             reactor, chance, dns_servers(dns), dns.timeout, validating=dns.validating
         ),
+        is_local=is_local,
     )
 
 
@@ -196,7 +200,15 @@ def assemble(config: Config, platform: Platform) -> Parts:
     mailboxes = MaildirMailboxes(disk, reactor)
     resolver = platform.resolver(config.dns)
     smtp = SmtpDelivery(
-        reactor, resolver, chance, config.relay, config.hostname, disk, opportunistic_context(), login
+        reactor,
+        resolver,
+        chance,
+        config.relay,
+        config.hostname,
+        disk,
+        opportunistic_context(),
+        login,
+        is_own=OwnSockets(config.listen, platform.is_local),
     )
     local = LocalDelivery(
         directory,

@@ -33,6 +33,10 @@ class MemoryNetwork(Clock):
         self.broken_tls: set[str] = set()
         #: Every connection attempt: (address, port).
         self.attempts: list[tuple[str, int]] = []
+        #: Where each of them came from; "" for any address.
+        self.sources: list[str] = []
+        #: Address -> seconds until it accepts or refuses, instead of the latency.
+        self.slow: dict[str, float] = {}
         #: The ends of connections that are open.
         self.open: set[MemoryTransport] = set()
         #: The most octets that were in flight on one connection in one direction.
@@ -43,15 +47,17 @@ class MemoryNetwork(Clock):
     ) -> _Connector:
         """See IReactorTCP."""
         self.attempts.append((host, port))
+        self.sources.append(bindAddress[0] if bindAddress else "")
+        wait = self.slow.get(host, self.latency)
         connector = _Connector(self, host, port, factory)
         factory.doStart()
         factory.startedConnecting(connector)
         if host in self.unreachable:
             connector.call = self.callLater(timeout, connector.fail, ConnectTimeout())  # type: ignore[no-untyped-call]
         elif (host, port) not in self.servers:
-            connector.call = self.callLater(self.latency, connector.fail, ConnectionRefusedError())  # type: ignore[no-untyped-call]
+            connector.call = self.callLater(wait, connector.fail, ConnectionRefusedError())  # type: ignore[no-untyped-call]
         else:
-            connector.call = self.callLater(self.latency, connector.establish)
+            connector.call = self.callLater(wait, connector.establish)
         return connector
 
 

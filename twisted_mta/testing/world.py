@@ -70,6 +70,8 @@ class World:
         self.network = MemoryNetwork()
         self.network.advance(BEGIN)
         self.resolver = FakeResolver()
+        #: The IP addresses of the server's machine.
+        self.own_addresses = {"127.0.0.1", "::1"}
         self._seed = seed
         self.parts = self._start()
 
@@ -82,6 +84,7 @@ class World:
             workers=lambda size, name: InlineWorkers(),
             open_queue=lambda path, reserve: SQLiteQueueStore.inline(path, network, disk_reserve=reserve),
             resolver=lambda dns: self.resolver,
+            is_local=self.own_addresses.__contains__,
         )
         parts = assemble(self.config, platform)
         self.listeners = Listeners(network, self.config)
