@@ -16,6 +16,7 @@ from zope.interface import Attribute, Interface
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, Target
 from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.lists import MailingList
 from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.core.replies import Reply
@@ -63,6 +64,9 @@ class Update:
     next_attempt: float = 0.0
     warned: bool = False
     late: bool = False
+    #: For the history: when the attempt ended (Unix seconds), and how many seconds it took.
+    at: float = 0.0
+    took: float = 0.0
 
 
 class IQueueStore(Interface):
@@ -128,6 +132,30 @@ class IQueueStore(Interface):
 
     def close() -> Awaitable[None]:
         """Finish the commits under way and close. Claims that are still held are given back."""
+
+
+class IQueueHistory(Interface):
+    """What a queue remembers of its messages, also of those that have left it: see `twisted_mta.core.history`.
+
+    It is as durable as what it tells of. How long it is kept is the queue's to know.
+    """
+
+    def recall(queue_ids: Sequence[str]) -> Awaitable[Sequence[PastMessage]]:
+        """These messages, with all that happened to them, in that order; unknown and forgotten ones are left out."""
+
+    def mentions(text: str, limit: int) -> Awaitable[Sequence[str]]:
+        """The queue ids of messages from or to an address, or with that Message-ID (in angle brackets or without), the
+        latest first. Addresses count as they were given at RCPT, as they became, and what was between."""
+
+    def arrivals(start: float, end: float, limit: int) -> Awaitable[Sequence[str]]:
+        """The queue ids of messages that came in between two times (Unix seconds), the latest first."""
+
+    def transcripts(queue_id: str) -> Awaitable[Sequence[Transcript]]:
+        """The last sessions that ended badly for a message, by host."""
+
+    def tidy(now: float) -> Awaitable[bool]:
+        """Forget what has become too old, a bounded step of it. To be called every now and then, and again soon when the
+        result says that there is more."""
 
 
 class IQueue(Interface):

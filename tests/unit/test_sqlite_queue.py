@@ -35,7 +35,7 @@ from twisted_mta.testing.contracts.queue import (
     write,
 )
 
-_TABLES = ("body", "message", "recipient")
+_TABLES = ("body", "message", "recipient", "past_message", "past_recipient", "event", "transcript")
 #: As the first version made it.
 _FORMAT_1 = """\
 CREATE TABLE body (
@@ -496,7 +496,7 @@ class DamageTests(StoreTestCase):
     def test_a_queue_of_format_1(self) -> None:
         self.kill(self.open())
         for statement in (
-            *("DROP TABLE body", "DROP TABLE message", "DROP TABLE recipient"),
+            *(f"DROP TABLE {name}" for name in _TABLES),
             *_FORMAT_1.split(";\n"),
             "INSERT INTO body VALUES (1, 4, NULL, x'61620d0a')",
             "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, prefix) "

@@ -197,6 +197,12 @@ class Queue:
     bounce_quote: int = 10240
     #: Recipients worked on at once.
     active: int = 1000
+    #: Seconds for which it is remembered what became of a message, from its arrival; 0: nothing is.
+    history: float = 1_209_600.0
+    #: Messages of which it is remembered at most, those in the queue not counted.
+    history_limit: int = 1_000_000
+    #: The last sessions of each message with each host whose transcript is kept; 0: none.
+    transcripts: int = 3
 
 
 @attrs.frozen(kw_only=True)

@@ -63,6 +63,9 @@ QUEUE: Mapping[str, Reader[Any]] = {
     "warn_after": fields.duration(),
     "bounce_quote": fields.size(),
     "active": fields.integer(1, 1_000_000),
+    "history": fields.duration(),
+    "history_limit": fields.integer(0, 1_000_000_000),
+    "transcripts": fields.integer(0, 100),
 }
 LIMITS: Mapping[str, Reader[Any]] = {
     "message_size": fields.size(65536),  # RFC 5321 §4.5.3.1.7

@@ -90,6 +90,8 @@ class Destination:
     address: Address
     transport: Transport
     original: Address
+    #: The aliases and :include: files on the way; see `NewRecipient.via`.
+    via: tuple[str, ...] = attrs.field(default=(), eq=False)
 
 
 @attrs.frozen
@@ -210,13 +212,13 @@ def route(recipients: Iterable[Recipient], directory: Lookups) -> Routed:
     for recipient in recipients:
         plan = expand(recipient.address, directory)
         problems += plan.problems
-        places = [(found.address, found.transport) for found in plan.recipients]
-        places += [(bad.address, Transport.LOCAL) for bad in plan.problems]
+        places = [(found.address, found.transport, found.via) for found in plan.recipients]
+        places += [(bad.address, Transport.LOCAL, ()) for bad in plan.problems]
         notify = recipient.notify
         if len(places) > 1:
             notify &= ~Notify.SUCCESS  # RFC 3461 §5.2.7.3 (c)
-        for address, transport in places:
-            new = NewRecipient(address, transport, recipient.address, notify, recipient.orcpt)
+        for address, transport, via in places:
+            new = NewRecipient(address, transport, recipient.address, notify, recipient.orcpt, via)
             routed.setdefault(_key(address, transport), new)
     return Routed(tuple(routed.values()), tuple(problems))
 
@@ -303,20 +305,21 @@ class _Expansion:
             return Step(name, Kind.UNKNOWN, source)
         transport = _FINAL.get(found.kind)
         if transport:
-            return self._arrive(address, transport, found.kind, source)
+            return self._arrive(address, transport, found.kind, source, trail)
         if key in self._followed and not skip:
             return Step(name, Kind.DUPLICATE, source)
         self._followed.add(key)
         below = _Trail((*trail.names, key), key, skip | {found.kind}, address.domain)
         return self._follow(Step(name, found.kind, source), address, found, below)
 
-    def _arrive(self, address: Address, transport: Transport, kind: Kind, source: str) -> Step:
+    def _arrive(self, address: Address, transport: Transport, kind: Kind, source: str, trail: _Trail) -> Step:
         place = _key(address, transport)
         if place in self.recipients:
             return Step(str(address), Kind.DUPLICATE, source)
         if len(self.recipients) >= MAX_RECIPIENTS:
             return self._limit(address, source, f"more than {MAX_RECIPIENTS} recipients")
-        self.recipients[place] = Destination(address, transport, self._original)
+        via = trail.names[trail.names[:1] == (self._original.folded,) :]
+        self.recipients[place] = Destination(address, transport, self._original, via)
         return Step(str(address), kind, source)
 
     def _follow(self, step: Step, address: Address, found: _Found, trail: _Trail) -> Step:

@@ -36,6 +36,29 @@ class NewRecipient:
     original: Address
     notify: Notify = DEFAULT_NOTIFY
     orcpt: str = ""
+    #: The aliases and :include: files on the way from `original`, for the history; no part of what it is.
+    via: tuple[str, ...] = attrs.field(default=(), eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class Arrival:
+    """How a message came in, for the history."""
+
+    #: The client's IP address and, where it has one for certain, its name.
+    address: str = ""
+    host: str = ""
+    #: The name it gave with HELO.
+    helo: str = ""
+    #: "ESMTPS" and the like, RFC 3848.
+    protocol: str = ""
+    #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "".
+    tls: str = ""
+    login: str = ""
+    #: The role of the listener.
+    role: str = ""
+    session: str = ""
+    #: The checks that let it pass, in order.
+    checks: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +91,8 @@ class NewMessage:
     priority: int = 0
     #: RFC 8689.
     tls: TlsWish = TlsWish.NONE
+    #: Goes into the history only. None for what was made here.
+    arrival: Arrival | None = None
 
     @property
     def released(self) -> float:
@@ -109,6 +134,10 @@ class QueuedRecipient:
     warned: bool
     #: Whether the sender was told that the time of `QueuedMessage.deliver_by` has passed.
     late: bool = False
+    #: An administrator gave it up: it fails without another attempt.
+    given_up: bool = False
+    #: An administrator sends it there, whatever the configuration says: see `core.route.parse_hop`. "": nobody does.
+    hop: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -156,6 +185,24 @@ class WorkItem:
     recipients: tuple[QueuedRecipient, ...]
 
 
+@attrs.frozen(kw_only=True)
+class Contact:
+    """One host that was turned to in an attempt, whether or not it could be reached."""
+
+    #: "mx.example.org [192.0.2.1]".
+    remote: str
+    #: What it said in the end, or what we found.
+    reply: Reply
+    #: Unix time, and seconds until that.
+    began: float
+    took: float
+    #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or ""; and whether the certificate had to prove the host's name.
+    tls: str = ""
+    verified: bool = False
+    #: What was said in the session, without the message; "" where there was none.
+    transcript: str = attrs.field(default="", repr=False)
+
+
 @attrs.frozen
 class Delivered:
     """The attempt succeeded: the recipient is done. `relayed` tells that the next host is now responsible.
@@ -169,6 +216,7 @@ class Delivered:
     relayed: bool = False
     confirms: bool = False
     traced: bool = False
+    contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 
 @attrs.frozen
@@ -179,6 +227,7 @@ class TryLater:
     remote: str = ""
     #: The next host may have the message: it got all of it, and then nothing more was heard (RFC 1047).
     doubtful: bool = False
+    contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 
 @attrs.frozen
@@ -187,6 +236,7 @@ class Failed:
 
     reply: Reply
     remote: str = ""
+    contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 
 @attrs.frozen
@@ -197,5 +247,6 @@ class Expanded:
     reply: Reply
 
 
+#: `contacts` are the hosts that were turned to, in order; they tell how it came about, and are no part of what it is.
 #: How one attempt for one recipient ended. `remote` is the host that said so ("mx1.example.org [192.0.2.1]"), "" for ourselves.
 Outcome = Delivered | TryLater | Failed | Expanded

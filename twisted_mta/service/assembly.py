@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from twisted_mta.config.schema import Config, Dns, Route
+from twisted_mta.config.schema import Config, Dns, Queue, Route
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
@@ -32,6 +32,7 @@ from twisted_mta.policy.reverse_dns import ReverseDnsCheck
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
 from twisted_mta.service.accounts import Accounts
 from twisted_mta.service.control import AlreadyRunning
+from twisted_mta.service.history import HistoryKeeper
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.queue import QueueManager
@@ -40,6 +41,7 @@ from twisted_mta.service.rules import Rules
 from twisted_mta.service.usage import Alarms, UsageKeeper
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.store.queue.history import HistoryRules
 from twisted_mta.store.queue.schema import QueueFileError
 from twisted_mta.store.threads import InlineWorkers, Workers
 from twisted_mta.store.usage import UsageFile, UsageFileError
@@ -67,6 +69,7 @@ class Parts:
     local: LocalDelivery
     smtp: SmtpDelivery
     deliveries: Mapping[Transport, IDelivery]
+    history: HistoryKeeper
     queue: QueueManager
     reception: Reception
     usage: UsageKeeper
@@ -75,6 +78,7 @@ class Parts:
     async def close(self) -> None:
         """Let what is under way come to an end, and close everything, in the reverse order of its use."""
         self.accounts.stop()
+        self.history.stop()
         await self.queue.stopService()
         await self.usage.stop()
         for delivery in self.deliveries.values():
@@ -137,6 +141,11 @@ def rules(
     return Rules(hostname=config.hostname, expire=config.queue.expire, checks=checks, mend=mend)
 
 
+def history_rules(queue: Queue) -> HistoryRules:
+    """What is remembered of messages."""
+    return HistoryRules(keep=queue.history, limit=queue.history_limit, transcripts=queue.transcripts)
+
+
 def dns_servers(dns: Dns) -> tuple[Server, ...]:
     """The configured name servers, else those of the system."""
     return tuple(Server.parse(text) for text in dns.servers) or system_servers()
@@ -188,6 +197,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         lock = DataLock(config.data)
         lock.acquire()
         store = platform.open_queue(config.queue_directory, config.limits.disk_reserve)
+        store.history = history_rules(config.queue)
         login = smarthost_login(config.relay.smarthost)
         disk = platform.workers(_DISK_THREADS, "disk")
         hashing = platform.workers(_HASH_THREADS, "hashing")
@@ -249,6 +259,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         local=local,
         smtp=smtp,
         deliveries=deliveries,
+        history=HistoryKeeper(store, reactor),
         queue=queue,
         reception=Reception(receiving, intake, accounts, disk),
         usage=usage,

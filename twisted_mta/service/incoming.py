@@ -11,7 +11,7 @@ from zope.interface import implementer
 from twisted_mta.core.envelope import Envelope, TlsWish
 from twisted_mta.core.expand import route
 from twisted_mta.core.message import HeaderCollector, first_field
-from twisted_mta.core.queue import NewMessage
+from twisted_mta.core.queue import Arrival, NewMessage
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, with_protocol
@@ -206,6 +206,31 @@ class Incoming:
             deliver_by=envelope.deliver_by,
             priority=envelope.priority,
             tls=_tls_wish(envelope, self._header),
+            arrival=self._arrival(),
+        )
+
+    def _arrival(self) -> Arrival:
+        peer = self._peer
+        return Arrival(
+            address=peer.address,
+            host=peer.host if peer.host_verified else "",
+            helo=peer.helo,
+            protocol=self._protocol(),
+            tls=peer.tls,
+            login=peer.account.name if peer.account else "",
+            role=peer.role,
+            session=peer.session_id,
+            checks=self._rules.check_names,
+        )
+
+    def _protocol(self) -> str:
+        peer = self._peer
+        return with_protocol(
+            esmtp=peer.esmtp,
+            tls=bool(peer.tls),
+            authenticated=peer.account is not None,
+            lmtp=peer.role == "lmtp",
+            utf8=self._envelope.smtputf8,
         )
 
     def _trace(self, queue_id: str, now: float) -> bytes:
@@ -215,13 +240,7 @@ class Incoming:
             helo=peer.helo,
             address=peer.address,
             hostname=hostname,
-            protocol=with_protocol(
-                esmtp=peer.esmtp,
-                tls=bool(peer.tls),
-                authenticated=peer.account is not None,
-                lmtp=peer.role == "lmtp",
-                utf8=self._envelope.smtputf8,
-            ),
+            protocol=self._protocol(),
             queue_id=queue_id,
             recipient=recipients[0].address if len(recipients) == 1 else None,
             timestamp=now,

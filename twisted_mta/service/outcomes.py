@@ -57,13 +57,13 @@ class Judge:
                 return Update(row=row, outcome=outcome), _report(recipient, outcome, Action.FAILED, now)
         if out_of_time(message, now):
             self._tell("expired", message, recipient, outcome, now)
-            failed = Failed(outcome.reply, outcome.remote)
+            failed = Failed(outcome.reply, outcome.remote, contacts=outcome.contacts)
             return Update(row=row, outcome=failed), _report(
                 recipient, outcome, Action.FAILED, now, expired=True, by_passed=True
             )
         if self.schedule.expired(now, message.expires):
             self._tell("expired", message, recipient, outcome, now)
-            failed = Failed(outcome.reply, outcome.remote)
+            failed = Failed(outcome.reply, outcome.remote, contacts=outcome.contacts)
             return Update(row=row, outcome=failed), _report(
                 recipient, outcome, Action.FAILED, now, expired=True
             )

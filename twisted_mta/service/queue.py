@@ -364,6 +364,7 @@ class QueueManager(Service):
         self._watch(self._attempt(attempt))
 
     async def _attempt(self, attempt: _Attempt) -> None:
+        began = self._clock.seconds()
         try:
             outcomes = await self._deliver(attempt)
             if attempt.transport is Transport.SMTP:
@@ -371,7 +372,7 @@ class QueueManager(Service):
         finally:
             if attempt.transport is Transport.SMTP:
                 self._lanes.leave(attempt.lane)
-        await self._settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)))
+        await self._settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)), began)
 
     def _spare(self, attempt: _Attempt, outcome: Outcome) -> None:
         """When a destination can't be reached at all, what waits for it is put off untried.
@@ -409,13 +410,20 @@ class QueueManager(Service):
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    async def _settle(self, job: _Job, outcomes: Sequence[tuple[QueuedRecipient, Outcome]]) -> None:
-        """Record how an attempt ended; with the last one of the job, tell the sender what failed."""
+    async def _settle(
+        self, job: _Job, outcomes: Sequence[tuple[QueuedRecipient, Outcome]], began: float | None = None
+    ) -> None:
+        """Record how an attempt ended; with the last one of the job, tell the sender what failed.
+
+        `began`: when the attempt did; None if it was not made.
+        """
         message, now = job.message, self._clock.seconds()
+        took = 0.0 if began is None else max(now - began, 0.0)
         updates: list[Update] = []
         reports: list[Report] = []
         for recipient, outcome in outcomes:
             update, report = self._judge.judge(message, recipient, outcome, now)
+            update = attrs.evolve(update, at=now, took=took)
             if report is None or not self._notices.wanted(message, report):
                 updates.append(attrs.evolve(update, warned=False) if update.warned else update)
                 if report is not None and report.action is Action.FAILED and message.sender is None:

@@ -11,7 +11,14 @@ from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.tls import TlsError
-from twisted_mta.service.assembly import Parts, dns_servers, rules, smarthost_login, tls_options
+from twisted_mta.service.assembly import (
+    Parts,
+    dns_servers,
+    history_rules,
+    rules,
+    smarthost_login,
+    tls_options,
+)
 from twisted_mta.service.listeners import Listeners, Serving
 
 log = Logger()
@@ -51,6 +58,7 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     )
     parts.queue.reconfigure(config.queue, config.relay.concurrency, config.postmaster)
     parts.store.reconfigure(config.limits.disk_reserve)
+    parts.store.history = history_rules(config.queue)
     parts.local.reconfigure(config.accounts.separator)
     parts.smtp.set_login(login)
     parts.smtp.reconfigure(config.relay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
@@ -16,6 +17,9 @@ Ask = Callable[[IPolicyCheck], Verdict]
 
 log = Logger()
 
+#: Where a word begins in the name of a class.
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
 
 @attrs.frozen(kw_only=True)
 class Rules:
@@ -28,6 +32,14 @@ class Rules:
     checks: tuple[IPolicyCheck, ...]
     #: Mends the header section of what users submit: (header section, peer, queue id, Unix time). Raises SubmissionError.
     mend: Callable[[bytes, Peer, str, float], bytes] | None = None
+    #: What the checks are called in the history: "reverse dns" for a ReverseDnsCheck.
+    check_names: tuple[str, ...] = attrs.field(init=False)
+
+    @check_names.default
+    def _name_checks(self) -> tuple[str, ...]:
+        return tuple(
+            _WORDS.sub(" ", type(check).__name__.removesuffix("Check")).lower() for check in self.checks
+        )
 
     def judge(self, peer: Peer, ask: Ask, otherwise: Reply | None = None) -> Verdict:
         """The first refusal, else `otherwise`; without a detour as long as the checks answer at once."""

@@ -104,6 +104,7 @@ class MailServer(Service):
         parts.queue.startService()
         parts.accounts.start()
         parts.usage.start()
+        parts.history.start()
         self._certificates = CertificateWatch(self._serving, tls_options, parts.disk, self._reactor)
         self._certificates.start()
         signal.signal(signal.SIGHUP, self._hang_up)

@@ -101,6 +101,7 @@ class World:
         )
         self._mx = self.listeners.factory(Role.MX)
         parts.queue.startService()
+        parts.history.start()
         return parts
 
     def close(self) -> None:

@@ -30,7 +30,9 @@ Recorded = Callable[
 ]
 
 #: The fields that a message has before and in the queue.
-_MESSAGE_FIELDS = tuple(field.name for field in attrs.fields(NewMessage) if field.name != "recipients")
+_MESSAGE_FIELDS = tuple(
+    field.name for field in attrs.fields(NewMessage) if field.name not in ("recipients", "arrival")
+)
 
 
 @implementer(IBodyWriter)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
+
+import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DeliverBy, Notify, TlsWish
 from twisted_mta.core.queue import (
+    Arrival,
     NewMessage,
     NewRecipient,
     QueuedMessage,
@@ -26,20 +30,24 @@ MESSAGE_COLUMNS = (
 MESSAGE_WIDTH = 20
 RECIPIENT_COLUMNS = (
     "r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
-    "r.last_reply, r.warned, r.late"
+    "r.last_reply, r.warned, r.late, r.given_up, r.hop"
 )
-RECIPIENT_WIDTH = 11
+RECIPIENT_WIDTH = 13
 INSERT_MESSAGE = (
     "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, envid, ret, "
-    "parent, message_id, origin, prefix, not_before, deliver_by, by_mode, priority, tls) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "parent, message_id, origin, prefix, not_before, deliver_by, by_mode, priority, tls, size, arrival) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_RECIPIENT = (
-    "INSERT INTO recipient (row, message, owner, next_attempt, transport, notify, address, original, orcpt) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO recipient (row, message, owner, next_attempt, transport, notify, address, original, orcpt, via) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 _WISHES = {wish.value: wish for wish in TlsWish}
+
+
+#: As compact JSON, in ASCII.
+encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class CorruptRow(Exception):
@@ -51,10 +59,20 @@ def text(value: str) -> str | bytes:
     return value if value.isascii() else value.encode("utf-8", "surrogateescape")
 
 
-def _read_text(value: Any) -> str:
+def read_text(value: Any) -> str:
+    """The reverse of `text`; "" for what is neither."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return value if isinstance(value, str) else ""
+
+
+def decode(value: Any, default: Any) -> Any:
+    """What `encode` wrote; the default for what it did not, or for something of another type."""
+    try:
+        found = json.loads(value)
+    except (ValueError, TypeError):
+        return default
+    return found if isinstance(found, type(default)) else default
 
 
 def pack_address(address: Address) -> str | bytes:
@@ -64,7 +82,7 @@ def pack_address(address: Address) -> str | bytes:
 
 def unpack_address(value: Any) -> Address:
     """The reverse of `pack_address`. Raises CorruptRow."""
-    packed = _read_text(value)
+    packed = read_text(value)
     # A literal may have an @ inside, but no second bracket.
     at = packed.rfind("@[") if packed.endswith("]") else packed.rfind("@")
     if at < 0:
@@ -72,7 +90,7 @@ def unpack_address(value: Any) -> Address:
     return Address(packed[:at], packed[at + 1 :])
 
 
-def message_row(message: NewMessage, body: int, shared: bool, first: int) -> tuple[Any, ...]:
+def message_row(message: NewMessage, body: int, size: int, shared: bool, first: int) -> tuple[Any, ...]:
     """The values for INSERT_MESSAGE."""
     return (
         message.id,
@@ -96,7 +114,35 @@ def message_row(message: NewMessage, body: int, shared: bool, first: int) -> tup
         _by_mode(message.deliver_by),
         message.priority,
         message.tls.value,
+        size,
+        _pack_arrival(message.arrival),
     )
+
+
+def _pack_arrival(arrival: Arrival | None) -> str | None:
+    """The fields of an arrival in their order: it is written for every message."""
+    if arrival is None:
+        return None
+    one = arrival
+    fields = (
+        one.address,
+        one.host,
+        one.helo,
+        one.protocol,
+        one.tls,
+        one.login,
+        one.role,
+        one.session,
+        one.checks,
+    )
+    return encode(fields)
+
+
+def read_arrival(packed: Any) -> Arrival:
+    """The reverse; an empty one for what is none."""
+    fields = attrs.fields_dict(Arrival)
+    values = dict(zip(fields, decode(packed, []), strict=False))
+    return Arrival(**values | {"checks": tuple(values.get("checks", ()))})
 
 
 def _by_mode(deliver_by: DeliverBy | None) -> str:
@@ -129,6 +175,7 @@ def recipient_row(
         pack_address(recipient.address),
         None if same else pack_address(recipient.original),
         text(recipient.orcpt),
+        encode(recipient.via) if recipient.via else None,
     )
 
 
@@ -217,24 +264,38 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
         body_size=size,
         arrived=arrived,
         expires=expires,
-        body_type=_read_text(body_type),
+        body_type=read_text(body_type),
         smtputf8=bool(smtputf8),
-        envid=_read_text(envid),
-        ret=_read_text(ret),
-        parent=_read_text(parent),
-        message_id=_read_text(mid),
-        origin=_read_text(origin),
+        envid=read_text(envid),
+        ret=read_text(ret),
+        parent=read_text(parent),
+        message_id=read_text(mid),
+        origin=read_text(origin),
         not_before=not_before,
         deliver_by=_read_by(deliver_by, by_mode),
         priority=priority,
         tls=_WISHES[tls],
-        hold=_read_text(hold),
+        hold=read_text(hold),
     )
 
 
 def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
     """A recipient from RECIPIENT_COLUMNS. Raises CorruptRow."""
-    number, packed, transport, original, notify, orcpt, attempts, next_attempt, last_reply, warned, late = row
+    (
+        number,
+        packed,
+        transport,
+        original,
+        notify,
+        orcpt,
+        attempts,
+        next_attempt,
+        last_reply,
+        warned,
+        late,
+        given_up,
+        hop,
+    ) = row
     address = unpack_address(packed)
     try:
         return QueuedRecipient(
@@ -243,13 +304,15 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
             transport=Transport(transport),
             original=address if original is None else unpack_address(original),
             notify=Notify(notify),
-            orcpt=_read_text(orcpt),
+            orcpt=read_text(orcpt),
             status=Status.QUEUED,
             attempts=int(attempts),
             next_attempt=float(next_attempt),
-            last_reply=_read_text(last_reply),
+            last_reply=read_text(last_reply),
             warned=bool(warned),
             late=bool(late),
+            given_up=bool(given_up),
+            hop=read_text(hop),
         )
     except (ValueError, TypeError) as error:
         raise CorruptRow(f"recipient {number}: {error}") from None

@@ -48,7 +48,9 @@ CREATE TABLE message (
     by_mode TEXT NOT NULL DEFAULT '', -- "R" or "N", with "T" behind for a trace
     priority INTEGER NOT NULL DEFAULT 0,
     tls INTEGER NOT NULL DEFAULT 0, -- core.envelope.TlsWish
-    hold                        -- why it is held; NULL: it is not
+    hold,                       -- why it is held; NULL: it is not
+    size INTEGER NOT NULL DEFAULT 0, -- of the body, and
+    arrival                     -- how it came in (JSON), both for the history
 ) WITHOUT ROWID;
 CREATE INDEX message_body ON message (body) WHERE shared;
 CREATE TABLE recipient (
@@ -64,10 +66,58 @@ CREATE TABLE recipient (
     original,                   -- NULL: the same as address
     orcpt,
     last_reply DEFAULT '',
-    late INTEGER NOT NULL DEFAULT 0 -- 1: the sender was told that deliver_by has passed
+    late INTEGER NOT NULL DEFAULT 0, -- 1: the sender was told that deliver_by has passed
+    given_up INTEGER NOT NULL DEFAULT 0, -- 1: it fails untried
+    hop,                        -- where an administrator sends it; NULL: where it would go by itself
+    via                         -- what was between original and address (JSON), for the history
 );
 CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
 """
+#: What is kept of messages for a while: see `history`.
+_CREATE_HISTORY = """\
+CREATE INDEX message_parent ON message (parent) WHERE parent != '';
+CREATE TABLE past_message (
+    id TEXT PRIMARY KEY,
+    sender,
+    size INTEGER NOT NULL,      -- of the body
+    arrived REAL NOT NULL,
+    parent, message_id, origin, arrival
+) WITHOUT ROWID;
+CREATE INDEX past_message_parent ON past_message (parent) WHERE parent != '';
+CREATE TABLE past_recipient (
+    message TEXT NOT NULL,      -- which may still be in the queue
+    row INTEGER NOT NULL,
+    address NOT NULL,
+    transport TEXT NOT NULL,
+    original,
+    via,
+    attempts INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    ended REAL NOT NULL,
+    took REAL NOT NULL,
+    reply,
+    remote,
+    contacts,                   -- JSON, or NULL
+    PRIMARY KEY (message, row)
+) WITHOUT ROWID;
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY,
+    message TEXT NOT NULL,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    rows TEXT NOT NULL,         -- JSON, as data
+    data TEXT NOT NULL
+);
+CREATE INDEX event_message ON event (message);
+CREATE TABLE transcript (
+    message TEXT NOT NULL,
+    remote NOT NULL,
+    event INTEGER NOT NULL,
+    number INTEGER NOT NULL,    -- of several sessions with one host in one attempt
+    time REAL NOT NULL,
+    text NOT NULL,
+    PRIMARY KEY (message, remote, event, number)
+) WITHOUT ROWID"""
 
 #: Made where they are missing, whatever the version: they are for the start, which must not read a long queue through.
 _INDEXES = (
@@ -91,8 +141,21 @@ def _to_2(connection: sqlite3.Connection) -> None:
 
 
 def _to_3(connection: sqlite3.Connection) -> None:
-    """Holding messages back."""
-    connection.execute("ALTER TABLE message ADD COLUMN hold")
+    """What an administrator may ask for, and the history, which begins here."""
+    for table, column in (
+        ("message", "hold"),
+        ("message", "size INTEGER NOT NULL DEFAULT 0"),
+        ("message", "arrival"),
+        ("recipient", "given_up INTEGER NOT NULL DEFAULT 0"),
+        ("recipient", "hop"),
+        ("recipient", "via"),
+    ):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    connection.execute(
+        "UPDATE message SET size = coalesce((SELECT size FROM body WHERE id = message.body), 0)"
+    )
+    for statement in _CREATE_HISTORY.split(";\n"):
+        connection.execute(statement)
 
 
 #: From version n to n + 1.
@@ -141,7 +204,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
                 f"this one knows {VERSION}): run the newer one, or empty the queue with it first"
             )
         if version == 0:
-            for statement in _CREATE.split(";\n"):
+            for statement in (_CREATE + _CREATE_HISTORY).split(";\n"):
                 connection.execute(statement)
             version = VERSION
         while version < VERSION:

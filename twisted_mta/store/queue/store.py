@@ -11,22 +11,26 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.queue import NewMessage, QueuedMessage, WorkItem
-from twisted_mta.interfaces import IBodyWriter, IQueueStore, IStoredBody, StoreFull, Update
+from twisted_mta.interfaces import IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, StoreFull, Update
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
 from twisted_mta.store.queue.errors import translate
+from twisted_mta.store.queue.history import HistoryReader, HistoryRules
 from twisted_mta.store.queue.schema import QueueFileError, connect
 from twisted_mta.store.queue.tables import BodyRow, Held, Tables, work_items
 from twisted_mta.store.queue.writer import GroupCommitWriter, InlineWriter, Writer
 from twisted_mta.store.threads import InlineWorkers, Workers
+
+T = TypeVar("T")
 
 #: Bodies up to this many octets are kept in the database.
 THRESHOLD = 262144
@@ -84,7 +88,7 @@ class _Claims:
         self._bodies[number] = body
 
 
-@implementer(IQueueStore)
+@implementer(IQueueStore, IQueueHistory)
 class SQLiteQueueStore:
     """The queue in `directory`: queue.sqlite, and large bodies under bodies/. All methods are for the reactor's thread.
 
@@ -100,6 +104,7 @@ class SQLiteQueueStore:
         *,
         writer: Callable[[Tables], Writer],
         readers: Runner,
+        historians: Runner,
         file_workers: Runner,
         owner: str = "mta",
         disk_reserve: int = 0,
@@ -120,6 +125,7 @@ class SQLiteQueueStore:
         self._directory = directory
         self._clock = clock
         self._readers = readers
+        self._historians = historians
         self._file_workers = file_workers
         self._reserve = disk_reserve
         self._threshold = threshold
@@ -127,8 +133,11 @@ class SQLiteQueueStore:
         self._room_checked = float("-inf")
         self._room_error = ""
         self._room = 0
-        path = directory / "queue.sqlite"
+        self._path = path = directory / "queue.sqlite"
+        self._past: HistoryReader | None = None
+        self._counted = False
         tables = Tables(path, owner, quota)
+        self._history = tables.history
         recovered = _recover(tables)
         # SQLite sees to its log; the file itself, and our directories, were made by us.
         for made in (directory, directory.parent):
@@ -152,6 +161,7 @@ class SQLiteQueueStore:
             reactor,
             writer=lambda tables: GroupCommitWriter(threads, tables),
             readers=Workers(threads, 1, "queue-reader"),
+            historians=Workers(threads, 1, "queue-history"),
             file_workers=Workers(threads, 4, "queue-bodies"),
             **options,
         )
@@ -164,6 +174,7 @@ class SQLiteQueueStore:
             clock,
             writer=InlineWriter,
             readers=InlineWorkers(),
+            historians=InlineWorkers(),
             file_workers=InlineWorkers(),
             **options,
         )
@@ -321,10 +332,54 @@ class SQLiteQueueStore:
         return count
 
     async def delete(self, queue_ids: Sequence[str]) -> int:
-        count, gone = await self._writer.submit(lambda tables: tables.delete(queue_ids))
+        now = self._clock.seconds()
+        count, gone = await self._writer.submit(lambda tables: tables.delete(queue_ids, now))
         self._discard(gone)
         assert isinstance(count, int)
         return count
+
+    # --- IQueueHistory ---------------------------------------------------------------------------
+
+    @property
+    def history(self) -> HistoryRules:
+        """What is kept; may be replaced."""
+        return self._history.rules
+
+    @history.setter
+    def history(self, rules: HistoryRules) -> None:
+        self._history.rules = rules
+
+    async def recall(self, queue_ids: Sequence[str]) -> Sequence[PastMessage]:
+        return await self._look_back(lambda past: past.recall(queue_ids))
+
+    async def mentions(self, text: str, limit: int) -> Sequence[str]:
+        return await self._look_back(lambda past: past.mentions(text, limit))
+
+    async def arrivals(self, start: float, end: float, limit: int) -> Sequence[str]:
+        return await self._look_back(lambda past: past.arrivals(start, end, limit))
+
+    async def transcripts(self, queue_id: str) -> Sequence[Transcript]:
+        return await self._look_back(lambda past: past.transcripts(queue_id))
+
+    async def tidy(self, now: float) -> bool:
+        if not self._counted:
+            (self._history.count,) = await self._look_back(lambda past: [past.count()])
+            self._counted = True
+        more: bool = await self._writer.submit(lambda tables: tables.history.tidy(now))
+        return more
+
+    async def _look_back(self, look: Callable[[HistoryReader], list[T]]) -> list[T]:
+        """In a thread of its own, for it may take long, on a connection that is made when it is first needed."""
+
+        def run() -> list[T]:
+            if self._past is None:
+                self._past = HistoryReader(connect(self._path, read_only=True))
+            return look(self._past)
+
+        try:
+            return await self._historians.run(run)
+        except sqlite3.Error as error:
+            raise translate(error) from error
 
     async def close(self) -> None:
         try:
@@ -333,6 +388,9 @@ class SQLiteQueueStore:
             self.log.failure("can't give back the claims of the queue")
         await self._writer.close()
         self._readers.close()
+        self._historians.close()
+        if self._past is not None:
+            self._past.close()
         self._file_workers.close()
         self._reader.close()
 

@@ -18,6 +18,7 @@ from twisted_mta.core.queue import Expanded, NewMessage, TryLater, WorkItem
 from twisted_mta.interfaces import Update
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.errors import translate
+from twisted_mta.store.queue.history import HistoryTables
 from twisted_mta.store.queue.schema import HOLD, connect, limit_size
 
 #: Part of a transaction. Its result is its caller's once the commit is done.
@@ -33,7 +34,8 @@ _PRUNE_BODY = (
 )
 #: Whose a recipient is that nobody works on any more.
 _FREE = f"(SELECT iif(hold IS NULL, NULL, '{HOLD}') FROM message WHERE id = recipient.message)"  # noqa: S608  a constant
-_DOOMED = "DELETE FROM recipient WHERE row = ? AND (SELECT doomed FROM message WHERE id = recipient.message)"
+_IS_DOOMED = "row = ? AND (SELECT doomed FROM message WHERE id = recipient.message)"
+_DOOMED = f"DELETE FROM recipient WHERE {_IS_DOOMED}"  # noqa: S608  a constant
 
 
 @attrs.frozen
@@ -66,6 +68,7 @@ class Tables:
             limit_size(self._connection, quota)
         # One cursor for everything: nothing here keeps a result open over the next statement.
         self._cursor = self._connection.cursor()
+        self.history = HistoryTables(self._cursor)
         self._owner = owner
         self._next_body = self._next_row = 1
 
@@ -119,7 +122,8 @@ class Tables:
         """Add messages over one body: (its id, the row of the first recipient); the other recipients follow on."""
         number = self._insert_body(body)
         first = self._next_row
-        self._insert_messages(messages, number, len(messages) > 1, self._owner if claim else None)
+        owner = self._owner if claim else None
+        self._insert_messages(messages, number, body.size, len(messages) > 1, owner)
         return number, first
 
     def _insert_body(self, body: BodyRow) -> int:
@@ -132,13 +136,14 @@ class Tables:
         return number
 
     def _insert_messages(
-        self, messages: Sequence[NewMessage], body: int, shared: bool, owner: str | None
+        self, messages: Sequence[NewMessage], body: int, size: int, shared: bool, owner: str | None
     ) -> None:
+        """`size` is that of the body, octets."""
         row = self._next_row
         for message in messages:
             if not message.recipients:  # a list without members; nothing would ever remove it
                 continue
-            self._cursor.execute(rows.INSERT_MESSAGE, rows.message_row(message, body, shared, row))
+            self._cursor.execute(rows.INSERT_MESSAGE, rows.message_row(message, body, size, shared, row))
             values = [
                 rows.recipient_row(recipient, number, message, None if message.held else owner)
                 for number, recipient in enumerate(message.recipients, row)
@@ -214,8 +219,8 @@ class Tables:
         new: Sequence[tuple[NewMessage, BodyRow]],
     ) -> list[str]:
         """See IQueueStore.record: the files of bodies that are now gone."""
-        later: list[tuple[int, Held]] = []
-        done: list[tuple[int, Held]] = []
+        later: list[tuple[Update, Held]] = []
+        done: list[tuple[Update, Held]] = []
         values: list[tuple[Any, ...]] = []
         for update, held in updates:
             held = held or self.look_up(update.row)
@@ -228,35 +233,49 @@ class Tables:
                     values.append(
                         (update.next_attempt, words, int(update.warned), int(update.late), update.row)
                     )
-                    later.append((update.row, held))
+                    later.append((update, held))
                 case Expanded(messages):
                     self._expand(held, messages)
-                    done.append((update.row, held))
+                    done.append((update, held))
                 case _:
-                    done.append((update.row, held))
+                    done.append((update, held))
+        self._record_history(done, later)
         for message, body in new:
-            self._insert_messages([message], self._insert_body(body), False, None)
+            self._insert_messages([message], self._insert_body(body), body.size, False, None)
         self._cursor.executemany(
             f"UPDATE recipient SET owner = {_FREE}, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "  # noqa: S608  a constant
             "warned = max(warned, ?), late = max(late, ?) WHERE row = ?",
             values,
         )
-        self._cursor.executemany("DELETE FROM recipient WHERE row = ?", [(row,) for row, _ in done])
-        return self._prune({held for _, held in done}) + self._drop_doomed(later)
+        self._cursor.executemany("DELETE FROM recipient WHERE row = ?", [(update.row,) for update, _ in done])
+        return self._prune({held for _, held in done}) + self._drop_doomed(
+            [(update.row, held) for update, held in later],
+            max((update.at for update, _ in later), default=0.0),
+        )
+
+    def _record_history(
+        self, done: Sequence[tuple[Update, Held]], later: Sequence[tuple[Update, Held]]
+    ) -> None:
+        self.history.ended([update for update, _ in done])
+        self.history.attempted([(update, held.message) for update, held in later])
+        self.history.transcribe([(update, held.message) for update, held in (*done, *later)])
 
     def _expand(self, parent: Held, messages: Sequence[NewMessage]) -> None:
         self._cursor.execute("UPDATE message SET shared = 1 WHERE id = ?", (parent.message,))
-        self._insert_messages(messages, parent.body, True, None)
+        (size,) = self._cursor.execute("SELECT size FROM body WHERE id = ?", (parent.body,)).fetchone()
+        self._insert_messages(messages, parent.body, size, True, None)
 
-    def _drop_doomed(self, held: Sequence[tuple[int, Held]]) -> list[str]:
+    def _drop_doomed(self, held: Sequence[tuple[int, Held]], now: float = 0.0) -> list[str]:
         if not held:
             return []
+        self.history.deleted(_IS_DOOMED, [(row,) for row, _ in held], now)
         self._cursor.executemany(_DOOMED, [(row,) for row, _ in held])
         return self._prune({item for _, item in held}) if self._cursor.rowcount else []
 
     def _prune(self, held: Iterable[Held]) -> list[str]:
         """Remove messages without recipients and bodies without messages: the files of the latter."""
         candidates = list(held)
+        self.history.left(item.message for item in candidates)
         self._cursor.executemany(_PRUNE_MESSAGE, [(item.message,) for item in candidates])
         self._cursor.executemany(
             _PRUNE_BODY, [(item.body, item.message) for item in candidates if not item.file]
@@ -315,7 +334,7 @@ class Tables:
             [(new, old, name, name, name) for name in names],
         )
 
-    def delete(self, names: Sequence[str]) -> tuple[int, list[str]]:
+    def delete(self, names: Sequence[str], now: float) -> tuple[int, list[str]]:
         """See IQueueStore.delete; also the files of bodies that are gone."""
         found = [
             row
@@ -326,15 +345,15 @@ class Tables:
                 (name,),
             ).fetchall()
         ]
-        return len(found), self._remove(found)
+        return len(found), self._remove(found, now)
 
-    def _remove(self, found: Sequence[Sequence[Any]]) -> list[str]:
+    def _remove(self, found: Sequence[Sequence[Any]], now: float = 0.0) -> list[str]:
         """Remove messages, or mark those that are being delivered."""
+        idle = "row BETWEEN ? AND ? AND message = ? AND (+owner IS NULL OR owner = ?)"
         for name, _, _, first, last in found:
-            self._cursor.execute(
-                "DELETE FROM recipient WHERE row BETWEEN ? AND ? AND message = ? AND (+owner IS NULL OR owner = ?)",
-                (first, last, name, HOLD),
-            )
+            values = (first, last, name, HOLD)
+            self.history.deleted(idle, [values], now)
+            self._cursor.execute(f"DELETE FROM recipient WHERE {idle}", values)  # noqa: S608  a constant
             self._cursor.execute("UPDATE message SET doomed = 1 WHERE id = ?", (name,))
         return self._prune([Held(name, body, file) for name, body, file, _, _ in found])
 

@@ -166,7 +166,7 @@ class QueueStoreContract(_Base):
                     items = list(await self.store.claim_due(1000.0, 10))
                 first, second = items
                 for field in attrs.fields(NewMessage):
-                    if field.name != "recipients":
+                    if field.name not in ("recipients", "arrival"):
                         self.assertEqual(
                             getattr(first.message, field.name), getattr(new, field.name), field.name
                         )
@@ -176,6 +176,8 @@ class QueueStoreContract(_Base):
                 self.assertEqual(first.message.body_id, second.message.body_id)
                 for entry, given in zip(first.recipients, odd, strict=True):
                     for field in attrs.fields(NewRecipient):
+                        if field.name == "via":
+                            continue
                         self.assertEqual(getattr(entry, field.name), getattr(given, field.name), field.name)
                     self.assertEqual(
                         (entry.status, entry.attempts, entry.next_attempt, entry.last_reply),
