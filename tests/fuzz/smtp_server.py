@@ -326,7 +326,7 @@ class Run:
             _check(
                 core._envelope.sender is None and not core._envelope.recipients, "an envelope is left over"
             )
-        _check(core._authenticated <= self._logged_in, "a login of nobody")
+        _check(core._login.done <= self._logged_in, "a login of nobody")
         _check(core._tls == self._secure, "wrong about TLS")
 
 

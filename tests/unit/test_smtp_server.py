@@ -14,11 +14,12 @@ from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Credentials
 from twisted_mta.core.smtp import questions as q
+from twisted_mta.core.smtp.body import Body
 from twisted_mta.core.smtp.commands import MAX_LINE
 from twisted_mta.core.smtp.data import ChunkReader, DataReader
 from twisted_mta.core.smtp.lines import MAX_GARBAGE
 from twisted_mta.core.smtp.server import SmtpServer
-from twisted_mta.core.smtp.settings import Role, ServerSettings
+from twisted_mta.core.smtp.settings import BareNewlines, Role, ServerSettings
 
 OK = Reply(250, "2.0.0", "OK")
 
@@ -83,11 +84,16 @@ COMMANDS = st.sampled_from(
 )  # fmt: skip
 
 
+TEXT = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"a", b"."]), max_size=12).map(b"".join)
+CUTS = st.lists(st.integers(0, 12), max_size=4)
+
+
 class SplitTests(TestCase):
     @given(st.lists(COMMANDS, max_size=14).map(b"".join), st.lists(st.integers(0, 5000), max_size=12))
     @example(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\nDATA\r\n", range(60))
     def test_every_split_is_the_same(self, data: bytes, cuts: list[int]) -> None:
-        for settings in ({}, {"size_limit": 10, "error_limit": 3}):
+        mending = {"size_limit": 30, "bare_newlines": BareNewlines.NORMALISE}
+        for settings in ({}, {"size_limit": 10, "error_limit": 3}, mending):
             whole, split, bytewise = (Run(**settings).feed(data, by) for by in ((), cuts, range(len(data))))
             for other in (split, bytewise):
                 self.assertEqual(other.output, whole.output)
@@ -112,11 +118,9 @@ class DataReaderTests(TestCase):
             piece, rest = reader.feed(stuffed[octet : octet + 1])
             out += piece
         self.assertEqual((out, rest, reader.done), (text, b"", True))
-        self.assertEqual(reader.size, len(text))
-        self.assertFalse(reader.ambiguous)
 
     def test_terminators(self) -> None:
-        """Only CRLF . CRLF ends a message: each other spelling is body, and marks the message as broken."""
+        """Only CRLF . CRLF ends a message: each other spelling is body, and the message is refused."""
         for wrong in [
             b"\n.\n",
             b"\n.\r\n",
@@ -130,38 +134,67 @@ class DataReaderTests(TestCase):
         ]:
             for step in (1, 1000):
                 with self.subTest(wrong=wrong, step=step):
-                    reader = DataReader()
+                    body = Body(DataReader(), 1000, BareNewlines.REFUSE)
                     stream = b"text" + wrong + b"MAIL FROM:<evil@example.org>\r\n"
                     for start in range(0, len(stream), step):
-                        reader.feed(stream[start : start + step])
-                    self.assertFalse(reader.done)
-                    self.assertTrue(reader.ambiguous)
-                    self.assertEqual(reader.feed(b".\r\nNOOP\r\n")[1], b"NOOP\r\n")
-                    self.assertTrue(reader.done)
+                        body.feed(stream[start : start + step])
+                    self.assertFalse(body.done)
+                    self.assertIn("stands alone", str(body.refusal))
+                    self.assertEqual(body.feed(b".\r\nNOOP\r\n")[1], b"NOOP\r\n")
+                    self.assertTrue(body.done)
 
 
-class ChunkReaderTests(TestCase):
-    @given(
-        st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"a", b"."]), max_size=12).map(b"".join),
-        st.lists(st.integers(0, 12), max_size=4),
-    )
-    @example(b"a\r\n\0b", [1, 2, 3])
-    @example(b"\0a", [])
-    def test_chunks_cut_anywhere_are_judged_like_the_whole(self, text: bytes, cuts: list[int]) -> None:
+class BodyTests(TestCase):
+    """In the chunks of BDAT, where a text is cut anywhere."""
+
+    def play(self, text: bytes, cuts: list[int], bare: BareNewlines | None, limit: int = 1000) -> Body:
+        """What it gives out is in `self.out`."""
         places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
         reader = ChunkReader()
-        out = b""
+        body = Body(reader, limit, bare)
+        self.out = b""
         for start, end in itertools.pairwise(places):
             reader.begin(end - start, end == len(text))
-            piece, rest = reader.feed(text[start:end] + b"NOOP")
-            out += piece
-            self.assertEqual((rest, reader.done), (b"NOOP", True))
-        self.assertEqual((out, reader.size), (text, len(text)))
-        self.assertEqual(reader.ends_with_newline, not text or text.endswith(b"\r\n"))
+            piece, rest = body.feed(text[start:end] + b"NOOP")
+            self.out += piece
+            self.assertEqual((rest, body.done), (b"NOOP", True))
+        self.out += body.end()
+        self.assertEqual(body.size, len(text))
+        return body
+
+    @given(TEXT, CUTS)
+    @example(b"a\r\n\0b", [1, 2, 3])
+    @example(b"\0a", [])
+    def test_judged_like_the_whole(self, text: bytes, cuts: list[int]) -> None:
+        body = self.play(text, cuts, BareNewlines.REFUSE)
         lines = text.replace(b"\r\n", b"")
-        # A CR at the very end may yet be followed by its LF.
-        bare = b"\n" in lines or b"\r" in (lines.removesuffix(b"\r") if text.endswith(b"\r") else lines)
-        self.assertEqual(reader.ambiguous, bare or b"\r\n\0" in b"\r\n" + text)
+        if b"\n" in lines or b"\r" in lines or b"\r\n\0" in b"\r\n" + text:
+            self.assertIn("stands alone", str(body.refusal))
+        elif text and not text.endswith(b"\r\n"):
+            self.assertIn("does not end", str(body.refusal))
+        else:
+            self.assertEqual((self.out, body.refusal), (text, None))
+
+    @given(TEXT, CUTS)
+    @example(b"a\n\0b", [2])
+    def test_mended_like_the_whole(self, text: bytes, cuts: list[int]) -> None:
+        body = self.play(text, cuts, BareNewlines.NORMALISE)
+        lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
+        if any(line.startswith(b"\0") for line in lines):
+            self.assertEqual(str(body.refusal), "554 5.6.0 Message has a NUL in front of a line")
+        else:
+            mended = b"".join(line + b"\r\n" for line in lines) if text else b""
+            self.assertEqual((self.out, body.refusal), (mended, None))
+
+    @given(TEXT, CUTS)
+    def test_binary_as_it_is(self, text: bytes, cuts: list[int]) -> None:
+        body = self.play(text, cuts, None)
+        self.assertEqual((self.out, body.refusal), (text, None))
+
+    def test_mending_can_make_it_too_big(self) -> None:
+        self.assertIsNone(self.play(b"\n" * 5, [], BareNewlines.NORMALISE, 10).refusal)
+        self.assertIn("bigger", str(self.play(b"\n" * 6, [], BareNewlines.NORMALISE, 10).refusal))
+        self.assertEqual(self.out, b"")
 
 
 class BoundTests(TestCase):

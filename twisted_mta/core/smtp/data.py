@@ -1,32 +1,26 @@
-"""Reading a message after DATA (RFC 5321 §4.5.2) or in the chunks of BDAT (RFC 3030), on whole pieces.
+"""Where a message ends: after DATA at the lone dot (RFC 5321 §4.5.2), in the chunks of BDAT by their size (RFC 3030).
 
-Only ``<CRLF>.<CRLF>`` ends a message after DATA (RFC 5321 §4.1.1.4). What another server might take for that end is
-noticed, so that the message can be refused as a whole: a CR or LF that stands alone, which some take for a line end,
-and a NUL at the beginning of a line, which some leave out, so that a dot behind it comes to stand there.
+Only ``<CRLF>.<CRLF>`` ends a message after DATA (RFC 5321 §4.1.1.4). What stands in it is judged elsewhere, in
+`core.smtp.body`.
 """
 
 from __future__ import annotations
 
 _END = b"\r\n.\r\n"
-#: What the end of a chunk may be the beginning of.
+#: What the end of a piece may be the beginning of.
 _PARTIAL_ENDS = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 
 
 class DataReader:
-    """Feed it what arrives after the 354; it gives back message octets and notices the end.
+    """Feed it what arrives after the 354; it gives back message octets without the stuffing, and notices the end."""
 
-    `ambiguous` turns true when another server might see other lines than we do. `size` counts the octets given out.
-    """
-
-    __slots__ = ("_carry", "_skip", "ambiguous", "done", "size")
+    __slots__ = ("_carry", "_skip", "done")
 
     def __init__(self) -> None:
         # The line end before the first line was that of the DATA command: a lone dot there ends an empty message.
         self._carry = b"\r\n"
         self._skip = 2
-        self.ambiguous = False
         self.done = False
-        self.size = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """(message octets, what follows the end). The second is empty until `done`."""
@@ -41,18 +35,12 @@ class DataReader:
         return self._give(buffer[:cut]), b""
 
     def _give(self, piece: bytes) -> bytes:
-        # A piece never ends between CR and LF, so these counts see each pair whole.
-        pairs = piece.count(b"\r\n")
-        if piece.count(b"\n") != pairs or piece.count(b"\r") != pairs:
-            self.ambiguous = True
+        # Nothing is held back that is longer than a line end and a dot, so a piece has each stuffed dot whole.
         if b"\r\n." in piece:
             piece = piece.replace(b"\r\n.", b"\r\n")
-        if b"\r\n\0" in piece:
-            self.ambiguous = True
         if self._skip and piece:
             piece = piece[self._skip :]
             self._skip = 0
-        self.size += len(piece)
         return piece
 
 
@@ -62,18 +50,12 @@ class ChunkReader:
     `done` tells that the chunk was read to its end; `last` that it was the last of the message.
     """
 
-    __slots__ = ("_left", "_open_cr", "_tail", "ambiguous", "done", "last", "size")
+    __slots__ = ("_left", "done", "last")
 
     def __init__(self) -> None:
         self._left = 0
-        #: Whether the octets so far end with a CR whose LF may come yet.
-        self._open_cr = False
-        #: The last two octets; before the first, a line end.
-        self._tail = b"\r\n"
-        self.ambiguous = False
         self.done = True
         self.last = False
-        self.size = 0
 
     def begin(self, size: int, last: bool) -> None:
         """A BDAT command announced `size` octets."""
@@ -86,25 +68,4 @@ class ChunkReader:
         piece, rest = data[: self._left], data[self._left :]
         self._left -= len(piece)
         self.done = self._left == 0
-        self.size += len(piece)
-        if piece:
-            self._look_at(piece)
         return piece, rest
-
-    def _look_at(self, piece: bytes) -> None:
-        """Notice bare CRs and LFs, also where a CRLF is cut in two, and lines that begin with NUL."""
-        if b"\r\n\0" in self._tail + piece:
-            self.ambiguous = True
-        self._tail = (self._tail + piece[-2:])[-2:]
-        text = b"\r" + piece if self._open_cr else piece
-        self._open_cr = text.endswith(b"\r")
-        if self._open_cr:
-            text = text[:-1]
-        pairs = text.count(b"\r\n")
-        if text.count(b"\n") != pairs or text.count(b"\r") != pairs:
-            self.ambiguous = True
-
-    @property
-    def ends_with_newline(self) -> bool:
-        """Whether the message, as far as it came, ends with CRLF (an empty one does)."""
-        return self.size == 0 or self._tail == b"\r\n"

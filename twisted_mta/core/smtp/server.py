@@ -12,12 +12,13 @@ from typing import Any
 
 import attrs
 
-from twisted_mta.core import sasl
 from twisted_mta.core.address import Address
 from twisted_mta.core.effects import NO_BINDINGS, Ask, BodyChunk, Close, Effect, Send, StartTLS
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp import auth
 from twisted_mta.core.smtp import questions as q
+from twisted_mta.core.smtp.body import Body
 from twisted_mta.core.smtp.commands import (
     MAX_LINE,
     Command,
@@ -29,7 +30,7 @@ from twisted_mta.core.smtp.commands import (
     syntax_error,
 )
 from twisted_mta.core.smtp.data import ChunkReader, DataReader
-from twisted_mta.core.smtp.lines import MAX_GARBAGE, LineBuffer, LineTooLong
+from twisted_mta.core.smtp.lines import LineBuffer, LineTooLong
 from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt, too_big
 from twisted_mta.core.smtp.settings import Role, ServerSettings, extensions
 from twisted_mta.core.smtp.states import DEAF, ENVELOPE_FIRST, HELO_FIRST, State, misplaced
@@ -38,13 +39,6 @@ _OK = Reply(250, "2.0.0", "OK")
 _GO_AHEAD = Reply(354, "", "Send the message; end it with <CR><LF>.<CR><LF>")
 _LINE_TOO_LONG = Reply(500, "5.5.2", f"Line longer than {MAX_LINE} octets")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
-_AMBIGUOUS = Reply(
-    554,
-    "5.6.0",
-    "Message has a CR or LF that stands alone, or a NUL in front of a line; lines must end with CRLF",
-)
-_NO_FINAL_NEWLINE = Reply(554, "5.6.0", "Message does not end with CRLF")
-_AUTH_FAILED = Reply(535, "5.7.8", "Authentication failed: login or password is wrong")
 
 
 class SmtpServer:
@@ -57,22 +51,19 @@ class SmtpServer:
         self._tls = False
         #: The keywords offered; none after HELO.
         self._offered: frozenset[str] = frozenset()
-        self._authenticated = False
+        self._login = auth.Login(settings.scram)
         self._envelope = Envelope(None)
         self._transactions = 0
         self._input = LineBuffer()
         self._errors = 0
         self._shutting_down = False
-        self._body: DataReader | ChunkReader = DataReader()
-        #: Why the octets now being received can't be taken; they are read all the same.
-        self._refusal: Reply | None = None
+        self._body: Body
+        #: Where the chunks of BDAT end; None for a message after DATA.
+        self._chunks: ChunkReader | None = None
         #: Whether BeginMessage was granted, and neither EndMessage nor DropMessage followed yet.
         self._message_open = False
         #: The state to return to when a chunk was refused.
         self._outside = State.READY
-        self._offer = sasl.Offer(settings.scram)
-        #: The SASL exchange under way, and the name of its mechanism.
-        self._exchange: tuple[str, sasl.Exchange]
         #: Takes the answer to the open Ask; None when none is open.
         self._asked: Callable[[Any], Iterator[Effect]] | None = None
         # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
@@ -125,7 +116,7 @@ class SmtpServer:
             raise RuntimeError("no question is open")
         self._asked = None
         if self._state is State.BODY and not self._body.done:
-            self._refusal = _FAULT  # the octets of the chunk are still to come
+            self._body.refuse(_FAULT)  # the octets of the chunk are still to come
             return list(self._run())
         # Between chunks a message is open, but while it is being dropped: then it is gone, and its chunks with it.
         dropping = self._state is State.CHUNKS and not self._message_open
@@ -137,7 +128,7 @@ class SmtpServer:
 
     def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> list[Effect]:
         """See Core."""
-        self._offer = sasl.Offer(self._settings.scram, bindings)
+        self._login.secured(bindings)
         # RFC 3207 §4.2: the session begins anew, and nothing learnt in the clear is kept.
         self._tls = True
         self._state = State.CONNECTED
@@ -163,7 +154,7 @@ class SmtpServer:
             if self._state is State.BODY:
                 if not self._input.data and not self._body.done:
                     return
-                yield from self._read_body(self._body)
+                yield from self._read_body()
                 continue
             try:
                 line = self._input.line()
@@ -180,7 +171,7 @@ class SmtpServer:
 
     def _line(self, line: bytes) -> Iterator[Effect]:
         if self._state is State.AUTH:
-            yield from self._auth_response(line)
+            yield from self._auth_move(self._login.respond(line))
             return
         try:
             command = Command.parse(line)
@@ -229,7 +220,7 @@ class SmtpServer:
     def _reset(self) -> None:
         """The transaction is over."""
         self._envelope = Envelope(None)
-        self._refusal = None
+        self._chunks = None
         self._message_open = False
         if self._state is not State.CLOSED:
             self._state = State.READY
@@ -279,8 +270,9 @@ class SmtpServer:
         return self._ask(q.Hello(name, extended), then)
 
     def _extensions(self) -> list[str]:
-        names = self._offer.names
-        return extensions(self._settings, tls=self._tls, now=self._seconds(), mechanisms=names)
+        return extensions(
+            self._settings, tls=self._tls, now=self._seconds(), mechanisms=self._login.mechanisms
+        )
 
     # --- the envelope --------------------------------------------------------------------------
 
@@ -293,7 +285,7 @@ class SmtpServer:
         )
 
     def _mail(self, argument: str) -> Iterator[Effect]:
-        if self._settings.submission and not self._authenticated:
+        if self._settings.submission and not self._login.done:
             # RFC 4954 §6, and RFC 6409 §4.3: submission is for those who log in.
             hint = "Log in first" if self._tls else "Send STARTTLS and log in first"
             raise CommandError(Reply(530, "5.7.0", hint))
@@ -352,7 +344,7 @@ class SmtpServer:
                 yield from self._reply(refusal)
                 return
             self._message_open = True
-            self._body = DataReader()
+            self._body = self._new_body(DataReader())
             self._state = State.BODY
             yield from self._reply(_GO_AHEAD)
 
@@ -366,66 +358,64 @@ class SmtpServer:
             yield from self._close(attrs.evolve(error.reply, code=421, enhanced="4.5.4"))
             return
         before, self._state = self._state, State.BODY
-        if before is not State.CHUNKS:
-            self._body = ChunkReader()
-        assert isinstance(self._body, ChunkReader)  # nothing but BDAT leads to CHUNKS
-        self._body.begin(size, last)
+        if self._chunks is None:
+            self._chunks = ChunkReader()
+            self._body = self._new_body(self._chunks)
+        self._chunks.begin(size, last)
         if before not in (State.RCPT, State.CHUNKS):
             # RFC 3030 §2: what can't be taken is read all the same before it is refused.
-            self._refusal = HELO_FIRST if before is State.CONNECTED else ENVELOPE_FIRST
+            self._body.refuse(HELO_FIRST if before is State.CONNECTED else ENVELOPE_FIRST)
             self._outside = before
             return
         self._outside = State.BROKEN
         if self._body.size + size > self._settings.size_limit:
-            self._refusal = too_big(self._settings.size_limit)
+            self._body.refuse(too_big(self._settings.size_limit))
         elif before is State.RCPT:
             yield from self._ask(q.BeginMessage(self._envelope), self._first_chunk)
 
     def _first_chunk(self, refusal: Reply | None) -> Iterator[Effect]:
-        self._refusal = refusal
         self._message_open = refusal is None
+        if refusal is not None:
+            self._body.refuse(refusal)
         return iter(())
 
-    def _read_body(self, body: DataReader | ChunkReader) -> Iterator[Effect]:
+    def _new_body(self, reader: DataReader | ChunkReader) -> Body:
+        binary = self._envelope.body == "BINARYMIME"
+        return Body(reader, self._settings.size_limit, None if binary else self._settings.bare_newlines)
+
+    def _read_body(self) -> Iterator[Effect]:
+        body = self._body
         piece, self._input.data = body.feed(self._input.data)
-        limit = self._settings.size_limit
-        if body.size > limit:
-            self._refusal = self._refusal or too_big(
-                limit
-            )  # RFC 1870 §6.3: at the end, whatever was declared
-            if body.size > 2 * limit + MAX_GARBAGE:
-                text = "Message is far over the size limit, closing the connection"
-                yield from self._close(Reply(421, "4.3.4", text))
-                return
-        elif body.ambiguous and self._envelope.body != "BINARYMIME":
-            self._refusal = self._refusal or _AMBIGUOUS
-        elif piece and self._refusal is None:
+        if body.flooded:
+            text = "Message is far over the size limit, closing the connection"
+            yield from self._close(Reply(421, "4.3.4", text))
+            return
+        if body.done and (self._chunks is None or self._chunks.last):
+            piece += body.end()
+        if piece:
             yield BodyChunk(piece)
         if body.done:
             yield from self._body_read(body)
 
-    def _body_read(self, body: DataReader | ChunkReader) -> Iterator[Effect]:
+    def _body_read(self, body: Body) -> Iterator[Effect]:
         """The octets announced, or the final dot, are here."""
-        if isinstance(body, ChunkReader):
-            text_ends = self._envelope.body == "BINARYMIME" or body.ends_with_newline
-            if body.last and self._refusal is None and not text_ends:
-                self._refusal = _NO_FINAL_NEWLINE
-            if self._refusal is not None:
-                yield from self._chunk_refused(self._refusal)
+        if self._chunks is not None:
+            if body.refusal is not None:
+                yield from self._chunk_refused(body.refusal)
                 return
-            if not body.last:
+            if not self._chunks.last:
                 self._state = State.CHUNKS
                 yield from self._reply(Reply(250, "2.0.0", f"{body.size} octets received so far"))
                 return
         self._message_open = False
-        yield from self._ask(q.EndMessage(self._refusal), self._message_done)
+        yield from self._ask(q.EndMessage(body.refusal), self._message_done)
 
     def _chunk_refused(self, refusal: Reply) -> Iterator[Effect]:
         """RFC 3030 §2: the transaction has failed; further chunks are read and refused until RSET."""
 
         def then() -> Iterator[Effect]:
             self._state = self._outside
-            self._refusal = None
+            self._chunks = None
             yield from self._error(refusal) if self._outside is not State.BROKEN else self._reply(refusal)
 
         yield from self._drop(then)
@@ -474,7 +464,7 @@ class SmtpServer:
                 return
             # The session begins anew with the client that was named; a login was that of the one which speaks for it.
             self._reset()
-            self._authenticated = False
+            self._login.done = False
             self._state = State.CONNECTED
             self._offered = frozenset()
             yield from self._ask(q.Connected(), self._connected)
@@ -508,57 +498,17 @@ class SmtpServer:
             raise CommandError(
                 Reply(538, "5.7.11", "Send STARTTLS first: passwords never travel in the clear")
             )
-        if self._authenticated:
-            raise CommandError(Reply(503, "5.5.1", "You are logged in already"))
-        name, _, initial = argument.partition(" ")
-        exchange = self._offer.begin(name)
-        if exchange is None:
-            raise CommandError(Reply(504, "5.5.4", "Mechanisms offered: " + " ".join(self._offer.names)))
-        self._exchange = name.upper(), exchange
-        yield from self._auth_step(lambda: exchange.start(initial.encode() or None))
+        yield from self._auth_move(self._login.begin(argument))
 
-    def _auth_response(self, line: bytes) -> Iterator[Effect]:
-        yield from self._auth_step(lambda: self._exchange[1].respond(line))
-
-    def _auth_step(self, move: Callable[[], sasl.Step | sasl.Done]) -> Iterator[Effect]:
-        """Make the next move of the exchange, and carry out the step that follows."""
-        self._state = State.READY
-        try:
-            step = move()
-        except sasl.Cancelled:  # RFC 4954 §4
-            yield from self._error(Reply(501, "5.7.0", "Authentication cancelled"))
-            return
-        except sasl.SaslError as error:
-            yield from self._error(Reply(501, "5.5.2", f"Authentication failed: {error}"))
-            return
-        if isinstance(step, sasl.Done):
-            self._authenticated = True
-            yield from self._reply(Reply(235, "2.7.0", "You are logged in"))
-            return
-        self._state = State.AUTH
-        match step:
-            case sasl.Challenge(data):
-                yield Send(b"334 " + sasl.encode_base64(data) + b"\r\n")
-            case sasl.Lookup():
-                yield from self._ask(step, self._looked_up)
-            case _:
-                yield from self._ask(q.Authenticate(self._exchange[0], step), self._authenticated_as)
-
-    def _looked_up(self, secret: sasl.Secret | Reply) -> Iterator[Effect]:
-        if isinstance(secret, Reply):
-            self._state = State.READY
-            return self._reply(secret)
-        return self._auth_step(lambda: self._exchange[1].answer(secret))
-
-    def _authenticated_as(self, success: bool | Reply) -> Iterator[Effect]:
-        self._state = State.READY
-        if isinstance(success, Reply):
-            yield from self._reply(success)
-            return
-        if not success:
-            yield from self._error(_AUTH_FAILED)  # RFC 4954 §6
-            return
-        yield from self._auth_step(lambda: self._exchange[1].answer(True))
+    def _auth_move(self, move: auth.Move) -> Iterator[Effect]:
+        self._state = State.READY if isinstance(move, auth.Over) else State.AUTH
+        match move:
+            case auth.Prompt(line):
+                yield Send(line)
+            case auth.Question(question):
+                yield from self._ask(question, lambda answer: self._auth_move(self._login.answer(answer)))
+            case auth.Over(reply, wrong):
+                yield from self._error(reply) if wrong else self._reply(reply)
 
 
 def _needs_ascii(address: Address | None, envelope: Envelope) -> None:

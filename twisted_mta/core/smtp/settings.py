@@ -17,6 +17,14 @@ class Role(enum.StrEnum):
     LMTP = "lmtp"
 
 
+class BareNewlines(enum.StrEnum):
+    """What becomes of a message with a CR or LF that stands alone."""
+
+    REFUSE = "refuse"
+    #: Each becomes a CRLF. None of them ends the message.
+    NORMALISE = "normalise"
+
+
 @attrs.frozen(kw_only=True)
 class ServerSettings:
     """One listener. Sizes in octets, times in seconds."""
@@ -34,6 +42,7 @@ class ServerSettings:
     #: Whether SCRAM is among the mechanisms of AUTH.
     scram: bool = False
     role: Role = Role.MX
+    bare_newlines: BareNewlines = BareNewlines.REFUSE
     #: Seconds that a submission may ask us to hold a message (RFC 4865); 0: not at all.
     hold_limit: int = 0
     #: Whether this client may tell us on whose behalf it connects (XCLIENT).
