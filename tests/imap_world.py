@@ -13,7 +13,7 @@ from twisted_mta.core.imap.server import ImapServer
 from twisted_mta.core.imap.session import ImapSettings
 from twisted_mta.core.sasl import Claim, Credentials, Proof, Secret
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client
-from twisted_mta.net.imap import ImapHandler, ImapTimeouts
+from twisted_mta.net.imap import ImapHandler
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.mailboxes import MemoryMailboxes
 from twisted_mta.testing.scram import known_secret
@@ -43,9 +43,8 @@ class Whole:
         mailboxes = MemoryMailboxes()
         for message in messages:
             mailboxes.of(ALICE).deliver(message)
-        timeouts = ImapTimeouts()
         run = InlineWorkers().run
-        self.handler = ImapHandler(self.core, mailboxes, Authenticator(), Clock(), run, "192.0.2.1", timeouts)
+        self.handler = ImapHandler(self.core, mailboxes, Authenticator(), Clock(), run, "192.0.2.1")
         self.secured, self.timed_out, self.shut_down = (
             self.core.secured,
             self.core.timed_out,

@@ -399,16 +399,19 @@ class IReception(Interface):
         """RCPT TO: always a Reply in the end."""
 
     def verify(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
-        """VRFY."""
+        """VRFY of a peer that may use it."""
 
     def expand(peer: Peer, argument: str) -> Awaitable[Reply] | Reply:
-        """EXPN."""
+        """EXPN of a peer that may use it."""
 
     def authenticate(peer: Peer, claim: Claim) -> Awaitable[Account | None]:
         """AUTH: see IAuthenticator."""
 
     def secret(peer: Peer, login: str) -> Awaitable[Secret]:
         """AUTH: see IAuthenticator."""
+
+    def account(login: str) -> Account | None:
+        """The account with that login, asked for by a client that is trusted to have checked the password (XCLIENT)."""
 
     def message(peer: Peer, envelope: Envelope) -> IMessageSink:
         """DATA was given for an envelope with at least one recipient."""

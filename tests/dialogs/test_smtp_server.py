@@ -67,12 +67,14 @@ def answer(question: Any) -> Any:
             return Reply(454, "4.7.0", "Too many logins")
         case q.Authenticate(_, credentials):
             return credentials == Credentials("alice", b"secret")
-        case q.Verify():
-            return Reply(252, "2.1.5", "Send some mail, we will try")
+        case q.Verify(argument):
+            return Reply(250, "2.1.5", f"<{argument}@example.test>")
         case q.Expand(argument):
             return Reply(250, "2.1.5", f"<one@{argument}>\n<two@{argument}>")
         case q.ClientIs(attributes):
-            return Reply(550, "5.7.1", "Not for you") if attributes.get("NAME") == "evil" else None
+            if attributes.get("NAME") == "evil" or attributes.get("LOGIN") == "nobody":
+                return Reply(550, "5.7.1", "Not for you")
+            return q.Standing(logged_in=bool(attributes.get("LOGIN")))
         case _:
             return None
 

@@ -24,7 +24,7 @@ from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.commands import MAX_LINE
 from twisted_mta.core.smtp.lines import MAX_GARBAGE
 from twisted_mta.core.smtp.server import SmtpServer
-from twisted_mta.core.smtp.settings import Role, ServerSettings
+from twisted_mta.core.smtp.settings import Audience, BareNewlines, Role, ServerSettings
 from twisted_mta.core.smtp.states import State
 from twisted_mta.testing.scram import ITERATIONS, NONCE, SALT, ScramClient, known_secret
 
@@ -38,6 +38,18 @@ SETTINGS = {
         hostname="mx", size_limit=40, recipient_limit=2, message_limit=2, error_limit=4, xclient=True
     ),
     "plain": ServerSettings(hostname="mx", without=frozenset({"CHUNKING", "PIPELINING", "SMTPUTF8"})),
+    "mending": ServerSettings(
+        hostname="mx",
+        bare_newlines=BareNewlines.NORMALISE,
+        deliver_by_minimum=100,
+        vrfy=Audience.ANYONE,
+        expn=Audience.TRUSTED,
+        trusted=True,
+        error_limit=50,
+    ),
+    "behind": ServerSettings(
+        hostname="mx", role=Role.SUBMISSION, tls_available=True, xclient=True, help="https://mx.test/"
+    ),
 }
 
 _EFFECTS = (Send, Ask, BodyChunk, StartTLS, Close)
@@ -55,7 +67,7 @@ _ANSWERS: dict[type, Sequence[Any]] = {
     q.RcptTo: (_OK,) * 12 + (Reply(550, "5.1.1", "no"), Reply(450, "4.2.1", "no"), Reply(421, "4.3.2", "no")),
     q.BeginMessage: (None,) * 9 + (Reply(452, "4.3.1", "full"),),
     q.DropMessage: (None,),
-    q.ClientIs: (None, None, Reply(550, "5.7.1", "no")),
+    q.ClientIs: (q.Standing(), q.Standing(True, False), q.Standing(False, True), Reply(550, "5.7.1", "no")),
     q.Authenticate: (True, True, False, Reply(454, "4.7.0", "later")),
     Lookup: (_SECRET, _SECRET, _SECRET, Reply(454, "4.7.0", "later")),
     q.Verify: (Reply(252, "2.1.5", "maybe"), Reply(550, "5.1.1", "no")),
@@ -79,7 +91,8 @@ _MAIL = [
     b"MAIL FROM:<a@b.test>", b"MAIL FROM:<a@b.test>", b"MAIL FROM:<>", b"mail from: a@b.test", b"MAIL FROM:<a@b.test> SIZE=30",
     b"MAIL FROM:<a@b.test> SIZE=99999999999999999999", b"MAIL FROM:<a@b.test> BODY=8BITMIME", b"MAIL FROM:<a@b.test> BODY=BINARYMIME",
     b"MAIL FROM:<a@b.test> SMTPUTF8", "MAIL FROM:<ü@b.test> SMTPUTF8".encode(), "MAIL FROM:<ü@b.test>".encode(),
-    b"MAIL FROM:<a@b.test> RET=HDRS ENVID=a+2Bb", b"MAIL FROM:<a@b.test> AUTH=<>", b"MAIL FROM:<a@b.test> BY=120;R",
+    b"MAIL FROM:<a@b.test> RET=HDRS ENVID=a+2Bb", b"MAIL FROM:<a@b.test> AUTH=<>", b"MAIL FROM:<a@b.test> BY=120;R", b"MAIL FROM:<a@b.test> BY=9;R",
+    b"MAIL FROM:<a@b.test> BODY=BINARYMIME", b"MAIL FROM:<a@b.test> BODY=BINARYMIME SIZE=3", b"MAIL FROM:<a@b.test> BODY=7BIT",
     b"MAIL FROM:<a@b.test> HOLDFOR=60", b"MAIL FROM:<a@b.test> MT-PRIORITY=3", b"MAIL FROM:<a@b.test> REQUIRETLS",
     b"MAIL FROM:<@x,@y:a@b.test>", b'MAIL FROM:<"a b"@[IPv6:::1]>', b"MAIL FROM:<a@b.test> X=1 X=2", b"MAIL FROM:a", b"MAIL FROM:<a",
     b"MAIL FROM:<a@b.test> SIZE= BODY", b"MAIL",
@@ -92,14 +105,15 @@ _RCPT = [
 _OTHER = [
     b"RSET", b"RSET", b"NOOP", b"NOOP x", b"QUIT", b"HELP", b"VRFY a", b"VRFY", b"EXPN l", b"STARTTLS", b"STARTTLS", b"STARTTLS x", b"DATA",
     b"DATA x", b"BDAT", b"BDAT x", b"BDAT -1", b"BDAT 99999999999999999999", b"XCLIENT NAME=x ADDR=192.0.2.9", b"XCLIENT FOO=1",
-    b"XCLIENT LOGIN=a+ZZ", b"TURN", b"", b" ", b"\t", b"GET / HTTP/1.1", b"MAIL\0", b"\xff\xfe", b"*", b".", b"=",
+    b"XCLIENT LOGIN=a+ZZ", b"XCLIENT LOGIN=alice", b"XCLIENT LOGIN=alice ADDR=IPV6:2001:db8::1 PORT=25", b"XCLIENT LOGIN=[UNAVAILABLE]",
+    b"PROXY TCP4 192.0.2.1 192.0.2.2 1 25", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n!\x11\0\x0c", b"EXPN staff", b"HELP MAIL", b"TURN", b"", b" ", b"\t", b"GET / HTTP/1.1", b"MAIL\0", b"\xff\xfe", b"*", b".", b"=",
     b"AUTH", b"AUTH PLAIN", b"AUTH LOGIN", b"AUTH PLAIN =", b"AUTH PLAIN !", b"AUTH CRAM-MD5", b"AUTH SCRAM-SHA-256",
     b"AUTH SCRAM-SHA-256 " + base64.b64encode(b"n,,n=alice,r=abc"), b"AUTH PLAIN " + base64.b64encode(b"\0alice\0secret"),
     base64.b64encode(b"alice"), base64.b64encode(b"\0alice\0secret"), base64.b64encode(b"c=biws,r=abc,p=YQ=="),
 ]  # fmt: skip
 _TEXT = [
     b"Subject: x\r\n", b"\r\n", b"text\r\n", b"..\r\n", b".x\r\n", b"\n", b"\r", b"\r\n.\n", b"\n.\r\n", b"\0", b"\xfc", b"\xff" * 9, b"y" * 60,
-    b"\r\n.\r", b"RSET\r\n", b"",
+    b"\r\n.\r", b"RSET\r\n", b"", b"\r\n\0.\r\n", b"x\n\0", b"\n\n.\n", b"\r\r\n.\r\r\n", b"x\r",
 ]  # fmt: skip
 
 
@@ -126,6 +140,8 @@ def dialogue(name: str, chance: random.Random) -> bytes:
     lines = [hello if chance.random() < 0.8 else pick(_HELLO) + b"\r\n"]
     if chance.random() < (0.9 if name == "submission" else 0.2):
         lines += [b"STARTTLS\r\n", hello]
+    if name == "behind" and chance.random() < 0.8:
+        lines += [b"XCLIENT ADDR=192.0.2.9 LOGIN=alice\r\n", hello]
     if chance.random() < (0.9 if name == "submission" else 0.1):
         lines += [pick(_LOGIN) + b"\r\n"] * pick((1, 1, 1, 2))
     for _ in range(chance.randrange(4)):
@@ -200,7 +216,9 @@ class Run:
         self._handshake = False
         self._secure = False
         self._logged_in = False
-        self._given = 0
+        self._trusted = self.settings.trusted
+        self._text = bytearray()
+        self._binary = False
         self.closed = False
         #: How many messages were taken.
         self.taken = 0
@@ -215,12 +233,25 @@ class Run:
             most = 1 << 16
         while start < len(stream):
             size = int(self._chance.random() * most) + 1
-            self._perform(self.core.receive(stream[start : start + size]))
+            self._receive(stream[start : start + size])
             start += size
+            if self._chance.random() < 0.001:
+                break
         end = self._chance.choice((self.core.timed_out, self.core.shut_down, None))
         if end is not None and not self.closed:
             self._perform(end())
             _check(self.closed, "the session did not end when it was told to")
+
+    def _receive(self, data: bytes) -> None:
+        """One piece, and what it does to the time that the client has."""
+        before, state = self.core.pace, self.core._state
+        self._perform(self.core.receive(data))
+        after = self.core.pace
+        _check(0 < after.silence <= after.whole, "no time, or more than for the whole", after)
+        _check(after.count >= before.count, "time turns back", (before, after))
+        if b"\n" not in data and self.core._state is state:
+            same = (before.doing, before.count) == (after.doing, after.count)
+            _check(same, "dribbling gives it more time", (before, after))
 
     def _perform(self, effects: Sequence[Effect]) -> None:
         pending = list(effects)
@@ -236,7 +267,7 @@ class Run:
                     self._take(data)
                 case StartTLS():
                     _check(self.settings.tls_available and not self._secure, "TLS that was not offered")
-                    self._handshake, self._logged_in = True, False
+                    self._handshake = True
                 case Close():
                     self.closed = True
                 case Ask(question):
@@ -251,7 +282,7 @@ class Run:
         _check(
             list(self.core.receive(b"RSET\r\nEHLO injected\r\n")) == [], "it hears what comes in the clear"
         )
-        self._handshake, self._secure = False, True
+        self._handshake, self._secure, self._logged_in = False, True, False
         effects = list(self.core.secured())
         _check(effects == [], "what came in the clear has an effect")
         _check(self.core._state is State.CONNECTED, "the session does not begin anew after TLS")
@@ -260,8 +291,8 @@ class Run:
     def _take(self, data: bytes) -> None:
         _check(self._message, "octets of a message that was not begun")
         _check(bool(data), "an empty chunk")
-        self._given += len(data)
-        _check(self._given <= self.settings.size_limit, "more octets than a message may have")
+        self._text += data
+        _check(len(self._text) <= self.settings.size_limit, "more octets than a message may have")
 
     def _answer(self, question: Any) -> Sequence[Effect]:
         core, chance = self.core, self._chance
@@ -273,14 +304,20 @@ class Run:
             return list(core.fault())
         if isinstance(question, q.EndMessage):
             self._message = False
+            _check(
+                question.refusal is not None or self._binary or _is_text(self._text), "no text", self._text
+            )
             answer: Any = question.refusal or chance.choice((_OK, _OK, Reply(452, "4.3.1", "full")))
             self.taken += answer is _OK
         else:
             answer = chance.choice(_ANSWERS[type(question)])
         if isinstance(question, q.BeginMessage) and answer is None:
-            self._message, self._given = True, 0
+            self._message, self._text = True, bytearray()
+            self._binary = question.envelope.body == "BINARYMIME"
         elif isinstance(question, q.DropMessage):
             self._message = False
+        elif isinstance(answer, q.Standing):
+            self._logged_in, self._trusted = answer.logged_in, answer.trusted
         elif isinstance(question, q.Authenticate):
             if isinstance(question.claim, Proof) and not question.claim.right:
                 answer = False
@@ -305,6 +342,10 @@ class Run:
                 _check(self._message, "a message dropped that was not begun")
             case q.Authenticate():
                 _check(submission and self._secure and not self._logged_in, "a login out of place")
+            case q.Verify() | q.Expand():
+                audience = self.settings.vrfy if isinstance(question, q.Verify) else self.settings.expn
+                admitted = audience.admits(logged_in=self._logged_in, trusted=self._trusted)
+                _check(admitted, "a question of one who may not ask", question)
             case q.ClientIs():
                 _check(self.settings.xclient, "XCLIENT from a client that may not")
         if isinstance(question, q.BeginMessage):
@@ -328,6 +369,14 @@ class Run:
             )
         _check(core._login.done <= self._logged_in, "a login of nobody")
         _check(core._tls == self._secure, "wrong about TLS")
+
+
+def _is_text(octets: bytes) -> bool:
+    """Whether every server sees the same lines in it."""
+    lines = octets.split(b"\r\n")
+    return lines.pop() == b"" and not any(
+        b"\r" in line or b"\n" in line or line.startswith(b"\0") for line in lines
+    )
 
 
 class Failed(AssertionError):

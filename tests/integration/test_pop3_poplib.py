@@ -89,8 +89,6 @@ class PoplibTests(TestCase):
                 Passwords(self.account),
                 str(address),
                 reactor,
-                login_timeout=10.0,
-                idle=10.0,
                 tls=tls,
                 implicit_tls=implicit,
             )

@@ -65,6 +65,43 @@ class SessionHelper(SynchronousTestCase):
         self.session.connectionLost(Failure(ConnectionLost()))
 
 
+class PaceTests(SessionHelper):
+    """How long a client may take."""
+
+    def dribble(self, octets: int, seconds: float) -> None:
+        for _ in range(octets):
+            self.clock.advance(seconds)
+            self.session.dataReceived(b"x")
+
+    def test_before_the_login(self) -> None:
+        self.connect(login=False)
+        for _ in range(3):
+            self.dribble(5, 10)
+            self.say(b"")
+        self.dribble(5, 10)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(10)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_after_the_login(self) -> None:
+        self.connect()
+        self.dribble(2, 800)
+        self.say(b" NOOP")
+        self.clock.advance(1799)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(1)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_a_message(self) -> None:
+        """It may take longer than a command, and not for ever."""
+        self.connect()
+        self.say(b"c APPEND INBOX {100000+}")
+        self.dribble(35, 100)
+        self.assertFalse(self.transport.disconnecting)
+        self.dribble(1, 100)
+        self.assertTrue(self.transport.disconnecting)
+
+
 class FetchTests(SessionHelper):
     def test_large_messages_are_parsed_in_threads(self) -> None:
         self.store.deliver(MESSAGE)

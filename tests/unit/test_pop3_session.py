@@ -62,7 +62,7 @@ class Pop3SessionTests(SynchronousTestCase):
     def connect(self, login: bool = True) -> Client:
         core = Pop3Server(Pop3Settings(hostname="mx.example.test"))
         core.secured()
-        handler = Pop3Handler(self.mailboxes, Passwords(), "192.0.2.1", 60.0, 600.0)
+        handler = Pop3Handler(self.mailboxes, Passwords(), "192.0.2.1")
         session = Session(core, handler, self.clock)
         factory = SessionFactory(lambda _: session, b"")
         client = Client(session, handler, StringTransport())
@@ -188,6 +188,19 @@ class Pop3SessionTests(SynchronousTestCase):
         self.clock.advance(2)
         self.assertTrue(client.transport.disconnecting)
 
+    def test_a_dribbled_command(self) -> None:
+        """A command has its time, however many octets come."""
+        client = self.connect()
+        for _ in range(5):
+            self.clock.advance(500)
+            client.say("NOOP")
+        for _ in range(5):
+            self.clock.advance(100)
+            client.session.dataReceived(b"x")
+        self.assertFalse(client.transport.disconnecting)
+        self.clock.advance(100)
+        self.assertTrue(client.transport.disconnecting)
+
     def test_a_bug_in_the_mailbox_is_told_as_such(self) -> None:
         self.store.deliver(ONE)
         client = self.connect()
@@ -203,8 +216,6 @@ class Pop3SessionTests(SynchronousTestCase):
                 Passwords(),
                 "192.0.2.1",
                 self.clock,
-                login_timeout=60.0,
-                idle=600.0,
                 tls=tls,
             )
             transport = StringTransport()

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.admin.init import self_signed
 from twisted_mta.core.admission import Admission, Bounds
-from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Send
+from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Pace, Send
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.tls import ServerTls
 
@@ -28,6 +28,7 @@ class EchoCore:
     def __init__(self) -> None:
         self.buffer = b""
         self.open = False
+        self.pace = Pace(10)
 
     def run(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -92,9 +93,6 @@ class Handler:
 
     def secured(self, tls: str) -> None:
         pass
-
-    def timeout(self) -> float:
-        return 10
 
     def closed(self) -> None:
         self.closed_calls += 1
@@ -176,6 +174,55 @@ class SessionTests(SynchronousTestCase):
         self.clock.advance(10)
         self.assertTrue(self.transport.aborted)
 
+    def test_dribbling_does_not_help(self) -> None:
+        """All of one thing has a time; the next thing has it anew."""
+        core = self.session._core
+        core.pace = Pace(10, 25, "a command", 1)
+        self.session.dataReceived(b"1")
+        for _ in range(4):
+            self.clock.advance(6)
+            self.session.dataReceived(b"2")
+        core.pace = Pace(10, 25, "a command", 2)
+        for _ in range(4):
+            self.session.dataReceived(b"3")
+            self.clock.advance(6)
+        self.session.dataReceived(b"4")
+        self.clock.advance(0.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.1)
+        self.assertEqual(self.transport.value(), b"hi1222233334timeout")
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_our_time_is_not_the_peers(self) -> None:
+        """Neither that of an answer, nor that in which what we sent has not left."""
+        self.session._core.pace = Pace(10, 25, "a message", 1)
+        self.handler.answers[b"a"] = answer = Deferred()
+        self.session.dataReceived(b"1")
+        self.clock.advance(9)
+        self.session.dataReceived(b"a")
+        self.clock.advance(100)
+        answer.callback(b"A")
+        self.clock.advance(9)
+        self.session.pauseProducing()
+        self.clock.advance(9)
+        self.session.resumeProducing()
+        self.session.dataReceived(b"2")
+        self.clock.advance(6.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.1)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_no_timeout_once_the_peer_reads_again_and_it_is_our_turn(self) -> None:
+        self.handler.answers[b"a"] = answer = Deferred()
+        self.session.dataReceived(b"a")
+        self.session.pauseProducing()
+        self.clock.advance(9)
+        self.session.resumeProducing()
+        self.clock.advance(100)
+        self.assertFalse(self.transport.disconnecting)
+        answer.callback(b"A")
+        self.assertEqual(self.transport.value(), b"hiA")
+
     def test_faults(self) -> None:
         self.handler.answers[b"a"] = ValueError("at once")
         later: Deferred[bytes] = Deferred()
@@ -238,6 +285,15 @@ class SessionTests(SynchronousTestCase):
         self.clock.advance(0.1)
         session.dataReceived(b"1")
         self.assertEqual(transport.value(), b"hi1")
+        session.connectionLost()
+
+    def test_the_peers_time_begins_with_the_greeting(self) -> None:
+        session, transport = self.held()
+        self.clock.advance(3)
+        self.clock.advance(9.9)
+        self.assertEqual(transport.value(), b"hi")
+        self.clock.advance(0.1)
+        self.assertEqual(transport.value(), b"hitimeout")
         session.connectionLost()
 
     def test_an_early_talker(self) -> None:
@@ -306,7 +362,8 @@ class TlsSessionTests(SynchronousTestCase):
         factory = SessionFactory(
             lambda _: Session(EchoCore(), self.handler, self.clock, implicit_tls=True), b""
         )
-        wrapped = TLSMemoryBIOFactory(ServerTls(*paths), False, factory, self.clock)
+        self.tls = ServerTls(*paths)
+        wrapped = TLSMemoryBIOFactory(self.tls, False, factory, self.clock)
         protocol = wrapped.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1000))
         assert protocol is not None
         self.protocol: Any = protocol
@@ -329,6 +386,29 @@ class TlsSessionTests(SynchronousTestCase):
                 self.client.bio_write(self.transport.value())
                 self.transport.clear()
         return read
+
+    def test_a_handshake_that_takes_too_long(self) -> None:
+        """It has a time of its own, however many octets come, and nothing can be said to such a peer."""
+        factory = SessionFactory(
+            lambda _: Session(EchoCore(), self.handler, self.clock, implicit_tls=True, handshake=30), b""
+        )
+        protocol: Any = TLSMemoryBIOFactory(self.tls, False, factory, self.clock).buildProtocol(
+            IPv4Address("TCP", "192.0.2.1", 1000)
+        )
+        transport = Transport()
+        protocol.makeConnection(transport)
+        client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+        client.set_connect_state()
+        with contextlib.suppress(SSL.WantReadError):
+            client.do_handshake()
+        hello = client.bio_read(100000)
+        for second in range(29):
+            protocol.dataReceived(hello[second : second + 1])
+            self.clock.advance(1)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(1)
+        self.assertTrue(transport.aborted)
+        self.assertEqual(transport.value(), b"")
 
     def test_goodbye(self) -> None:
         """The peer learns that the session is over, and the connection ends when it has agreed."""

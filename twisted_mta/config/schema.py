@@ -226,13 +226,24 @@ class Limits:
     greeting_delay: float = 0.0
     #: Failed logins from one address (IPv6: /64) until it is refused for a quarter of an hour.
     login_failures: int = 30
-    #: Seconds of silence: SMTP (RFC 5321 §4.5.3.2.7 asks for 5 minutes), and before and after login in POP3 and IMAP.
+    #: Seconds for the next command of SMTP (RFC 5321 §4.5.3.2.7 asks for 5 minutes), ...
     smtp_timeout: float = 300.0
-    #: Seconds that a client has for the octets of one message, however busy it is.
+    #: ... between two octets of a message, and for all of one, however busy the client is (IMAP's APPEND too).
+    data_timeout: float = 300.0
     message_time: float = 3600.0
+    #: For the TLS handshake; for a command of POP3 or IMAP before the login, and the whole dialogue of AUTH.
+    handshake_timeout: float = 60.0
     login_timeout: float = 60.0
+    #: For a command of POP3 or IMAP after the login.
     pop3_timeout: float = 600.0
     imap_timeout: float = 1800.0
+    #: What becomes of a message with a CR or LF that stands alone: "refuse" or "normalise".
+    bare_newlines: str = "refuse"
+    #: Who may use VRFY and EXPN: "nobody", "logged-in", "trusted" (those, and relay.networks), "anyone".
+    vrfy: str = "logged-in"
+    expn: str = "logged-in"
+    #: The shortest time in seconds after which a message may be asked to come back undelivered (RFC 2852); 0: any.
+    deliver_by_minimum: float = 0.0
     #: Seconds for which those who submit may have a message held back (RFC 4865); 0: not at all.
     hold: float = 2592000.0
     #: Free octets on the spool's disk below which mail is refused with 452.
@@ -327,6 +338,8 @@ class Config:
     group: str = ""
     #: Text after the host name in the greeting; "" says only "ESMTP".
     greeting: str = ""
+    #: What HELP says below the list of commands, such as where to find a person.
+    help: str = ""
     #: "plain" (lines for the journal) or "json".
     log_format: str = "plain"
     listen: tuple[Listen, ...]

@@ -67,6 +67,7 @@ QUEUE: Mapping[str, Reader[Any]] = {
     "history_limit": fields.integer(0, 1_000_000_000),
     "transcripts": fields.integer(0, 100),
 }
+_AUDIENCE = fields.choice("nobody", "logged-in", "trusted", "anyone")
 LIMITS: Mapping[str, Reader[Any]] = {
     "message_size": fields.size(65536),  # RFC 5321 §4.5.3.1.7
     "recipients": fields.integer(100, 1_000_000),  # RFC 5321 §4.5.3.1.8
@@ -79,10 +80,16 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "greeting_delay": fields.duration(0, 60),  # RFC 5321 §4.5.3.2.1: clients wait for five minutes
     "login_failures": fields.integer(1, 1_000_000),
     "smtp_timeout": fields.duration(1),
+    "data_timeout": fields.duration(1),
     "message_time": fields.duration(1),
+    "handshake_timeout": fields.duration(1),
     "login_timeout": fields.duration(1),
     "pop3_timeout": fields.duration(1),
     "imap_timeout": fields.duration(1),
+    "bare_newlines": fields.choice("refuse", "normalise"),
+    "vrfy": _AUDIENCE,
+    "expn": _AUDIENCE,
+    "deliver_by_minimum": fields.duration(0, 999_999_999),  # RFC 2852 §2: nine digits
     "hold": fields.duration(0, 366 * 86400),
     "disk_reserve": fields.size(),
 }
@@ -289,6 +296,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "user": fields.name,
     "group": fields.name,
     "greeting": fields.ascii_text,
+    "help": fields.ascii_text,
     "log_format": fields.choice("plain", "json"),
     "aliases": fields.array(fields.path),
     "listen": _tables(_listen),

@@ -7,6 +7,7 @@ Twisted transport; tests perform them by looking at the list.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -54,8 +55,26 @@ NO_BINDINGS: Mapping[str, bytes] = {}
 Effect = Send | Ask | BodyChunk | StartTLS | Close
 
 
+@attrs.frozen
+class Pace:
+    """How long the peer may take over what it does now. Seconds."""
+
+    #: Without a single octet.
+    silence: float
+    #: For all of it, however busy the peer is: so an octet now and then keeps no session open.
+    whole: float = math.inf
+    #: What it does, for the log, and which one it is: `whole` begins anew when one of the two changes.
+    doing: str = "a command"
+    count: int = 0
+
+
 class Core(Protocol):
     """The surface of every server-side protocol core. Each method returns the effects it causes."""
+
+    @property
+    def pace(self) -> Pace:
+        """How long to wait for the peer, as the session stands now."""
+        ...
 
     def greet(self) -> Sequence[Effect]:
         """The connection is there: speak first."""
@@ -84,7 +103,7 @@ class Core(Protocol):
         ...
 
     def timed_out(self) -> Sequence[Effect]:
-        """The peer was silent for longer than the protocol allows: say so and close."""
+        """The peer took longer than `pace` allows: say so and close."""
         ...
 
     def shut_down(self) -> Sequence[Effect]:

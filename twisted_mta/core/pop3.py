@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from twisted_mta.core import sasl
-from twisted_mta.core.effects import NO_BINDINGS, Ask, Close, Effect, Send, StartTLS
+from twisted_mta.core.effects import NO_BINDINGS, Ask, Close, Effect, Pace, Send, StartTLS
 from twisted_mta.core.message import header_length
 
 #: RFC 2449 §4: octets of a command, CRLF included.
@@ -80,6 +80,15 @@ class Drop:
 
 
 @attrs.frozen(kw_only=True)
+class Pop3Times:
+    """How long a client may take for a command, in seconds."""
+
+    login: float = 60.0
+    #: After the login. RFC 1939 §3: ten minutes at least.
+    idle: float = 600.0
+
+
+@attrs.frozen(kw_only=True)
 class Pop3Settings:
     """What a session is told about its listener."""
 
@@ -89,6 +98,7 @@ class Pop3Settings:
     #: Whether SCRAM is offered (under TLS, as all logins).
     scram: bool = False
     error_limit: int = 20
+    times: Pop3Times = Pop3Times()
 
 
 class State(enum.Enum):
@@ -103,6 +113,7 @@ class State(enum.Enum):
 
 
 _BEFORE = frozenset({State.AUTHORIZATION})
+_STRANGER = frozenset({State.AUTHORIZATION, State.SASL, State.TLS})
 _AFTER = frozenset({State.TRANSACTION})
 
 #: Command -> states in which it is allowed. RFC 1939 §4 to §7, RFC 2449 §5, RFC 2595 §4, RFC 5034 §4.
@@ -163,6 +174,7 @@ class Pop3Server:
         self._octets = 0
         self._buffer = b""
         self._discarded = 0
+        self._lines = 0
         self._errors = 0
         self._shutting_down = False
         #: Takes the answer to the open Ask, and whether more parts follow; None when none is open.
@@ -189,6 +201,13 @@ class Pop3Server:
         }
 
     # --- core.effects.Core -----------------------------------------------------------------------
+
+    @property
+    def pace(self) -> Pace:
+        """See Core."""
+        times = self._settings.times
+        seconds = times.login if self._state in _STRANGER else times.idle
+        return Pace(seconds, seconds, "a command", self._lines)
 
     def greet(self) -> list[Effect]:
         """See Core."""
@@ -271,6 +290,7 @@ class Pop3Server:
                 self._buffer = self._buffer[end + 1 :]
                 too_long = self._discarded or len(line) > limit
                 self._discarded = 0
+                self._lines += 1
                 yield from self._too_long() if too_long else self._line(line)
 
     def _too_long(self) -> Iterator[Effect]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.task import deferLater
@@ -62,7 +61,6 @@ class ImapHandler:
         clock: IReactorTime,
         run: Run,
         peer: str,
-        timeouts: ImapTimeouts,
     ) -> None:
         """`run` calls a function in a thread."""
         self._core = core
@@ -72,7 +70,6 @@ class ImapHandler:
         self._run = run
         self._peer = peer
         self._client = Client(service="imap", address=peer)
-        self._timeouts = timeouts
         self._session: Session | None = None
         self._account: Account | None = None
         self._store: IMailboxStore | None = None
@@ -87,10 +84,6 @@ class ImapHandler:
     def attached(self, session: Session) -> None:
         """See SessionHandler."""
         self._session = session
-
-    def timeout(self) -> float:
-        """See SessionHandler. RFC 3501 §5.4: at least half an hour once logged in."""
-        return self._timeouts.login if self._store is None else self._timeouts.idle
 
     def secured(self, tls: str) -> None:
         """See SessionHandler."""
@@ -391,15 +384,6 @@ def _with_flags(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return items if flags in items else (*items, flags)
 
 
-@attrs.frozen(kw_only=True)
-class ImapTimeouts:
-    """Seconds of silence until a client is logged out."""
-
-    login: float = 60.0
-    #: RFC 3501 §5.4: at least half an hour.
-    idle: float = 1800.0
-
-
 def imap_session(
     settings: ImapSettings,
     mailboxes: IMailboxes,
@@ -408,14 +392,14 @@ def imap_session(
     run: Run,
     *,
     peer: str = "",
-    timeouts: ImapTimeouts = ImapTimeouts(),
     tls: IOpenSSLServerConnectionCreator | None = None,
     implicit_tls: bool = False,
+    handshake: float = 60.0,
 ) -> Session:
     """One session. `run` calls a function in a thread (`Workers.run`); `tls` is needed if `settings` offers STARTTLS.
 
     With `implicit_tls` the transport must begin with TLS, and the greeting waits for its handshake.
     """
     core = ImapServer(settings)
-    handler = ImapHandler(core, mailboxes, authenticator, clock, run, peer, timeouts)
-    return Session(core, handler, clock, tls, implicit_tls)
+    handler = ImapHandler(core, mailboxes, authenticator, clock, run, peer)
+    return Session(core, handler, clock, tls, implicit_tls, handshake)

@@ -52,24 +52,16 @@ class Pop3Handler:
         mailboxes: IMailboxes,
         authenticator: IAuthenticator,
         peer: str,
-        login_timeout: float,
-        idle: float,
     ) -> None:
         self._mailboxes = mailboxes
         self._authenticator = authenticator
         self._peer = peer
         self._client = Client(service="pop3", address=peer)
-        self._login_timeout = login_timeout
-        self._idle = idle
         self._mailbox: IMailbox | None = None
         self._tls = ""
 
     def attached(self, session: Session) -> None:
         """See SessionHandler. POP3 never speaks unasked."""
-
-    def timeout(self) -> float:
-        """See SessionHandler."""
-        return self._login_timeout if self._mailbox is None else self._idle
 
     def secured(self, tls: str) -> None:
         """See SessionHandler."""
@@ -163,12 +155,11 @@ def pop3_session(
     peer: str,
     clock: IReactorTime,
     *,
-    login_timeout: float,
-    idle: float,
     tls: IOpenSSLServerConnectionCreator | None = None,
     implicit_tls: bool = False,
+    handshake: float = 60.0,
 ) -> Session:
-    """A session ready for a transport. Times are in seconds; `peer` is for the logs. Without TLS nobody can log in."""
+    """A session ready for a transport. `peer` is for the logs. Without TLS nobody can log in."""
     settings = attrs.evolve(settings, tls_available=tls is not None)
-    handler = Pop3Handler(mailboxes, authenticator, peer, login_timeout, idle)
-    return Session(Pop3Server(settings), handler, clock, tls, implicit_tls)
+    handler = Pop3Handler(mailboxes, authenticator, peer)
+    return Session(Pop3Server(settings), handler, clock, tls, implicit_tls, handshake)

@@ -28,8 +28,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.core.admission import Admission, Bounds
-from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Send, StartTLS
+from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Pace, Send, StartTLS
 from twisted_mta.net.bindings import channel_bindings
+from twisted_mta.net.patience import Patience
 
 #: Seconds for the peer to take the last words and close its side.
 _LINGER = 60.0
@@ -54,10 +55,6 @@ class SessionHandler(Protocol):
         """TLS is there: `tls` describes it ("TLSv1.3 TLS_AES_256_GCM_SHA384")."""
         ...
 
-    def timeout(self) -> float:
-        """Seconds of silence to allow from now on."""
-        ...
-
     def closed(self) -> None:
         """The connection is gone: drop what is unfinished. Called once."""
         ...
@@ -79,19 +76,23 @@ class Session(protocol.Protocol):
         clock: IReactorTime,
         tls: IOpenSSLServerConnectionCreator | None = None,
         implicit_tls: bool = False,
+        handshake: float = 60.0,
     ) -> None:
+        """`handshake` is how many seconds the peer has for that of TLS."""
         self._core = core
         self._handler = handler
         self._clock = clock
         self._tls = tls
         self._implicit_tls = implicit_tls
+        self._handshake = Pace(handshake, handshake, "the TLS handshake")
+        self._handshaking = implicit_tls
         self._effects: deque[Effect] = deque()
         self._performing = False
         #: What we wait for: the answer to an Ask or a slow body sink. At most one.
         self._waiting: Deferred[Any] | None = None
         self._closing = False
         self._lost = False
-        self._timer: IDelayedCall | None = None
+        self._patience = Patience(clock, self.time_out)
         self._reading = True
         self._write_blocked = False
         self._drained: Deferred[None] | None = None
@@ -113,16 +114,18 @@ class Session(protocol.Protocol):
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self, True)
-        self._arm()
         if self._early is not None:
             self._held = self._clock.callLater(self._hold, self._greet)
-        elif not self._implicit_tls:
-            self.perform(self._core.greet())
+        elif self._implicit_tls:
+            self._arm()
+        else:
+            self._greet()
 
     def _greet(self) -> None:
         self._held = None
         if not self._closing:
             self.perform(self._core.greet())
+            self._await_peer()
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
@@ -135,22 +138,22 @@ class Session(protocol.Protocol):
         if self._waiting is not None:
             # One read more is buffered by the core, then the peer has to wait for us.
             self._pause_reading()
-        else:
-            self._arm()
         self.perform(self._core.receive(data))
+        self._await_peer()
 
     def handshakeCompleted(self) -> None:
         handle: Any = self.transport.getHandle()
         self._handler.secured(f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}")
-        self._arm()
+        self._handshaking = False
         self.perform(self._core.secured(channel_bindings(handle)))
         if self._implicit_tls:
             self.perform(self._core.greet())
+        self._await_peer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = self._closing = True
         self._effects.clear()
-        self._disarm()
+        self._patience.our_turn()
         if self._held is not None and self._held.active():
             self._held.cancel()
         # What is under way (a commit, say) is not cancelled: its result only has nobody to go to.
@@ -172,6 +175,10 @@ class Session(protocol.Protocol):
         if self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
+        if self._waiting is not None:
+            self._patience.our_turn()
+        else:
+            self._await_peer()
         self._resume_reading()
 
     def stopProducing(self) -> None:
@@ -205,6 +212,7 @@ class Session(protocol.Protocol):
                     self._wait(pending, lambda _: ())
             case StartTLS():
                 self._flush(out)
+                self._handshaking = True
                 self.transport.startTLS(self._tls)
             case Close():
                 self._flush(out)
@@ -265,7 +273,7 @@ class Session(protocol.Protocol):
 
     def _wait(self, awaitable: Awaitable[Any], then: Callable[[Any], Iterable[Effect]]) -> None:
         """Hold the effects until `awaitable` is done, then perform what `then` makes of its result."""
-        self._disarm()  # it is our turn, the peer may be silent
+        self._patience.our_turn()
 
         async def run() -> Any:
             return await awaitable
@@ -291,7 +299,7 @@ class Session(protocol.Protocol):
         if not self._performing:
             self.perform(())
         if self._waiting is None:
-            self._arm()
+            self._await_peer()
             self._resume_reading()
 
     def _flush(self, out: list[bytes]) -> None:
@@ -301,24 +309,35 @@ class Session(protocol.Protocol):
 
     # --- deadlines and flow --------------------------------------------------------------------
 
+    def _await_peer(self) -> None:
+        """All that could be done is done."""
+        if self._waiting is None:
+            self._arm()
+
     def _arm(self) -> None:
         if self._lost:
             return
-        delay = min(self._handler.timeout(), _LINGER) if self._closing else self._handler.timeout()
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(delay)
+        pace = self._handshake if self._handshaking else self._core.pace
+        if self._closing:
+            self._patience.at_most(min(pace.silence, _LINGER))
+        elif self._write_blocked:
+            self._patience.at_most(pace.silence)
         else:
-            self._timer = self._clock.callLater(delay, self.time_out)
-
-    def _disarm(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+            self._patience.peer_turn(pace)
 
     def time_out(self) -> None:
-        """End the session as one whose peer was silent for too long."""
+        """End the session as one whose peer took too long."""
         if self._write_blocked or self._closing:
             self.transport.abortConnection()
+            return
+        pace = self._handshake if self._handshaking else self._core.pace
+        self.log.info(
+            "{peer} took too long over {doing}",
+            peer=getattr(self.transport.getPeer(), "host", "a UNIX socket"),
+            doing=pace.doing,
+        )
+        if self._handshaking:
+            self.transport.abortConnection()  # there is no way to tell it anything
             return
         self.perform(self._core.timed_out())
         self._arm()  # and if it does not read even that, the next time is final

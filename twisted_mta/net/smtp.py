@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall, IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
@@ -15,7 +15,7 @@ from twisted_mta.core.sasl import Lookup, Secret
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import ServerSettings
-from twisted_mta.interfaces import AuthenticationUnavailable, IMessageSink, IReception, Peer
+from twisted_mta.interfaces import Account, AuthenticationUnavailable, IMessageSink, IReception, Peer
 from twisted_mta.net.session import Session
 
 
@@ -24,31 +24,23 @@ class SmtpHandler:
 
     log = Logger()
 
-    def __init__(
-        self, reception: IReception, peer: Peer, clock: IReactorTime, idle: float, message_time: float
-    ) -> None:
+    def __init__(self, reception: IReception, peer: Peer, trusts: Callable[[str], bool]) -> None:
+        """`trusts` tells whether an IP address is in a network that is trusted."""
         self._reception = reception
         self._peer = peer
-        self._idle = idle
-        self._clock = clock
-        #: Seconds for the octets of one message, and the call that ends the session when they are over.
-        self._message_time = message_time
-        self._deadline: IDelayedCall | None = None
-        self._session: Session | None = None
+        self._trusts = trusts
+        #: Whom XCLIENT named as the login.
+        self._named: Account | None = None
         #: Where the message under way goes; None between messages.
         self._sink: IMessageSink | None = None
 
     def attached(self, session: Session) -> None:
-        """See SessionHandler."""
-        self._session = session
-
-    def timeout(self) -> float:
-        """See SessionHandler."""
-        return self._idle
+        """See SessionHandler. SMTP never speaks unasked."""
 
     def secured(self, tls: str) -> None:
         """See SessionHandler."""
         self._peer.tls = tls
+        self._peer.account = self._named = None  # RFC 3207 §4.2
 
     def closed(self) -> None:
         """See SessionHandler."""
@@ -69,12 +61,9 @@ class SmtpHandler:
                 return reception.mail(peer, envelope)
             case q.BeginMessage(envelope):
                 self._sink = reception.message(peer, envelope)
-                assert self._session is not None  # attached before anything is asked
-                self._deadline = self._clock.callLater(self._message_time, self._session.time_out)
                 return None
             case q.EndMessage(None):
                 assert self._sink is not None  # the core asks BeginMessage first
-                self._stop_the_clock()
                 sink, self._sink = self._sink, None
                 return sink.finish()
             case q.DropMessage():
@@ -112,28 +101,36 @@ class SmtpHandler:
         except AuthenticationUnavailable as error:
             return Reply(454, "4.7.0", str(error))
 
-    def _speak_for(self, attributes: dict[str, str]) -> Reply | None:
+    def _speak_for(self, attributes: dict[str, str]) -> q.Standing | Reply:
         """XCLIENT: judge the client that this one names. What it does not say stays as it was."""
         peer = self._peer
-        try:
-            address = (
-                str(ip_address(attributes["ADDR"].removeprefix("IPV6:")))
-                if attributes.get("ADDR")
-                else peer.address
-            )
-        except ValueError:
-            return Reply(501, "5.5.4", "XCLIENT ADDR is no IP address")
+        address, account = peer.address, self._named
+        if attributes.get("ADDR"):
+            try:
+                address = str(ip_address(attributes["ADDR"].removeprefix("IPV6:")))
+            except ValueError:
+                return Reply(501, "5.5.4", "XCLIENT ADDR is no IP address")
+        if "LOGIN" in attributes:
+            login = attributes["LOGIN"]
+            account = self._reception.account(login) if login else None
+            if login and account is None:
+                return Reply(550, "5.7.1", "XCLIENT LOGIN is no account here")
         self.log.info(
-            "{peer} speaks for {client}", peer=peer.address, client=address, session=peer.session_id
+            "{peer} speaks for {client}",
+            peer=peer.address,
+            client=address,
+            login=account.name if account else "",
+            session=peer.session_id,
         )
         peer.address = address
         # What the checks found out about the one that speaks says nothing of the one it speaks for.
-        peer.host, peer.host_verified, peer.account = "", False, None
+        peer.host, peer.host_verified = "", False
+        peer.account = self._named = account
         peer.notes.clear()
         port = attributes.get("PORT", "")
         peer.port = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else peer.port
         peer.helo = attributes.get("HELO") or peer.helo
-        return None
+        return q.Standing(logged_in=account is not None, trusted=self._trusts(address))
 
     def _refuse(self, refusal: Reply) -> Reply:
         self.log.info(
@@ -144,13 +141,7 @@ class SmtpHandler:
         )
         return refusal
 
-    def _stop_the_clock(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None
-
     def _drop(self) -> None:
-        self._stop_the_clock()
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.abort()
@@ -162,15 +153,12 @@ def smtp_session(
     peer: Peer,
     clock: IReactorTime,
     *,
-    idle: float,
-    message_time: float = 3600.0,
     tls: IOpenSSLServerConnectionCreator | None = None,
     implicit_tls: bool = False,
+    handshake: float = 60.0,
+    trusts: Callable[[str], bool] = lambda address: False,
 ) -> Session:
-    """A session ready for a transport; `tls` None turns STARTTLS off.
-
-    `idle` is how many seconds the client may be silent, `message_time` how many it has for the octets of one message.
-    """
-    settings = attrs.evolve(settings, tls_available=tls is not None)
-    handler = SmtpHandler(reception, peer, clock, idle, message_time)
-    return Session(SmtpServer(settings, clock.seconds), handler, clock, tls, implicit_tls)
+    """A session ready for a transport; `tls` None turns STARTTLS off. `handshake`: see Session. `trusts`: see SmtpHandler."""
+    settings = attrs.evolve(settings, tls_available=tls is not None, trusted=trusts(peer.address))
+    core = SmtpServer(settings, clock.seconds)
+    return Session(core, SmtpHandler(reception, peer, trusts), clock, tls, implicit_tls, handshake)

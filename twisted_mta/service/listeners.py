@@ -20,13 +20,14 @@ from zope.interface import implementer
 
 from twisted_mta.config.schema import Config, Limits, Listen, Role
 from twisted_mta.core.admission import Admission, Bounds
-from twisted_mta.core.imap.session import ImapSettings
-from twisted_mta.core.pop3 import Pop3Settings
+from twisted_mta.core.imap.session import ImapSettings, ImapTimes
+from twisted_mta.core.pop3 import Pop3Settings, Pop3Times
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp.settings import Audience, BareNewlines, ServerSettings
 from twisted_mta.core.smtp.settings import Role as SmtpRole
-from twisted_mta.core.smtp.settings import ServerSettings
+from twisted_mta.core.smtp.states import Times
 from twisted_mta.interfaces import IAuthenticator, IMailboxes, IReception, Peer
-from twisted_mta.net.imap import ImapTimeouts, imap_session
+from twisted_mta.net.imap import imap_session
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.proxy import ProxyFactory
 from twisted_mta.net.session import Session, SessionFactory
@@ -92,6 +93,17 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         size_limit=limits.message_size,
         recipient_limit=limits.recipients,
         error_limit=limits.errors,
+        times=Times(
+            command=limits.smtp_timeout,
+            block=limits.data_timeout,
+            message=limits.message_time,
+            login=limits.login_timeout,
+        ),
+        bare_newlines=BareNewlines(limits.bare_newlines),
+        deliver_by_minimum=int(limits.deliver_by_minimum),
+        vrfy=Audience(limits.vrfy),
+        expn=Audience(limits.expn),
+        help=config.help,
         role=_RULES[role],
         scram=serving.authenticator.offers_scram(),
         hold_limit=int(limits.hold),
@@ -103,10 +115,10 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         serving.reception,
         peer,
         serving.reactor,
-        idle=limits.smtp_timeout,
-        message_time=limits.message_time,
         tls=serving.tls,
         implicit_tls=role.implicit_tls,
+        handshake=limits.handshake_timeout,
+        trusts=partial(is_within, networks=config.relay.networks),
     )
     if role is Role.MX and limits.greeting_delay and not is_within(host, config.relay.networks):
         session.hold_greeting(limits.greeting_delay, partial(_spoke_early, peer))
@@ -121,6 +133,7 @@ def _imap(serving: Serving, role: Role, address: IAddress | None) -> Session:
         append_limit=limits.message_size,
         scram=serving.authenticator.offers_scram(),
         errors=limits.errors,
+        times=ImapTimes(login=limits.login_timeout, idle=limits.imap_timeout, message=limits.message_time),
     )
     return imap_session(
         settings,
@@ -129,9 +142,9 @@ def _imap(serving: Serving, role: Role, address: IAddress | None) -> Session:
         serving.reactor,
         serving.workers.run,
         peer=peer_host(address)[0],
-        timeouts=ImapTimeouts(login=limits.login_timeout, idle=limits.imap_timeout),
         tls=serving.tls,
         implicit_tls=role.implicit_tls,
+        handshake=limits.handshake_timeout,
     )
 
 
@@ -142,15 +155,15 @@ def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
             hostname=serving.config.hostname,
             error_limit=limits.errors,
             scram=serving.authenticator.offers_scram(),
+            times=Pop3Times(login=limits.login_timeout, idle=limits.pop3_timeout),
         ),
         serving.mailboxes,
         serving.authenticator,
         peer_host(address)[0],
         serving.reactor,
-        login_timeout=limits.login_timeout,
-        idle=limits.pop3_timeout,
         tls=serving.tls,
         implicit_tls=role.implicit_tls,
+        handshake=limits.handshake_timeout,
     )
 
 

@@ -28,8 +28,6 @@ MAX_EXPANDED = 500
 
 _SENDER_OK = Reply(250, "2.1.0", "Sender OK")
 _RECIPIENT_OK = Reply(250, "2.1.5", "Recipient OK")
-#: RFC 5321 §3.5.3: we neither confirm nor deny, so that nobody can harvest addresses.
-_CANNOT_VERIFY = Reply(252, "2.1.5", "Send the mail and we will try")
 
 
 @implementer(IReception)
@@ -67,9 +65,7 @@ class Reception:
         return self.rules.judge(peer, lambda check: check.on_rcpt(peer, envelope, recipient), _RECIPIENT_OK)
 
     def verify(self, peer: Peer, argument: str) -> Reply:
-        """See IReception: those who logged in are told, to others we neither confirm nor deny."""
-        if peer.account is None:
-            return _CANNOT_VERIFY
+        """See IReception."""
         try:
             address = self._named(argument)
         except AddressError as error:
@@ -78,9 +74,7 @@ class Reception:
         return Reply(250, "2.1.5", f"<{address}>") if problem is None else problem.reply
 
     def expand(self, peer: Peer, argument: str) -> Reply:
-        """See IReception: the members of a list or an alias, for those who logged in."""
-        if peer.account is None:
-            return Reply(502, "5.7.0", "EXPN is for those who log in")  # RFC 5321 §7.3
+        """See IReception: the members of a list or an alias."""
         try:
             address = self._named(argument)
         except AddressError as error:
@@ -99,6 +93,16 @@ class Reception:
     def authenticate(self, peer: Peer, claim: Claim) -> Awaitable[Account | None]:
         """See IReception."""
         return self._authenticator.authenticate(claim, _who(peer))
+
+    def account(self, login: str) -> Account | None:
+        """See IReception."""
+        try:
+            address = self._named(login)
+        except AddressError:
+            return None
+        account = self._directory.account(address)
+        # A login is the whole name: without a detail.
+        return account if account is not None and account.name.casefold() == address.folded else None
 
     def secret(self, peer: Peer, login: str) -> Awaitable[Secret]:
         """See IReception."""

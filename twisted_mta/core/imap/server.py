@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from twisted_mta.core.effects import NO_BINDINGS, Effect
+from twisted_mta.core.effects import NO_BINDINGS, Effect, Pace
 from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.access import capabilities
 from twisted_mta.core.imap.commands import COMMANDS
@@ -27,6 +27,11 @@ class ImapServer:
         self._session = Session(settings, secure)
 
     # --- Core ----------------------------------------------------------------------------------
+
+    @property
+    def pace(self) -> Pace:
+        """See Core."""
+        return self._session.pace
 
     def greet(self) -> Sequence[Effect]:
         """See Core."""

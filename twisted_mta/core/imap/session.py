@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from twisted_mta.core.effects import Ask, Close, Effect, Send
+from twisted_mta.core.effects import Ask, Close, Effect, Pace, Send
 from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.entries import Changes
 from twisted_mta.core.imap.grammar import Scanner
@@ -54,6 +54,18 @@ class Rule:
 
 
 @attrs.frozen(kw_only=True)
+class ImapTimes:
+    """How long a client may take, in seconds."""
+
+    #: For a command before the login.
+    login: float = 60.0
+    #: RFC 3501 §5.4: half an hour at least, until it is logged out.
+    idle: float = 1800.0
+    #: For the octets of a message that it appends.
+    message: float = 3600.0
+
+
+@attrs.frozen(kw_only=True)
 class ImapSettings:
     """What one listener's sessions have in common."""
 
@@ -72,6 +84,7 @@ class ImapSettings:
     scram: bool = False
     #: What ID calls us.
     name: str = "twisted_mta"
+    times: ImapTimes = ImapTimes()
     #: What one command may cost after login.
     limits: Limits = Limits()  # noqa: RUF009  frozen
 
@@ -128,6 +141,16 @@ class Session:
     def offers_tls(self) -> bool:
         """Whether STARTTLS is possible now."""
         return self.settings.tls_available and not self.secure and self.state is State.NOT_AUTHENTICATED
+
+    @property
+    def pace(self) -> Pace:
+        """How long to wait for the client."""
+        times, wire = self.settings.times, self.wire
+        if self.state is State.NOT_AUTHENTICATED:
+            return Pace(times.login, times.login, "a command", wire.begun)
+        if wire.streaming:
+            return Pace(times.idle, times.message, "a message", wire.begun)
+        return Pace(times.idle, times.idle, "a command", wire.begun)
 
     # --- effects -------------------------------------------------------------------------------
 

@@ -94,6 +94,13 @@ class Wire:
         self._size = 0
         self._line = b""
         self._wasted = 0
+        #: Lines and literals that were begun so far.
+        self.begun = 0
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the octets of a streamed literal are coming in."""
+        return self._mode is _Mode.STREAM
 
     def feed(self, data: bytes) -> None:
         """Octets from the client."""
@@ -166,6 +173,7 @@ class Wire:
         if end < 0:
             self._searched = max(0, length - 1)
             return None
+        self.begun += 1
         line = self._take(end + 2)[:-2]
         if self._mode is _Mode.RAW:
             self._mode = _Mode.LINE

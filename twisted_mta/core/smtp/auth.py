@@ -43,12 +43,12 @@ Move = Prompt | Question | Over
 
 
 class Login:
-    """Whether a session is logged in, and the exchange by which it comes to be. One object a session."""
+    """Whether a session is logged in, and the exchange by which it comes to be. One object a connection, and another once
+    it has TLS."""
 
-    def __init__(self, scram: bool) -> None:
-        """`scram`: whether it is among the mechanisms."""
-        self._scram = scram
-        self._offer = sasl.Offer(scram)
+    def __init__(self, scram: bool, bindings: Mapping[str, bytes] = NO_BINDINGS) -> None:
+        """`scram`: whether it is among the mechanisms; `bindings`: what it can be bound to, once there is TLS."""
+        self._offer = sasl.Offer(scram, bindings)
         self._mechanism = ""
         self._exchange: sasl.Exchange
         self.done = False
@@ -57,10 +57,6 @@ class Login:
     def mechanisms(self) -> list[str]:
         """What the client is told, the preferred first."""
         return self._offer.names
-
-    def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> None:
-        """TLS is there, with what SCRAM can bind to."""
-        self._offer = sasl.Offer(self._scram, bindings)
 
     def begin(self, argument: str) -> Move:
         """The argument of AUTH: a mechanism, and maybe its initial response. Raises CommandError."""

@@ -101,9 +101,9 @@ def _by(envelope: Envelope, value: str, context: Context) -> Envelope:
     seconds, returns = int(match[1]), match[2].upper() == "R"
     if returns and seconds <= 0:  # RFC 2852 §4
         raise syntax_error("BY with R needs a time in the future")
-    if returns and seconds < context.deliver_by_minimum:  # RFC 2852 §4
+    if returns and seconds < context.deliver_by_minimum:  # RFC 2852 §2: 55z, as it will never do
         raise CommandError(
-            Reply(455, "4.5.4", f"BY with R needs {context.deliver_by_minimum} seconds at least")
+            Reply(555, "5.5.4", f"BY with R needs {context.deliver_by_minimum} seconds at least")
         )
     return attrs.evolve(envelope, deliver_by=DeliverBy(context.now + seconds, returns, bool(match[3])))
 

@@ -39,7 +39,7 @@ class RcptTo:
 
 @attrs.frozen
 class Verify:
-    """VRFY. Answer: a Reply."""
+    """VRFY of a client that may. Answer: a Reply."""
 
     argument: str
 
@@ -73,19 +73,29 @@ class DropMessage:
 
 @attrs.frozen
 class Expand:
-    """EXPN. Answer: a Reply."""
+    """EXPN of a client that may. Answer: a Reply."""
 
     argument: str
 
 
 @attrs.frozen
 class ClientIs:
-    """XCLIENT: the client speaks for another, who is to be judged in its place. Answer: None, or a Reply that refuses.
+    """XCLIENT: the client speaks for another, who is to be judged in its place. Answer: who that is, or a Reply that refuses.
 
     `attributes` by name in capitals (NAME, ADDR, PORT, PROTO, HELO, LOGIN); "" where it is not known.
     """
 
     attributes: dict[str, str]
+
+
+@attrs.frozen
+class Standing:
+    """What a client is allowed for who it is: an answer to ClientIs."""
+
+    #: Whether it speaks for an account, as after AUTH.
+    logged_in: bool = False
+    #: Whether it is in a network that is trusted.
+    trusted: bool = False
 
 
 #: A `Lookup` is answered with a `sasl.Secret`, or with a Reply.

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.effects import NO_BINDINGS, Ask, BodyChunk, Close, Effect, Send, StartTLS
+from twisted_mta.core.effects import NO_BINDINGS, Ask, BodyChunk, Close, Effect, Pace, Send, StartTLS
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import auth
@@ -32,12 +32,15 @@ from twisted_mta.core.smtp.commands import (
 from twisted_mta.core.smtp.data import ChunkReader, DataReader
 from twisted_mta.core.smtp.lines import LineBuffer, LineTooLong
 from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt, too_big
-from twisted_mta.core.smtp.settings import Role, ServerSettings, extensions
-from twisted_mta.core.smtp.states import DEAF, ENVELOPE_FIRST, HELO_FIRST, State, misplaced
+from twisted_mta.core.smtp.settings import Audience, Role, ServerSettings, extensions
+from twisted_mta.core.smtp.states import DEAF, ENVELOPE_FIRST, HELO_FIRST, ONGOING, State, misplaced, pace
 
 _OK = Reply(250, "2.0.0", "OK")
 _GO_AHEAD = Reply(354, "", "Send the message; end it with <CR><LF>.<CR><LF>")
 _LINE_TOO_LONG = Reply(500, "5.5.2", f"Line longer than {MAX_LINE} octets")
+#: RFC 5321 §7.3: where the commands are not for a client, it is told neither that an address exists nor that it does not.
+_NOT_VERIFIED = Reply(252, "2.1.5", "Send the mail and we will try")
+_NOT_EXPANDED = Reply(252, "2.1.5", "Not expanded for you; send the mail and we will try")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
 
 
@@ -52,9 +55,12 @@ class SmtpServer:
         #: The keywords offered; none after HELO.
         self._offered: frozenset[str] = frozenset()
         self._login = auth.Login(settings.scram)
+        self._trusted = settings.trusted
         self._envelope = Envelope(None)
         self._transactions = 0
         self._input = LineBuffer()
+        #: What the client has begun so far: commands, and with them messages and logins.
+        self._begun = 0
         self._errors = 0
         self._shutting_down = False
         self._body: Body
@@ -88,6 +94,11 @@ class SmtpServer:
         }
 
     # --- core.effects.Core ---------------------------------------------------------------------
+
+    @property
+    def pace(self) -> Pace:
+        """See Core."""
+        return pace(self._state, self._settings.times, self._begun)
 
     def greet(self) -> list[Effect]:
         """See Core."""
@@ -128,7 +139,7 @@ class SmtpServer:
 
     def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> list[Effect]:
         """See Core."""
-        self._login.secured(bindings)
+        self._login = auth.Login(self._settings.scram, bindings)
         # RFC 3207 §4.2: the session begins anew, and nothing learnt in the clear is kept.
         self._tls = True
         self._state = State.CONNECTED
@@ -170,6 +181,8 @@ class SmtpServer:
             yield from self._line(line)
 
     def _line(self, line: bytes) -> Iterator[Effect]:
+        if self._state not in ONGOING:
+            self._begun += 1
         if self._state is State.AUTH:
             yield from self._auth_move(self._login.respond(line))
             return
@@ -271,7 +284,11 @@ class SmtpServer:
 
     def _extensions(self) -> list[str]:
         return extensions(
-            self._settings, tls=self._tls, now=self._seconds(), mechanisms=self._login.mechanisms
+            self._settings,
+            tls=self._tls,
+            now=self._seconds(),
+            mechanisms=self._login.mechanisms,
+            expn=self._admitted(self._settings.expn),
         )
 
     # --- the envelope --------------------------------------------------------------------------
@@ -282,6 +299,7 @@ class SmtpServer:
             offered=self._offered,
             now=self._seconds(),
             hold_limit=self._settings.hold_limit,
+            deliver_by_minimum=self._settings.deliver_by_minimum,
         )
 
     def _mail(self, argument: str) -> Iterator[Effect]:
@@ -441,30 +459,36 @@ class SmtpServer:
         yield from self._close(Reply(221, "2.0.0", f"{self._settings.hostname} closing the connection"))
 
     def _help(self, argument: str) -> Iterator[Effect]:
-        yield from self._reply(
-            Reply(214, "2.0.0", "Commands: " + " ".join(self._handlers) + "\nSee RFC 5321")
-        )
+        lines = ["Commands: " + " ".join(self._handlers), self._settings.help, "See RFC 5321"]
+        yield from self._reply(Reply(214, "2.0.0", "\n".join(filter(None, lines))))
 
     def _vrfy(self, argument: str) -> Iterator[Effect]:
         if not argument:
             raise syntax_error("Syntax: VRFY address")
-        yield from self._ask(q.Verify(argument), self._reply)
+        if not self._admitted(self._settings.vrfy):
+            return self._reply(_NOT_VERIFIED)
+        return self._ask(q.Verify(argument), self._reply)
 
     def _expn(self, argument: str) -> Iterator[Effect]:
         if not argument:
             raise syntax_error("Syntax: EXPN address")
-        yield from self._ask(q.Expand(argument), self._reply)
+        if not self._admitted(self._settings.expn):
+            return self._reply(_NOT_EXPANDED)
+        return self._ask(q.Expand(argument), self._reply)
+
+    def _admitted(self, audience: Audience) -> bool:
+        return audience.admits(logged_in=self._login.done, trusted=self._trusted)
 
     def _xclient(self, argument: str) -> Iterator[Effect]:
         attributes = parse_xclient(argument)
 
-        def then(refusal: Reply | None) -> Iterator[Effect]:
-            if refusal is not None:
-                yield from self._reply(refusal)
+        def then(standing: q.Standing | Reply) -> Iterator[Effect]:
+            if isinstance(standing, Reply):
+                yield from self._reply(standing)
                 return
             # The session begins anew with the client that was named; a login was that of the one which speaks for it.
             self._reset()
-            self._login.done = False
+            self._login.done, self._trusted = standing.logged_in, standing.trusted
             self._state = State.CONNECTED
             self._offered = frozenset()
             yield from self._ask(q.Connected(), self._connected)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import attrs
 
+from twisted_mta.core.smtp.states import Times
+
 
 class Role(enum.StrEnum):
     """The rules under which a listener takes mail."""
@@ -25,6 +27,22 @@ class BareNewlines(enum.StrEnum):
     NORMALISE = "normalise"
 
 
+class Audience(enum.StrEnum):
+    """Who may use a command."""
+
+    NOBODY = "nobody"
+    LOGGED_IN = "logged-in"
+    #: Those who logged in, and the networks that may relay.
+    TRUSTED = "trusted"
+    ANYONE = "anyone"
+
+    def admits(self, *, logged_in: bool, trusted: bool) -> bool:
+        """Whether a client is one of them."""
+        if self is Audience.NOBODY:
+            return False
+        return logged_in or self is Audience.ANYONE or (trusted and self is Audience.TRUSTED)
+
+
 @attrs.frozen(kw_only=True)
 class ServerSettings:
     """One listener. Sizes in octets, times in seconds."""
@@ -37,6 +55,7 @@ class ServerSettings:
     #: Transactions in one session; 0: as many as the client likes.
     message_limit: int = 0
     error_limit: int = 20
+    times: Times = Times()  # noqa: RUF009  frozen
     #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
     tls_available: bool = False
     #: Whether SCRAM is among the mechanisms of AUTH.
@@ -45,6 +64,14 @@ class ServerSettings:
     bare_newlines: BareNewlines = BareNewlines.REFUSE
     #: Seconds that a submission may ask us to hold a message (RFC 4865); 0: not at all.
     hold_limit: int = 0
+    #: The least by-time with mode R (RFC 2852 §2), in seconds; 0: any.
+    deliver_by_minimum: int = 0
+    #: Who may use VRFY and EXPN, and whether this client is in a network that is trusted.
+    vrfy: Audience = Audience.LOGGED_IN
+    expn: Audience = Audience.LOGGED_IN
+    trusted: bool = False
+    #: A line for HELP, below the commands.
+    help: str = ""
     #: Whether this client may tell us on whose behalf it connects (XCLIENT).
     xclient: bool = False
     #: Extensions to leave out, by keyword.
@@ -57,10 +84,10 @@ class ServerSettings:
 
 
 def extensions(
-    settings: ServerSettings, *, tls: bool, now: float, mechanisms: Iterable[str] = ()
+    settings: ServerSettings, *, tls: bool, now: float, mechanisms: Iterable[str] = (), expn: bool = False
 ) -> list[str]:
-    """The lines of the answer to EHLO or LHLO. `now` is Unix time, `mechanisms` those of AUTH."""
-    lines = _all(settings, tls, now, mechanisms)
+    """The lines of the answer to EHLO or LHLO. `now` is Unix time, `mechanisms` those of AUTH; `expn`: EXPN is possible."""
+    lines = [*_all(settings, tls, now, mechanisms), *(["EXPN"] if expn else [])]  # RFC 5321 §3.5.2
     return [line for line in lines if line.partition(" ")[0] not in settings.without]
 
 
@@ -74,7 +101,7 @@ def _all(settings: ServerSettings, tls: bool, now: float, mechanisms: Iterable[s
     yield "DSN"
     yield "ENHANCEDSTATUSCODES"
     yield "LIMITS " + " ".join(_limits(settings))
-    yield "DELIVERBY"
+    yield f"DELIVERBY {settings.deliver_by_minimum or ''}".rstrip()  # RFC 2852 §2
     if settings.submission and settings.hold_limit:  # RFC 4865 §4.2: nowhere else
         latest = datetime.fromtimestamp(int(now) + settings.hold_limit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         yield f"FUTURERELEASE {settings.hold_limit} {latest}"

@@ -1,10 +1,15 @@
-"""The states of an SMTP server session, and which command is allowed in which: RFC 5321 §4.1.4 as a table."""
+"""The states of an SMTP server session, as tables: which command is allowed in which (RFC 5321 §4.1.4), and how long a client
+may take in each (RFC 5321 §4.5.3.2)."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 
+import attrs
+
+from twisted_mta.core.effects import Pace
 from twisted_mta.core.replies import Reply
 
 
@@ -61,3 +66,49 @@ def misplaced(verb: str, state: State) -> Reply | None:
     if state in allowed:
         return None
     return HELO_FIRST if state is State.CONNECTED else refusal
+
+
+@attrs.frozen(kw_only=True)
+class Times:
+    """How long a client may take, in seconds."""
+
+    #: For the next command, until its line is complete. RFC 5321 §4.5.3.2.7: five minutes at least.
+    command: float = 300.0
+    #: Between two octets of a message. RFC 5321 §4.5.3.2.5 has three minutes, of the client.
+    block: float = 300.0
+    #: For a whole message, from DATA or the first BDAT to its end.
+    message: float = 3600.0
+    #: For an exchange of AUTH.
+    login: float = 60.0
+
+
+_Seconds = Callable[[Times], float]
+_command: _Seconds = attrgetter("command")
+_block: _Seconds = attrgetter("block")
+_message: _Seconds = attrgetter("message")
+_login: _Seconds = attrgetter("login")
+
+_COMMAND = ("a command", _command, _command)
+
+#: State -> (what the client is doing, how long it may be silent, how long all of it may take). The handshake of TLS has a
+#: time of its own in `net.session`; before the greeting it is we who take time, and after the end the session lingers there.
+PACES: Mapping[State, tuple[str, _Seconds, _Seconds]] = {
+    State.CONNECTED: _COMMAND,
+    State.READY: _COMMAND,
+    State.MAIL: _COMMAND,
+    State.RCPT: _COMMAND,
+    State.CHUNKS: ("a message", _command, _message),
+    State.BROKEN: _COMMAND,
+    State.BODY: ("a message", _block, _message),
+    State.AUTH: ("a login", _login, _login),
+    State.TLS: _COMMAND,
+    State.CLOSED: _COMMAND,
+}
+#: States in which a line goes on with what was begun, and begins nothing.
+ONGOING = frozenset({State.CHUNKS, State.AUTH})
+
+
+def pace(state: State, times: Times, count: int) -> Pace:
+    """How long to wait for the client. `count` tells one command, message or login from the next."""
+    doing, silence, whole = PACES[state]
+    return Pace(silence(times), whole(times), doing, count)
