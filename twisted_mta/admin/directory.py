@@ -22,7 +22,7 @@ def check_config(options: argparse.Namespace) -> int:
     config, problems = load_with_warnings(path)
     warnings = [str(problem) for problem in problems]
     try:
-        directory, told = _directory(config)
+        directory, told = read_directory(config)
     except PermissionError:
         pass  # the loader has warned that the accounts are not for this user to read
     else:
@@ -39,7 +39,7 @@ def check_config(options: argparse.Namespace) -> int:
 def expand(options: argparse.Namespace) -> int:
     """mta expand ADDRESS..."""
     config = load(config_path(options))
-    directory, told = _directory(config)
+    directory, told = read_directory(config)
     for text in told:
         print(f"warning: {text}", file=sys.stderr)
     status = 0
@@ -57,7 +57,7 @@ def expand(options: argparse.Namespace) -> int:
     return status
 
 
-def _directory(config: Config) -> tuple[Directory, list[str]]:
+def read_directory(config: Config) -> tuple[Directory, list[str]]:
     """Who exists, and what was passed over in the files."""
     users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
     users.refresh()

@@ -21,6 +21,8 @@ Every day:
   mta user add carol              asks for a password; --random makes one
   mta queue list                  what waits, since when, and why
   mta queue retry --all           try everything now
+  mta simulate --down example.org=3d --from-queue
+                                  what would become of it?
   mta reload                      read the configuration and the accounts again
   echo hello | mta sendmail bob   as other programs call sendmail
 
@@ -133,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     expanded.add_argument("addresses", nargs="+", metavar="ADDRESS")
     _add_queue(command, commands.add_parser("queue", help="the queue: list, show, retry, delete"))
     command("reload", "server:reload", "let the server read its configuration, aliases and accounts again")
+    _add_simulate(
+        command("simulate", "simulate:simulate", "tell what would become of messages, without sending any")
+    )
     status = command("status", "server:status", "tell what the server is doing")
     status.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser(
@@ -148,6 +153,21 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--domain", metavar="DOMAIN", help="the domain whose mail ends here")
     init.add_argument("--hostname", metavar="NAME", help="the full name of this machine")
     return parser
+
+
+_SIMULATE = """\
+examples:
+  mta simulate --down example.org=3d --from-queue
+  mta simulate --down example.org=3d@2h --message f.eml --to carol@example.org
+  mta simulate --greylist '*=10m' --synthetic 100000 --over 1d
+"""
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    from twisted_mta.admin.simulate_options import add_arguments
+
+    parser.epilog, parser.formatter_class = _SIMULATE, argparse.RawDescriptionHelpFormatter
+    add_arguments(parser)
 
 
 def _add_users(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:

@@ -174,7 +174,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
         # A damaged row must not keep its neighbours from being read.
-        connection.text_factory = _decode
+        connection.text_factory = decode
         connection.execute("PRAGMA journal_mode=WAL")
         # FULL: a commit is on the disk when it returns; NORMAL would leave the last ones to a power cut.
         connection.execute("PRAGMA synchronous=FULL")
@@ -190,7 +190,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _decode(octets: bytes) -> str:
+def decode(octets: bytes) -> str:
+    """Texts as `rows.text` stores them, whatever their octets."""
     return octets.decode("utf-8", "surrogateescape")
 
 
