@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from twisted_mta.config.schema import Route
 from twisted_mta.core.conditions import Conditions, Kind
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
@@ -23,7 +24,7 @@ _UNKNOWN = Failed(Reply(550, "5.1.1", "no such mailbox here"))
 class SimulatedSmtp:
     """Stands in for `delivery.smtp.SmtpDelivery`: the same destinations, and one host for each of them."""
 
-    def __init__(self, conditions: Conditions, routing: Routing, clock: IReactorTime) -> None:
+    def __init__(self, conditions: Conditions, routing: Routing[Route], clock: IReactorTime) -> None:
         """Conditions count from now on."""
         self._conditions = conditions
         self._routing = routing

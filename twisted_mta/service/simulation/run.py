@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twisted_mta.config.schema import Queue
+from twisted_mta.config.schema import Queue, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.conditions import Conditions
 from twisted_mta.core.envelope import Recipient
@@ -33,7 +33,7 @@ class Setup:
 
     queue: Queue
     concurrency: int
-    routing: Routing
+    routing: Routing[Route]
     directory: IDirectory
     hostname: str
     postmaster: Address
