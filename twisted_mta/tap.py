@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.service.assembly import StartError
 from twisted_mta.service.logs import observer
 from twisted_mta.service.server import MailServer
+from twisted_mta.store.faults import VARIABLE, arm_from
 
 #: sysexits.h: the configuration is wrong.
 EX_CONFIG = 78
@@ -49,6 +51,7 @@ Started as root it binds its ports first and then runs as the configured user.""
 def makeService(options: Options) -> IService:
     """Make the service from the configuration named on the command line; a bad one ends the program with 78."""
     try:
+        _arm_faults()
         config, warnings = load_with_warnings(options["config"])
         for warning in warnings:
             print(warning, file=sys.stderr)
@@ -56,6 +59,16 @@ def makeService(options: Options) -> IService:
     except (ConfigErrors, StartError) as error:
         print(error, file=sys.stderr)
         sys.exit(EX_CONFIG)
+
+
+def _arm_faults() -> None:
+    """For tests of crashes and failing disks (`store.faults`). Raises StartError."""
+    try:
+        armed = arm_from(os.environ)
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    if armed:
+        print(f"warning: told by {VARIABLE} to fail: {os.environ[VARIABLE]}", file=sys.stderr)
 
 
 def _log_observer(config: Config, twistd: Mapping[str, Any] | None) -> ILogObserver | None:

@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     from twisted_mta.config.errors import ConfigErrors
+    from twisted_mta.store.faults import arm_from
 
+    arm_from(os.environ)
     try:
         before, command = _split_at_sendmail(argv)
         if command is not None:

@@ -29,6 +29,7 @@ from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import Account, IDelivery, IDirectory, IStoredBody, MailboxError
+from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import MessageFile, key_of, safe_host, sync_directory
 from twisted_mta.store.maildir.layout import Layout
 from twisted_mta.store.maildir.names import directory_of, normalise
@@ -217,6 +218,7 @@ class Copy:
     def place(self) -> None:
         """Rename it into new/."""
         if self._file is not None:
+            fault("maildir.deliver")
             os.rename(self._file.path, os.path.join(self.where, self._file.named(self.key)))
             self.fresh = True
 

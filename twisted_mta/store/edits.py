@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from twisted_mta.store.faults import fault
 
 
 @contextlib.contextmanager
@@ -21,6 +24,7 @@ def editing(path: Path) -> Iterator[list[str]]:
     lock = os.open(f"{path}.lock", flags, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep(path)
         try:
             before: os.stat_result | None = path.stat()
             text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -35,6 +39,14 @@ def editing(path: Path) -> Iterator[list[str]]:
         os.close(lock)
 
 
+def _sweep(path: Path) -> None:
+    """Remove what an editor that was killed has left: whoever has the lock is the only one."""
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    for entry in os.scandir(path.parent):
+        if leftover.fullmatch(entry.name):
+            os.unlink(entry.path)
+
+
 def replace(path: Path, text: str, before: os.stat_result | None = None) -> None:
     """Write a file (0600) in place of another, whose owner it keeps. Raises OSError."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -46,13 +58,17 @@ def replace(path: Path, text: str, before: os.stat_result | None = None) -> None
                 os.fchmod(descriptor, 0o600 | before.st_mode & 0o040)
             file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()
+            fault("edit.sync")
             os.fsync(descriptor)
+        fault("edit.rename")
         os.rename(name, path)
     except BaseException:
         os.unlink(name)
         raise
+    fault("edit.sync-directory")
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+    fault("edit.replaced")

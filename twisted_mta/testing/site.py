@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from twisted_mta.admin.client import call
 from twisted_mta.admin.errors import AdminError
@@ -49,6 +49,35 @@ maildir = "mail/{{user}}"
 _ROLES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
 
 
+class Process(Protocol):
+    """What a Site needs of its process: as subprocess.Popen has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal."""
+        ...
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        ...
+
+
+Spawn = Callable[[list[str], IO[bytes], Mapping[str, str]], Process]
+
+
+def _spawn(command: list[str], output: IO[bytes], environment: Mapping[str, str]) -> Process:
+    return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
 class Site:
     """A configuration directory and the server that runs on it. `config` is more TOML, `aliases` an aliases(5) text.
 
@@ -66,12 +95,15 @@ class Site:
         roles: tuple[str, ...] = _ROLES,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        spawn: Spawn | None = None,
     ) -> None:
+        """`spawn` starts a process: (command, file for all it prints, environment)."""
         self._owned = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="mta-site-"))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
+        self._spawn = spawn or _spawn
         self.domain = domain
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._ports: dict[str, int] = {}
         listens = "".join(
             f'[[listen]]\nrole = "{role}"\nendpoint = "tcp:0:interface=127.0.0.1"\n\n' for role in roles
@@ -96,12 +128,7 @@ class Site:
     def start(self) -> Site:
         """Start the server and wait until it listens."""
         log = (self.directory / "log").open("ab")
-        self.process = subprocess.Popen(
-            self.command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self._environment},
-        )
+        self.process = self._spawn(self.command, log, {**os.environ, **self.environment})
         log.close()
         self.wait_for(self._answers, 30)
         return self

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from twisted_mta.store.faults import fault
+
 _FLAGS_MARK = ":2,"
 _FIELD = re.compile(r",([SW])=([0-9]{1,15})(?=,|$)")
 _LONE_CRLF = re.compile(rb"(?<!\r)\r\n")
@@ -94,6 +96,7 @@ class MessageFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._lines = ToDisk()
+        fault("maildir.create")
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes) -> None:
@@ -106,6 +109,7 @@ class MessageFile:
 
     def sync(self) -> None:
         """Wait until it is on disk, and close."""
+        fault("maildir.sync")
         os.fsync(self._fd)
         fd, self._fd = self._fd, -1
         os.close(fd)
@@ -129,16 +133,19 @@ class MessageFile:
     def _put(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
+            fault("maildir.write")
             view = view[os.write(self._fd, view) :]
 
 
 def sync_directory(path: str) -> None:
     """Make the renames in a directory durable."""
+    fault("maildir.sync-directory")
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+    fault("maildir.synced")
 
 
 def safe_host(host: str) -> str:

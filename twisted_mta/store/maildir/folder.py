@@ -20,6 +20,7 @@ from typing import TypeVar
 import attrs
 
 from twisted_mta.interfaces import MailboxChanges, MailboxError, MailboxStatus, MessageEntry, NoSuchMailbox
+from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import (
     arrival_order,
     key_of,
@@ -163,7 +164,9 @@ class Folder:
             def unlink(record: Record) -> Record | None:
                 if not doomed(record):
                     return None
+                fault("maildir.remove")
                 os.unlink(self._file(record))
+                fault("maildir.removed")
                 return record
 
             mine = list(uids) if self._is(view) else []
@@ -188,6 +191,7 @@ class Folder:
                     letters = self._keywords.letters(file.flags)
                     name = with_letters(file.name, letters) if letters else file.name
                     record = Record(uid, key_of(name), name, not letters, file.virtual, file.date, True)
+                    fault("maildir.add")
                     os.rename(file.path, self._file(record))
                     placed.append(self._file(record))
                     records.append(record)
@@ -446,6 +450,7 @@ class Folder:
         """Move a message into cur/ under the name with these letters. Raises FileNotFoundError."""
         renamed = attrs.evolve(record, file=with_letters(record.file, letters), fresh=False)
         if renamed != record:
+            fault("maildir.flags")
             os.rename(self._file(record), self._file(renamed))
         return renamed
 
@@ -465,6 +470,7 @@ def _read_file(path: str) -> bytes:
 
 
 def _link_or_copy(source: str, copy: str) -> None:
+    fault("maildir.link")
     try:
         os.link(source, copy, follow_symlinks=False)
     except OSError as error:

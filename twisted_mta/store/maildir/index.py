@@ -17,6 +17,8 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.store.faults import fault
+
 FILE = "twisted-mta-index.sqlite"
 _VERSION = 1
 _SCHEMA = """
@@ -102,10 +104,12 @@ class Index:
                         self._foreign = foreign
                         self.epoch += 1
                     yield db
+                    fault("index.commit")
                 except BaseException:
                     self._roll_back(db)
                     raise
                 db.execute("COMMIT")
+                fault("index.committed")
             except sqlite3.DatabaseError as error:
                 # What memory holds may be ahead of what was rolled back.
                 self.epoch += 1

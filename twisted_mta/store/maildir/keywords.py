@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from twisted_mta.interfaces import MailboxError
+from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import sync_directory
 
 FILE = "dovecot-keywords"
@@ -92,7 +93,9 @@ class Keywords:
             with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CLOEXEC), "w", encoding="utf-8") as file:
                 file.writelines(lines)
                 file.flush()
+                fault("keywords.sync")
                 os.fsync(file.fileno())
+            fault("keywords.rename")
             lock.rename(self._path)
             sync_directory(str(self._path.parent))
             self._names = names

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import sync_directory
 from twisted_mta.store.maildir.names import directory_of, name_of
 
@@ -42,6 +43,7 @@ class Layout:
     def create(self, directory: str) -> None:
         """Make a mailbox; durable. One that another program left half-made is completed."""
         path = self.path(directory)
+        fault("maildir.make")
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
         # Tells delivery agents that quotas and the like are those of the directory above.
@@ -69,6 +71,7 @@ class Layout:
     def remove(self, directory: str, trash_key: str) -> None:
         """Remove a mailbox with its messages: it is gone at once, its files go after."""
         trash = f"{_TRASH}{trash_key}"
+        fault("maildir.trash")
         os.rename(self.path(directory), self.path(trash))
         sync_directory(self.root)
         for name in os.listdir(self.root):  # and what a crash left over
@@ -88,6 +91,7 @@ class Layout:
 
     def rename(self, old: str, new: str) -> None:
         """Give a mailbox another directory; the caller has seen that it is free."""
+        fault("maildir.rename")
         os.rename(self.path(old), self.path(new))
         sync_directory(self.root)
 
@@ -116,7 +120,9 @@ class Layout:
         ) as file:
             file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()
+            fault("subscriptions.sync")
             os.fsync(file.fileno())
+        fault("subscriptions.rename")
         fresh.rename(Path(self.root, _SUBSCRIPTIONS))
         sync_directory(self.root)
 

@@ -29,6 +29,7 @@ from twisted_mta.interfaces import (
     NoSuchMailbox,
     StoreFull,
 )
+from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import MessageFile, UniqueKeys, sync_directory
 from twisted_mta.store.maildir.folder import Folder, Incoming, View
 from twisted_mta.store.maildir.index import FILE, Index, IndexLost
@@ -303,6 +304,7 @@ class MaildirStore:
         with self._index.transaction():  # no scan may look meanwhile
             for part in ("cur", "new"):
                 for file in os.listdir(os.path.join(inbox, part)):
+                    fault("maildir.rename")
                     os.rename(os.path.join(inbox, part, file), os.path.join(target, part, file))
                 sync_directory(os.path.join(target, part))
                 sync_directory(os.path.join(inbox, part))

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.interfaces import IBodyWriter, IStoredBody
+from twisted_mta.store.faults import fault
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.tables import BodyRow
 
@@ -92,6 +93,7 @@ class BodyFiles:
                 if match:
                     self._count = max(self._count, int(match[1]))
                     if entry.name not in keep:
+                        fault("body.sweep")
                         Path(entry.path).unlink()
                         swept += 1
         return swept
@@ -101,6 +103,7 @@ class BodyFiles:
         while True:
             self._count += 1
             name = f"{self._owner}-{self._count}"
+            fault("body.create")
             try:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 return name, os.open(self._tmp / name, flags, 0o600)
@@ -110,11 +113,15 @@ class BodyFiles:
     def publish(self, name: str, descriptor: int) -> None:
         """Make a finished file durable under its name, and close it."""
         try:
+            fault("body.sync")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        fault("body.rename")
         (self._tmp / name).rename(self.directory / name)
+        fault("body.sync-directory")
         sync_directory(self.directory)
+        fault("body.published")
 
     def path(self, name: str) -> Path:
         """Where a published file is."""
@@ -124,7 +131,9 @@ class BodyFiles:
         """Remove a file, finished or not."""
         for path in (self._tmp / name, self.directory / name):
             try:
+                fault("body.remove")
                 path.unlink(missing_ok=True)
+                fault("body.removed")
             except OSError:  # it is swept at the next start
                 self.log.failure("can't remove the body file {path}", path=str(path))
 
@@ -141,6 +150,7 @@ def sync_directory(directory: Path) -> None:
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
+        fault("body.write")
         written = os.write(descriptor, view)
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

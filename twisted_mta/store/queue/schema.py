@@ -16,6 +16,8 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from twisted_mta.store.faults import fault
+
 #: Stands as the owner of recipients whose message is held, so that nobody claims them. No process has such a name.
 HOLD = "!hold"
 
@@ -214,10 +216,12 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         for statement in _INDEXES:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={VERSION}")
+        fault("queue.migrate")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+    fault("queue.migrated")
 
 
 def limit_size(connection: sqlite3.Connection, octets: int) -> None:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from twisted_mta.core.queue import Expanded, NewMessage, TryLater, WorkItem
 from twisted_mta.interfaces import Update
+from twisted_mta.store.faults import fault
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.history import HistoryTables
@@ -91,13 +92,16 @@ class Tables:
         try:
             self._begin()
             results = [operation(self) for operation in operations]
+            fault("queue.commit")
             self._cursor.execute("COMMIT")
         except Exception:
             self._roll_back()
             raise
+        fault("queue.committed")
         return results
 
     def _begin(self) -> None:
+        fault("queue.begin")
         self._cursor.execute("BEGIN IMMEDIATE")
         # Another process may have added rows. Never going back keeps a number from meaning two things to one of us.
         (body,) = self._cursor.execute("SELECT max(id) FROM body").fetchone()
