@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
 
-.PHONY: run test coverage interop testssl fuzz lint format bench clean
+.PHONY: run test coverage interop testssl fuzz torture lint format bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ testssl: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.smtp_server --count 1000000 $(ARGS)
+
+torture: $(STAMP)
+	$(BIN)/python -m tests.crash --kills 3000 $(ARGS)
 
 bench: $(STAMP)
 	tests/interop/install

@@ -55,7 +55,6 @@ STEPS: Mapping[str, str] = {
     "edit.sync": "the fsync of a new text file (accounts, a secret)",
     "edit.rename": "it replaces the old one",
     "edit.sync-directory": "the fsync of its directory",
-    "usage.commit": "the commit of what accounts sent",
 }
 #: Behind a step: it is done and can't fail any more, but nobody has been told.
 DONE: Mapping[str, str] = {

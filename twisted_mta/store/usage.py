@@ -13,7 +13,6 @@ from pathlib import Path
 import attrs
 
 from twisted_mta.core.rates import DAY, HOUR, Counter, Usage
-from twisted_mta.store.faults import fault
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -90,7 +89,6 @@ class UsageFile:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kept
             )
-            fault("usage.commit")
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.execute("ROLLBACK")

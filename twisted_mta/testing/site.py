@@ -143,7 +143,7 @@ class Site:
     def _answers(self) -> bool:
         assert self.process is not None  # start() made it
         if self.process.poll() is not None:
-            raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+            raise RuntimeError(f"the server ended with {self.process.poll()}:\n{self.log()}")
         try:
             status = self.control("status")
         except AdminError:
