@@ -1,10 +1,13 @@
 """What connections cost in memory: many idle ones, and many that send a large message at the same time.
 
-    python -m benchmarks.connections [--idle 10000] [--senders 1000] [--size 1000000] [--json FILE]
+    python -m benchmarks.connections [--idle 10000] [--senders 1000] [--size 1000000] [--sent N] [--no-header] [--tls]
+                                     [--json FILE]
 
 Idle connections are held in one server process, in plain text (port mx, after EHLO) and with TLS (port submissions,
 after EHLO); what one costs is the growth of the resident memory divided by their count. The senders take turns with
 pieces of 64 kB, so that all their messages are under way at once; the highest resident memory is what the kernel noted.
+With --sent each sends only so many octets of its message, and hangs up when all have: so messages can be measured that
+would fill the disk. With --no-header a message is one header section that never ends. What is declared (SIZE) is --size.
 Each needs as many open files as there are connections, here and in the server (`ulimit -n`); nothing is changed for good.
 """
 
@@ -101,33 +104,83 @@ async def idle(count: int, role: str) -> dict[str, Any]:
     }
 
 
-async def senders(count: int, size: int) -> dict[str, Any]:
-    """`count` messages of `size` octets, all at once; the most memory that the server had."""
+@attrs.frozen(kw_only=True)
+class Load:
+    """What the senders send."""
+
+    #: Octets of a message, as declared.
+    size: int
+    #: Octets that are sent before all hang up; None: whole messages, and their ends.
+    sent: int | None = None
+    header: bool = True
+    tls: bool = False
+
+    @property
+    def begin(self) -> bytes:
+        """The first octets of a message."""
+        return b"Subject: load\r\n\r\n" if self.header else b"Subject: load\r\n"
+
+
+async def _secure(connections: list[Connection]) -> None:
+    """STARTTLS on each."""
+    tls = ssl._create_unverified_context()
+    for connection in connections:
+        await connection.say(b"STARTTLS\r\n")
+        await connection.writer.start_tls(tls, ssl_handshake_timeout=300)
+        await connection.say(b"EHLO client.example.org\r\n")
+
+
+async def _taken(site: Site, connections: list[Connection]) -> None:
+    """Wait until the server has read what was sent: nothing waits here, and nothing in the sockets between us."""
+    port = site.port("mx")
+    while any(c.writer.transport.get_write_buffer_size() for c in connections) or _unread(port):
+        await asyncio.sleep(0.2)
+
+
+def _unread(port: int) -> int:
+    """Octets that the kernel holds for a local TCP port: /proc/net/tcp has them in hexadecimal, by connection."""
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        local, remote = (int(fields[n].rpartition(":")[2], 16) for n in (1, 2))
+        sent, received = (int(number, 16) for number in fields[4].split(":"))
+        waiting += received if local == port else sent if remote == port else 0
+    return waiting
+
+
+async def senders(count: int, load: Load) -> dict[str, Any]:
+    """`count` messages at once; the most memory that the server had."""
     with Site(_LIMITS, roles=("mx",)) as site:
         connections = await _open(count, site.port("mx"))
+        if load.tls:
+            await _secure(connections)
         before = memory(site, "VmRSS")
         began = time.perf_counter()
         for connection in connections:
-            await connection.say(b"MAIL FROM:<load@example.org> SIZE=%d\r\n" % size)
+            await connection.say(b"MAIL FROM:<load@example.org> SIZE=%d\r\n" % load.size)
             await connection.say(b"RCPT TO:<alice@example.test>\r\n")
             await connection.say(b"DATA\r\n")
         for connection in connections:
-            connection.writer.write(b"Subject: load\r\n\r\n")
+            connection.writer.write(load.begin)
         line = b"x" * 70 + b"\r\n"
         piece = line * (_PIECE // len(line))
-        for _ in range(0, size, len(piece)):
+        for _ in range(0, load.size if load.sent is None else load.sent, len(piece)):
             for connection in connections:
                 connection.writer.write(piece)
                 await connection.writer.drain()
         under_way = memory(site, "VmHWM")
-        await asyncio.gather(*(connection.say(b".\r\n") for connection in connections))
+        if load.sent is None:
+            await asyncio.gather(*(connection.say(b".\r\n") for connection in connections))
+        else:
+            await _taken(site, connections)
         took = time.perf_counter() - began
         most = memory(site, "VmHWM")
         for connection in connections:
             connection.writer.transport.abort()
     return {
         "connections": count,
-        "octets a message": size,
+        "octets a message": load.size,
+        "octets sent of each": load.size if load.sent is None else load.sent,
         "rss before": before,
         "highest rss before the first end": under_way,
         "highest rss": most,
@@ -143,6 +196,11 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=10_000, help="0: leave that out")
     parser.add_argument("--senders", type=int, default=1000, help="0: leave that out")
     parser.add_argument("--size", type=int, default=1_000_000, help="octets of a message")
+    parser.add_argument("--sent", type=int, help="octets sent of each message before all hang up")
+    parser.add_argument(
+        "--no-header", action="store_true", help="messages that are one endless header section"
+    )
+    parser.add_argument("--tls", action="store_true", help="senders use STARTTLS")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -157,7 +215,8 @@ def main() -> None:
         measurements.append(("idle, plain text", lambda: idle(options.idle, "mx")))
         measurements.append(("idle, TLS", lambda: idle(options.idle, "submissions")))
     if options.senders:
-        measurements.append(("senders", lambda: senders(options.senders, options.size)))
+        load = Load(size=options.size, sent=options.sent, header=not options.no_header, tls=options.tls)
+        measurements.append(("senders", lambda: senders(options.senders, load)))
     for name, measure in measurements:
         results[name] = asyncio.run(measure())
         print(f"{name}: {results[name]}", flush=True)

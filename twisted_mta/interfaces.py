@@ -41,6 +41,12 @@ class IBodyWriter(Interface):
         Raises StoreFull, or the Awaitable does; the writer is then of no use but for `abort`.
         """
 
+    def header(limit: int) -> Awaitable[bytes]:
+        """The header section, with the empty line that ends it, or its first `limit` octets.
+
+        For when everything was written, and before the body is added. Raises StoreFull.
+        """
+
     def abort() -> None:
         """Forget the body. Idempotent, and harmless after the body was added to a queue."""
 
@@ -74,6 +80,9 @@ class IQueueStore(Interface):
 
     What `add` and `record` return from is durable: on disk, fsynced. Calls are batched into commits.
     """
+
+    def check_room(octets: int) -> None:
+        """Raises StoreFull when there is no room for a body of so many octets. Asking takes none of it."""
 
     def new_body() -> IBodyWriter:
         """Start to receive a body."""
@@ -160,6 +169,9 @@ class IQueueHistory(Interface):
 
 class IQueue(Interface):
     """The running queue: what reception and the deliveries see of the queue manager."""
+
+    def check_room(octets: int) -> None:
+        """See IQueueStore.check_room."""
 
     def new_body() -> IBodyWriter:
         """See IQueueStore.new_body."""

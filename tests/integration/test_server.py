@@ -313,6 +313,32 @@ def test_full_disk(small_disk: Path) -> None:
         assert os.path.islink(site.directory / "data")
 
 
+def test_mail_is_refused_before_the_disk_is_full(small_disk: Path) -> None:
+    """At MAIL by the announced size, while a message comes in, and for all when the reserve is reached."""
+    with Site('[limits]\ndisk_reserve = "1M"\n', roles=("mx",)) as site:
+        site.stop()
+        (site.directory / "data").rename(site.directory / "unused")
+        (site.directory / "data").symlink_to(small_disk)
+        site.start()
+        disk = site.control("status")["disk of the queue"]
+        assert (disk["reserve"], disk["mail"]) == (1 << 20, "accepted")
+        with smtplib.SMTP("127.0.0.1", site.port("mx"), timeout=30) as client:
+            client.ehlo("client")
+            fits = disk["free"] - (1 << 20) - 100_000
+            assert client.mail("dave@example.org", [f"SIZE={fits + 200_000}"])[0] == 452  # RFC 1870 §6.1
+            assert client.mail("dave@example.org", [f"SIZE={fits}"])[0] == 250
+            client.rcpt("alice@example.test")
+            big = b"Subject: big\r\n\r\n" + (b"y" * 900 + b"\r\n") * (disk["free"] // 900)
+            assert client.data(big)[0] == 452
+            assert site.control("status")["disk of the queue"]["mail"] == "accepted"  # it was dropped
+            (small_disk / "ballast").write_bytes(b"x" * (fits + 150_000))
+            site.wait_for(lambda: client.mail("dave@example.org")[0] == 452 or client.rset() is None)
+            assert site.control("status")["disk of the queue"]["mail"].startswith("refused: ")
+            (small_disk / "ballast").unlink()
+            site.wait_for(lambda: client.mail("dave@example.org")[0] == 250)
+        send(site.port("mx"), "alice@example.test")
+
+
 def test_xclient_from_a_trusted_filter_only() -> None:
     """The client that it names is judged in its place: here, one that may not relay."""
     relay = '[relay]\nnetworks = ["127.0.0.0/8"]\nxclient_networks = ["127.0.0.1"]\n'

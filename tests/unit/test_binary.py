@@ -12,7 +12,8 @@ from zope.interface.verify import verifyObject
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IMessageSink
 from twisted_mta.service import binary
-from twisted_mta.service.binary import BinaryIncoming, BinaryRoom
+from twisted_mta.service.binary import BinaryIncoming
+from twisted_mta.service.room import Room
 from twisted_mta.store.threads import InlineWorkers
 
 TAKEN = Reply(250, "2.0.0", "Queued")
@@ -43,8 +44,8 @@ class Sink:
 class BinaryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.sink = Sink()
-        self.room = BinaryRoom(InlineWorkers())
-        self.incoming = BinaryIncoming(self.sink, self.room)
+        self.room = Room()
+        self.incoming = BinaryIncoming(self.sink, self.room, InlineWorkers())
 
     def finish(self) -> Any:
         return Deferred.fromCoroutine(self.incoming.finish())
@@ -79,8 +80,8 @@ class BinaryTests(SynchronousTestCase):
         self.assertTrue(self.sink.aborted)
 
     def test_the_room_is_shared(self) -> None:
-        self.patch(binary, "MAX_MEMORY", 100)
-        other = BinaryIncoming(Sink(), self.room)
+        self.room.limit = 100
+        other = BinaryIncoming(Sink(), self.room, InlineWorkers())
         other.write(b"x" * 60)
         for data in (b"y" * 40, b"y", b"y"):
             self.incoming.write(data)
@@ -91,7 +92,7 @@ class BinaryTests(SynchronousTestCase):
         self.assertEqual(self.room.used, 0)
 
     def test_one_that_never_fits(self) -> None:
-        self.patch(binary, "MAX_MEMORY", 100)
+        self.room.limit = 100
         self.incoming.write(b"x" * 101)
         self.assertEqual(self.successResultOf(self.finish()).code, 552)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_network
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.message import header_length
 from twisted_mta.core.queue import NewMessage, Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Credentials, Secret
@@ -44,6 +46,9 @@ class Body:
         self.octets += data
         return self.wait
 
+    async def header(self, limit: int) -> bytes:
+        return self.octets[: min(header_length(self.octets), limit)]
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -54,8 +59,13 @@ class Queue:
 
     def __init__(self) -> None:
         self.body = Body()
+        self.room = 1 << 30
         self.messages: list[NewMessage] = []
         self.error: Exception | None = None
+
+    def check_room(self, octets: int) -> None:
+        if octets > self.room:
+            raise StoreFull
 
     def new_body(self) -> Body:
         return self.body
@@ -200,6 +210,7 @@ class ReceptionTests(SynchronousTestCase):
             "554 5.4.6", self.finish(b"Received: a\r\nReceived: b\r\n", b"Received: c\r\n\r\nReceived: d\r\n")
         )
         self.assertTrue(self.queue.body.aborted)
+        self.queue.body = Body()
         self.assertIn("250", self.finish(b"Received: a\r\nReceived: b\r\n\r\nReceived: in the body\r\n"))
 
     def test_full_disk(self) -> None:
@@ -210,6 +221,21 @@ class ReceptionTests(SynchronousTestCase):
     def test_full_disk_while_writing(self) -> None:
         self.queue.body.error = StoreFull()
         self.assertIn("452 4.3.1", self.finish(b"x\r\n", b"y\r\n"))
+
+    def test_what_is_refused_takes_no_room_until_its_end(self) -> None:
+        sink = self.reception.message(self.peer, self.envelope("alice@example.test"))
+        sink.write(b"x\r\n")
+        self.queue.body.error = StoreFull()
+        sink.write(b"y\r\n")
+        self.assertTrue(self.queue.body.aborted)
+
+    def test_no_room_for_what_is_announced(self) -> None:
+        self.queue.room = 1000
+        for size, code in ((0, 250), (1000, 250), (1001, 452)):
+            envelope = attrs.evolve(self.envelope(), declared_size=size)
+            reply = self.reception.mail(self.peer, envelope)
+            assert isinstance(reply, Reply)
+            self.assertEqual((reply.code, reply.status), (code, "2.1.0" if code == 250 else "4.3.1"))
 
     def test_full_disk_in_a_thread(self) -> None:
         self.queue.body.wait = Deferred()

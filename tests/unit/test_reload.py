@@ -55,14 +55,16 @@ class ReloadTests(SynchronousTestCase):
         )
 
     def test_what_others_hold_is_changed_too(self) -> None:
-        """The postmaster of bounces, the reserve of the disk, the separator of details."""
+        """The postmaster of bounces, the reserve of the disk, the memory for what comes in, the separator of details."""
         self.file.write_text(
             self.file.read_text()
             .replace("postmaster@example.test", "bob@example.test")
             .replace("[accounts]", '[accounts]\nseparator = "-"')
-            + '\n[limits]\ndisk_reserve = "1000000000G"\n'
+            + '\n[limits]\ndisk_reserve = "1000000000G"\nmemory = "5M"\n'
         )
+        self.assertEqual(self.world.parts.store.body_memory.limit, 64 << 20)
         self.reload()
+        self.assertEqual(self.world.parts.store.body_memory.limit, 5 << 20)
         self.assertEqual(self.code("bob@example.test"), 452)
         self.file.write_text(self.file.read_text().replace('"1000000000G"', "0"))
         self.reload()

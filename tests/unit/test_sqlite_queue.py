@@ -21,6 +21,7 @@ from twisted_mta.core.envelope import TlsWish
 from twisted_mta.interfaces import StoreFull, Update
 from twisted_mta.store.queue import SQLiteQueueStore, schema
 from twisted_mta.store.queue.bodies import WRITE_SIZE, BodyFiles, BodyWriter, FileBody, MemoryBody
+from twisted_mta.store.queue.body_memory import BodyMemory
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.rows import CorruptRow, unpack_address
 from twisted_mta.store.queue.schema import QueueFileError
@@ -321,7 +322,7 @@ class FullTests(StoreTestCase):
     def test_the_reserve_does_not_keep_outcomes_from_being_recorded(self) -> None:
         store = self.open()
         items = self.run_async(put(store, message("a"), claim=True))
-        store._reserve = 1 << 62
+        store.disk.reconfigure(1 << 62)
         new = [(message("b", "alice", sender=None), b"bounce")]
         self.run_async(store.record([Update(row=rows_of(items)[0], outcome=DELIVERED)], new))
         self.assertEqual([item.message.id for item in self.run_async(store.listing())], ["b"])
@@ -380,10 +381,11 @@ class FullTests(StoreTestCase):
 
 class BodyWriterTests(StoreTestCase):
     def make(self, threshold: int = 10) -> tuple[BodyWriter, SlowWorkers]:
+        self.memory = BodyMemory(1 << 20)
         workers = SlowWorkers()
         (self.directory / "queue").mkdir()
         files = BodyFiles(self.directory / "queue" / "bodies", "mta")
-        return BodyWriter(files, workers, threshold, lambda octets: None), workers
+        return BodyWriter(files, workers, threshold, lambda octets: None, self.memory), workers
 
     def test_the_writer_holds_back_while_it_writes(self) -> None:
         body, workers = self.make()

@@ -349,6 +349,24 @@ class ReceptionTests(SynchronousTestCase):
         )
         self.assertEqual(self.queue.body.octets, b"")
 
+    def test_headers_share_their_room(self) -> None:
+        room = self.reception._intake.room
+        room.limit = 100
+        envelope = Envelope(ALICE, (Recipient(Address("bob", "example.test")),))
+        first = self.reception.message(self.peer, envelope)
+        first.write(b"From: alice\r\nX: " + b"x" * 60)
+        self.assertEqual(
+            self.receive([b"From: alice\r\nX: " + b"x" * 60, b"\r\n\r\n"]),
+            "452 4.3.1 Too many long headers at a time, try again later",
+        )
+        self.assertEqual((room.used, self.queue.body.octets), (76, b""))
+        first.write(b"\r\n\r\n")
+        self.assertEqual(room.used, 0)
+        second = self.reception.message(self.peer, envelope)
+        second.write(b"From: alice")
+        second.abort()
+        self.assertEqual(room.used, 0)
+
     def test_others_mail_is_not_touched(self) -> None:
         message = b"Bcc: x\r\nno field\r\n\r\nbody"
         for role, account in (("mx", self.peer.account), ("submission", None)):

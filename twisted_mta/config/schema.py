@@ -248,6 +248,8 @@ class Limits:
     hold: float = 2592000.0
     #: Free octets on the spool's disk below which mail is refused with 452.
     disk_reserve: int = 10485760
+    #: Octets of messages on their way in that are in memory, all together; what is more goes to the disk sooner.
+    memory: int = 67108864
 
 
 @attrs.frozen(kw_only=True)

@@ -92,6 +92,7 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "deliver_by_minimum": fields.duration(0, 999_999_999),  # RFC 2852 §2: nine digits
     "hold": fields.duration(0, 366 * 86400),
     "disk_reserve": fields.size(),
+    "memory": fields.size(1 << 20),
 }
 _MODE = fields.choice("off", "log", "require")
 CHECKS: Mapping[str, Reader[Any]] = {"reverse_dns": _MODE, "helo": _MODE}

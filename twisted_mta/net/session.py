@@ -209,6 +209,7 @@ class Session(protocol.Protocol):
             case BodyChunk(data):
                 pending = self._handler.body(data)
                 if pending is not None:
+                    self._pause_reading()  # a question can take one read more; a message has as much as there is room
                     self._wait(pending, lambda _: ())
             case StartTLS():
                 self._flush(out)

@@ -198,6 +198,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         lock.acquire()
         store = platform.open_queue(config.queue_directory, config.limits.disk_reserve)
         store.history = history_rules(config.queue)
+        store.reconfigure(config.limits.disk_reserve, config.limits.memory)
         login = smarthost_login(config.relay.smarthost)
         disk = platform.workers(_DISK_THREADS, "disk")
         hashing = platform.workers(_HASH_THREADS, "hashing")

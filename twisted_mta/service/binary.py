@@ -14,27 +14,14 @@ from zope.interface import implementer
 from twisted_mta.core.downgrade import Undowngradable, downgrade
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IMessageSink
+from twisted_mta.service.room import Room
 from twisted_mta.store.threads import InlineWorkers, Workers
 
-#: Octets of binary messages that are in memory at a time, all sessions together. Nor can one be larger.
-MAX_MEMORY = 64 << 20
 #: Octets handed on at a time.
 _CHUNK = 65536
 
 _BUSY = Reply(452, "4.3.1", "Too many binary messages at a time, try again later or send it as BODY=8BITMIME")
-_TOO_LARGE = Reply(
-    552, "5.3.4", f"A binary message can have {MAX_MEMORY} octets at most, send it as BODY=8BITMIME"
-)
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
-
-
-class BinaryRoom:
-    """What all binary messages share: memory, and the threads that convert them."""
-
-    def __init__(self, workers: Workers | InlineWorkers) -> None:
-        self.workers = workers
-        #: Octets in memory.
-        self.used = 0
 
 
 @implementer(IMessageSink)
@@ -43,22 +30,24 @@ class BinaryIncoming:
 
     log = Logger()
 
-    def __init__(self, sink: IMessageSink, room: BinaryRoom) -> None:
+    def __init__(self, sink: IMessageSink, room: Room, workers: Workers | InlineWorkers) -> None:
+        """`workers` convert. A message can't be larger than `room`."""
         self._sink = sink
         self._room = room
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._workers = workers
+        self._data = bytearray()
         self._failure: Reply | None = None
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """See IMessageSink."""
-        if self._failure is None and self._room.used + len(data) > MAX_MEMORY:
-            self._failure = _TOO_LARGE if self._size + len(data) > MAX_MEMORY else _BUSY
+        if self._failure is not None:
+            return None
+        if self._room.take(len(data)):
+            self._data += data
+        else:
+            limit = self._room.limit
+            self._failure = _too_large(limit) if len(self._data) + len(data) > limit else _BUSY
             self._forget()
-        if self._failure is None:
-            self._chunks.append(data)
-            self._size += len(data)
-            self._room.used += len(data)
         return None
 
     def abort(self) -> None:
@@ -80,7 +69,7 @@ class BinaryIncoming:
     async def _convert(self) -> Reply | None:
         """Hand the converted message to the sink; or why that can't be."""
         try:
-            text = await self._room.workers.run(_as_text, self._chunks)
+            text = await self._workers.run(_as_text, bytes(self._data))
             for start in range(0, len(text), _CHUNK):
                 pending = self._sink.write(text[start : start + _CHUNK])
                 if pending is not None:
@@ -95,12 +84,16 @@ class BinaryIncoming:
         return None
 
     def _forget(self) -> None:
-        self._room.used -= self._size
-        self._size = 0
-        self._chunks = []
+        self._room.give_back(len(self._data))
+        self._data = bytearray()
 
 
-def _as_text(chunks: list[bytes]) -> bytes:
+def _too_large(limit: int) -> Reply:
+    text = f"A binary message can have {limit} octets at most, send it as BODY=8BITMIME"
+    return Reply(552, "5.3.4", text)
+
+
+def _as_text(message: bytes) -> bytes:
     """Raises Undowngradable."""
-    text = downgrade(b"".join(chunks), "8bit")
+    text = downgrade(message, "8bit")
     return text if text.endswith(b"\r\n") else text + b"\r\n"

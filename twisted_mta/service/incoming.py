@@ -16,13 +16,16 @@ from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, with_protocol
 from twisted_mta.interfaces import IBodyWriter, IDirectory, IMessageSink, IQueue, Peer, StoreFull
-from twisted_mta.service.rules import Rules, client_of
+from twisted_mta.service.room import Room
+from twisted_mta.service.rules import Rules, client_of, refused
 
 #: Octets of a header section that the checks see; a longer one is judged by its beginning, and refused at submission.
 MAX_HEADER = 1 << 18
 
-_FULL = Reply(452, "4.3.1", "No room on the disk here, try again later")
+#: There is no room for a message.
+FULL = Reply(452, "4.3.1", "No room on the disk here, try again later")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
+_BUSY = Reply(452, "4.3.1", "Too many long headers at a time, try again later")
 _LONG_HEADER = Reply(552, "5.3.4", f"The header of the message is longer than {MAX_HEADER} octets")
 #: The roles of listeners whose clients are our users.
 _SUBMISSION = frozenset(("submission", "submissions"))
@@ -36,6 +39,8 @@ class Intake:
     directory: IDirectory
     ids: Callable[[], str]
     seconds: Callable[[], float]
+    #: For what has to be in memory whole.
+    room: Room = attrs.field(factory=Room)
 
 
 @implementer(IMessageSink)
@@ -51,12 +56,12 @@ class Incoming:
         self._peer = peer
         self._envelope = envelope
         self._body: IBodyWriter = intake.queue.new_body()
-        #: The header section as it goes into the queue; empty until it ended.
-        self._header = b""
-        self._collector = HeaderCollector(MAX_HEADER)
         # RFC 6409 §8: what our users send is put right; nobody else's mail is touched.
         submitted = peer.account is not None and peer.role in _SUBMISSION
-        self._mend = rules.mend if submitted else None
+        #: Holds a header section back that is to be mended, until it is whole and goes into the body.
+        self._collector = HeaderCollector(MAX_HEADER) if submitted and rules.mend else None
+        #: Octets that were taken of the room for the collector.
+        self._taken = 0
         self._queue_id = ""
         self._failure: Reply | None = None
 
@@ -64,15 +69,17 @@ class Incoming:
         """See IMessageSink."""
         if self._failure is not None:
             return None
-        if not self._collector.complete:
-            data = self._take_header(data)
-        return self._store(data) if data and self._failure is None else None
+        if self._collector is not None:
+            data = self._collect(self._collector, data)
+        return self._store(data)
 
     def _store(self, data: bytes) -> Awaitable[None] | None:
+        if not data or self._failure is not None:
+            return None
         try:
             pending = self._body.write(data)
         except StoreFull:
-            self._failure = _FULL
+            self._fail(FULL)
             return None
         return None if pending is None else self._written(pending)
 
@@ -80,63 +87,63 @@ class Incoming:
         try:
             await pending
         except StoreFull:
-            self._failure = _FULL
+            self._fail(FULL)
 
-    def _take_header(self, data: bytes) -> bytes:
-        """What can be stored now: all of it, or nothing before the end of a header section that is to be mended."""
-        rest = self._collector.feed(data)
-        header = self._end_header() if self._collector.complete else b""
-        return data if self._mend is None else header + rest * self._collector.complete
+    def _fail(self, reply: Reply) -> None:
+        """The message can't be taken, which is told at its end; what there is of it need not take up room until then."""
+        self._failure = reply
+        self._collector = None
+        self.abort()
 
-    def _end_header(self) -> bytes:
-        """The header section as it is to be stored; what is wrong with it becomes the failure."""
-        self._header = self._collector.header
-        if self._mend is None:
-            return self._header
-        if self._collector.too_long:
-            self._failure = _LONG_HEADER
+    def _collect(self, collector: HeaderCollector, data: bytes) -> bytes:
+        """What can be stored now: nothing before the end of the header section."""
+        if not self._intake.room.take(len(data)):
+            self._fail(_BUSY)
+            return b""
+        self._taken += len(data)
+        rest = collector.feed(data)
+        return self._mended(collector) + rest if collector.complete else b""
+
+    def _mended(self, collector: HeaderCollector) -> bytes:
+        """The header section that was collected, as it is to be stored. What is wrong with it becomes the failure."""
+        assert self._rules.mend is not None  # else nothing is collected
+        self._collector = None
+        self._leave_room()
+        if collector.too_long:
+            self._fail(_LONG_HEADER)
             return b""
         try:
-            now = self._intake.seconds()
-            self._header = self._mend(self._header, self._peer, self._id(), now)
+            return self._rules.mend(collector.header, self._peer, self._id(), self._intake.seconds())
         except SubmissionError as error:
-            self.log.info(
-                "refused {client}: {reply}",
-                client=client_of(self._peer),
-                peer=self._peer.address,
-                reply=str(error.reply),
-            )
-            self._failure = error.reply
+            self._fail(refused(self._peer, error.reply))
         except Exception:  # noqa: BLE001  a sink never raises
             self.log.failure("could not mend a header from {peer}", peer=self._peer.address)
-            self._failure = _FAULT
-        return self._header
+            self._fail(_FAULT)
+        return b""
 
     def _id(self) -> str:
         self._queue_id = self._queue_id or self._intake.ids()
         return self._queue_id
 
-    async def _flush_header(self) -> None:
-        """A message may end before its header section does."""
-        if self._collector.complete:
-            return
-        header = self._end_header()
-        if self._mend is not None and self._failure is None:
-            pending = self._store(header)
-            if pending is not None:
-                await pending
+    def _leave_room(self) -> None:
+        taken, self._taken = self._taken, 0
+        self._intake.room.give_back(taken)
 
     def abort(self) -> None:
         """See IMessageSink."""
+        self._leave_room()
         self._body.abort()
 
     async def finish(self) -> Reply:
         """See IMessageSink."""
         try:
-            await self._flush_header()
+            if self._collector is not None:  # the message ended before its header section did
+                pending = self._store(self._mended(self._collector))
+                if pending is not None:
+                    await pending
             reply = self._failure or await self._accept()
         except StoreFull:
-            reply = _FULL
+            reply = FULL
         except Exception:  # noqa: BLE001  whatever it was, the client keeps the message and tries again
             self.log.failure(
                 "could not queue a message from {peer}",
@@ -145,16 +152,17 @@ class Incoming:
             )
             reply = _FAULT
         if not reply.positive:
-            self._body.abort()
+            self.abort()
         return reply
 
     async def _accept(self) -> Reply:
-        peer, envelope, header = self._peer, self._envelope, self._header
+        peer, envelope = self._peer, self._envelope
+        header = await self._body.header(MAX_HEADER)
         verdict = self._rules.judge(peer, lambda check: check.on_message(peer, envelope, header))
         refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
         if refusal is not None:
             return refusal
-        message = self._new_message()
+        message = self._new_message(header)
         size = self._body.size
         await self._intake.queue.submit([message], self._body)
         self.log.info(
@@ -175,7 +183,7 @@ class Incoming:
         )
         return Reply(250, "2.0.0", f"Queued as {message.id}")
 
-    def _new_message(self) -> NewMessage:
+    def _new_message(self, header: bytes) -> NewMessage:
         intake, envelope = self._intake, self._envelope
         routed = route(envelope.recipients, intake.directory)
         queue_id = self._id()
@@ -200,12 +208,12 @@ class Incoming:
             envid=envelope.envid,
             # RFC 8689 §5: what requires TLS is not sent back whole.
             ret="HDRS" if envelope.require_tls else envelope.ret,
-            message_id=_message_id(self._header),
+            message_id=_message_id(header),
             origin=self._origin(),
             not_before=envelope.hold_until if envelope.hold_until > now else 0.0,
             deliver_by=envelope.deliver_by,
             priority=envelope.priority,
-            tls=_tls_wish(envelope, self._header),
+            tls=_tls_wish(envelope, header),
             arrival=self._arrival(),
         )
 

@@ -149,6 +149,9 @@ class QueueManager(Service):
 
     # --- IQueue ----------------------------------------------------------------------------------
 
+    def check_room(self, octets: int) -> None:
+        self._store.check_room(octets)
+
     def new_body(self) -> IBodyWriter:
         return self._store.new_body()
 

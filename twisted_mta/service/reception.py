@@ -17,10 +17,10 @@ from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.expand import expand, resolves
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Secret
-from twisted_mta.interfaces import Account, Client, IAuthenticator, IMessageSink, IReception, Peer
-from twisted_mta.service.binary import BinaryIncoming, BinaryRoom
-from twisted_mta.service.incoming import Incoming, Intake
-from twisted_mta.service.rules import Rules, Verdict
+from twisted_mta.interfaces import Account, Client, IAuthenticator, IMessageSink, IReception, Peer, StoreFull
+from twisted_mta.service.binary import BinaryIncoming
+from twisted_mta.service.incoming import FULL, Incoming, Intake
+from twisted_mta.service.rules import Rules, Verdict, refused
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Addresses that EXPN shows.
@@ -46,7 +46,7 @@ class Reception:
         self._intake = intake
         self._directory = intake.directory
         self._authenticator = authenticator
-        self._binary = BinaryRoom(workers or InlineWorkers())
+        self._workers = workers or InlineWorkers()
 
     def connected(self, peer: Peer) -> Verdict:
         """See IReception."""
@@ -58,6 +58,10 @@ class Reception:
 
     def mail(self, peer: Peer, envelope: Envelope) -> Verdict:
         """See IReception."""
+        try:
+            self._intake.queue.check_room(envelope.declared_size)
+        except StoreFull:
+            return refused(peer, FULL)  # RFC 1870 §6.1: before the octets are sent for nothing
         return self.rules.judge(peer, lambda check: check.on_mail(peer, envelope), _SENDER_OK)
 
     def rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Verdict:
@@ -112,7 +116,7 @@ class Reception:
         """See IReception."""
         if envelope.body == "BINARYMIME":
             text = Incoming(self._intake, self.rules, peer, attrs.evolve(envelope, body="8BITMIME"))
-            return BinaryIncoming(text, self._binary)
+            return BinaryIncoming(text, self._intake.room, self._workers)
         return Incoming(self._intake, self.rules, peer, envelope)
 
 

@@ -57,8 +57,8 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
         config, parts.accounts.directory, parts.usage, parts.alarms, parts.resolver, serving.reactor
     )
     parts.queue.reconfigure(config.queue, config.relay.concurrency, config.postmaster)
-    parts.store.reconfigure(config.limits.disk_reserve)
     parts.store.history = history_rules(config.queue)
+    parts.store.reconfigure(config.limits.disk_reserve, config.limits.memory)
     parts.local.reconfigure(config.accounts.separator)
     parts.smtp.set_login(login)
     parts.smtp.reconfigure(config.relay)

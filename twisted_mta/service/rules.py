@@ -46,7 +46,7 @@ class Rules:
         for index, check in enumerate(self.checks):
             verdict = ask(check)
             if isinstance(verdict, Reply):
-                return _refused(peer, verdict)
+                return refused(peer, verdict)
             if verdict is not None:
                 return _judge_on(peer, verdict, self.checks[index + 1 :], ask, otherwise)
         return otherwise
@@ -65,10 +65,11 @@ async def _judge_on(
             break
         verdict = ask(check)
         refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
-    return otherwise if refusal is None else _refused(peer, refusal)
+    return otherwise if refusal is None else refused(peer, refusal)
 
 
-def _refused(peer: Peer, reply: Reply) -> Reply:
+def refused(peer: Peer, reply: Reply) -> Reply:
+    """The reply, noted in the log."""
     log.info(
         "refused {client}: {reply}",
         client=client_of(peer),

@@ -27,6 +27,7 @@ from twisted_mta.service.listeners import BindError, Listeners, Serving
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
 from twisted_mta.service.queue_control import queue_handlers
 from twisted_mta.service.reload import reload
+from twisted_mta.store.queue import SQLiteQueueStore
 
 
 class MailServer(Service):
@@ -183,8 +184,22 @@ class MailServer(Service):
                 for bound in self._listeners.bound
             ],
             "queue": {"being delivered": self._parts.queue.active},
+            **receiving_status(self._parts.store),
             "sent in the last day": self._parts.usage.status(),
         }
+
+
+def receiving_status(store: SQLiteQueueStore) -> dict[str, Any]:
+    """For `mta status`: whether there is room for mail. Sizes are octets."""
+    disk, memory = store.disk.status(), store.body_memory
+    return {
+        "disk of the queue": {
+            "free": disk.free,
+            "reserve": disk.reserve,
+            "mail": f"refused: {disk.refusal}" if disk.refusal else "accepted",
+        },
+        "messages coming in": {"in memory": memory.used, "limit": memory.limit},
+    }
 
 
 def _give_up(error: Exception) -> NoReturn:

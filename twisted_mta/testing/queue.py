@@ -29,8 +29,12 @@ class MemoryBodyWriter:
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Append, at once."""
-        self._store.check_room()
+        self._store.check_room(len(data))
         return self.written.write(data)
+
+    def header(self, limit: int) -> Awaitable[bytes]:
+        """See IBodyWriter."""
+        return self.written.header(limit)
 
     def abort(self) -> None:
         """Forget it."""
@@ -78,7 +82,7 @@ class MemoryQueueStore:
 
     # --- IQueueStore -----------------------------------------------------------------------------
 
-    def check_room(self) -> None:
+    def check_room(self, octets: int) -> None:
         """Raises StoreFull when `full`."""
         if self.full:
             raise StoreFull("the test says that there is no room")
@@ -89,7 +93,7 @@ class MemoryQueueStore:
     async def add(
         self, messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
     ) -> Sequence[WorkItem]:
-        self.check_room()
+        self.check_room(0)
         await self._enter("add")
         assert isinstance(body, MemoryBodyWriter)
         return await self._store.add(messages, body.written, claim=claim)

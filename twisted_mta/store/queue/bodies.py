@@ -16,8 +16,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from twisted_mta.core.message import header_length
 from twisted_mta.interfaces import IBodyWriter, IStoredBody
 from twisted_mta.store.faults import fault
+from twisted_mta.store.queue.body_memory import BodyMemory
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.tables import BodyRow
 
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 #: Octets gathered for one write to a file.
 WRITE_SIZE = 131072
+#: Octets read at a time in search of the end of a header section.
+READ_SIZE = 16384
 
 
 class Runner(Protocol):
@@ -123,6 +127,17 @@ class BodyFiles:
         sync_directory(self.directory)
         fault("body.published")
 
+    def header(self, name: str, limit: int) -> bytes:
+        """The beginning of an unfinished file: its header section, and what was read along with it."""
+        found = b""
+        with (self._tmp / name).open("rb") as file:
+            while len(found) < limit and header_length(found) == len(found):
+                piece = file.read(min(READ_SIZE, limit - len(found)))
+                if not piece:
+                    break
+                found += piece
+        return found
+
     def path(self, name: str) -> Path:
         """Where a published file is."""
         return self.directory / name
@@ -147,7 +162,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         fault("body.write")
@@ -159,18 +174,26 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 @implementer(IBodyWriter)
 class BodyWriter:
-    """Collects a body in memory, and from `threshold` octets on in a file."""
+    """Collects a body in memory, and from `threshold` octets on, or when memory runs short, in a file."""
 
     def __init__(
-        self, files: BodyFiles, workers: Runner, threshold: int, check_room: Callable[[int], None]
+        self,
+        files: BodyFiles,
+        workers: Runner,
+        threshold: int,
+        check_room: Callable[[int], None],
+        memory: BodyMemory,
     ) -> None:
-        """`check_room` is given the octets to come, and raises StoreFull."""
+        """`check_room` is given the octets to come, and raises StoreFull; `memory` is shared by all bodies."""
         self._files = files
         self._workers = workers
         self._threshold = threshold
         self._check_room = check_room
-        self._chunks: list[bytes] = []
-        self._pending = 0
+        self._memory = memory
+        #: What is not in the file. One block, not a list of pieces: a peer may send very small ones.
+        self._buffer = bytearray()
+        #: Octets that `memory` is to get back when the body is added or aborted.
+        self._owed = 0
         self.size = 0
         self._name = ""
         self._descriptor = -1
@@ -188,27 +211,37 @@ class BodyWriter:
             raise RuntimeError("the body is finished")
         if not self.size:
             self._check_room(len(data))
-        self._chunks.append(data)
+        self._buffer += data
         self.size += len(data)
-        self._pending += len(data)
-        if self.size <= self._threshold or (self._name and self._pending < WRITE_SIZE):
-            return None
-        self._check_room(self._pending)
+        self._memory.take(len(data))
+        if not self._writing:
+            self._memory.offer(self)
+        if self.size <= self._threshold or (self._name and len(self._buffer) < WRITE_SIZE):
+            return self._memory.room()
+        self._check_room(len(self._buffer))
         return Deferred.fromCoroutine(self._flush())
+
+    def spill(self) -> None:
+        """See body_memory.Holder. What goes wrong is told by the next `write`, or by `seal`."""
+        self._start()
 
     async def _flush(self) -> None:
         """Bring what has gathered into the file; after the write under way, if there is one."""
         await self._idle()
-        if self._chunks and not self._finished and self._error is None:
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._pending = 0
-            self._writing = True
-            # The caller may lose interest and cancel us: the thread goes on, and `_written` cleans up behind it.
-            self._workers.run(self._append, data).addBoth(self._written)
+        if self._buffer and not self._finished and self._error is None:
+            self._start()
             await self._idle()
         if self._error is not None:
             raise self._error
+
+    def _start(self) -> None:
+        """Have a thread write what has gathered."""
+        data, self._buffer = self._buffer, bytearray()
+        self._memory.withdraw(self)
+        self._memory.leave(len(data))
+        self._writing = True
+        # The caller may lose interest and cancel us: the thread goes on, and `_written` cleans up behind it.
+        self._workers.run(self._append, data).addBoth(self._written, len(data))
 
     async def _idle(self) -> None:
         while self._writing:
@@ -216,29 +249,68 @@ class BodyWriter:
             self._waiting.append(done)
             await done
 
-    def _written(self, result: Failure | None) -> None:
+    def _written(self, result: Failure | None, octets: int) -> None:
         self._writing = False
         if isinstance(result, Failure):
             self._error = translate(result.value)
         if self._finished or self._error is not None:  # aborted meanwhile, or of no use: give the room back
+            self._forget()
             self._discard()
+        elif self._buffer:
+            self._memory.offer(self)
+        self._memory.give_back(octets)
         waiting, self._waiting = self._waiting, []
         for done in waiting:
             done.callback(None)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytearray) -> None:
         """In a thread."""
         if not self._name:
             self._name, self._descriptor = self._files.create()
         _write_all(self._descriptor, data)
 
+    async def header(self, limit: int) -> bytes:
+        await self._idle()
+        if not self._name:
+            found = bytes(self._buffer[:limit])
+            self._owe(len(found))
+        else:
+            await self._flush()
+            while (room := self._memory.room()) is not None:
+                await room
+            self._owe(min(limit, self.size))  # before it is read: others wait for room as well
+            found = await self._workers.run(self._files.header, self._name, limit)
+        header = found[: header_length(found)]
+        self._owe(len(header) - min(limit, self.size))
+        return header
+
+    def _owe(self, octets: int) -> None:
+        """So much of what was written is in memory once more until `release`, or so much less."""
+        if not self._finished:
+            self._memory.look(octets)
+            self._owed += octets
+
     def abort(self) -> None:
+        self.release()
         if self._finished:
             return
         self._finished = True
-        self._chunks.clear()
+        self._forget()
         if not self._writing:
             self._discard()
+
+    def release(self) -> None:
+        """What was in memory of the finished body is there no longer, or is somebody else's. Idempotent."""
+        owed, self._owed = self._owed, 0
+        self._memory.give_back(owed)
+
+    def _forget(self) -> None:
+        """Drop what has gathered."""
+        octets = len(self._buffer)
+        self._buffer = bytearray()
+        self._memory.withdraw(self)
+        self._memory.leave(octets)
+        self._memory.give_back(octets)
 
     def _discard(self) -> None:
         if self._descriptor >= 0:
@@ -249,20 +321,26 @@ class BodyWriter:
             self._name = ""
 
     async def seal(self) -> BodyRow:
-        """No more comes: the body as it goes into the tables; a file is then on the disk. Raises StoreFull."""
+        """No more comes: the body as it goes into the tables; a file is then on the disk. Raises StoreFull.
+
+        `release` is to be called when it is in the tables.
+        """
         if self._finished:
             raise RuntimeError("the body is finished")
-        if self.size > self._threshold:
+        await self._idle()
+        if self._name:
             await self._flush()
         if self._error is not None:
             raise self._error
+        self._finished = True
         if not self._name:
-            self._finished = True
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
+            data = bytes(self._buffer)
+            self._buffer = bytearray()
+            self._memory.withdraw(self)
+            self._memory.leave(len(data))
+            self._owed += len(data)
             return BodyRow(len(data), data, None)
         descriptor, self._descriptor = self._descriptor, -1
-        self._finished = True
         try:
             await self._workers.run(self._files.publish, self._name, descriptor)
         except Exception as error:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import attrs
 from zope.interface import implementer
 
+from twisted_mta.core.message import header_length
 from twisted_mta.core.queue import (
     Expanded,
     NewMessage,
@@ -48,6 +49,11 @@ class MemoryBodyWriter:
         self._chunks.append(data)
         self.size += len(data)
         return None
+
+    async def header(self, limit: int) -> bytes:
+        """See IBodyWriter."""
+        data = self.value()
+        return data[: min(header_length(data), limit)]
 
     def abort(self) -> None:
         """Forget it."""
@@ -110,6 +116,9 @@ class MemoryQueueStore:
         return [body.stored.data for body in self._bodies.values()]
 
     # --- adding ----------------------------------------------------------------------------------
+
+    def check_room(self, octets: int) -> None:
+        """There is always room."""
 
     def new_body(self) -> IBodyWriter:
         return MemoryBodyWriter()

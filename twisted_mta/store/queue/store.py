@@ -7,7 +7,6 @@ mail which is delivered as it comes in is not read back.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,9 +19,11 @@ from zope.interface import implementer
 
 from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.queue import NewMessage, QueuedMessage, WorkItem
-from twisted_mta.interfaces import IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, StoreFull, Update
+from twisted_mta.interfaces import IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, Update
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
+from twisted_mta.store.queue.body_memory import BodyMemory
+from twisted_mta.store.queue.disk import DiskRoom
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.history import HistoryReader, HistoryRules
 from twisted_mta.store.queue.schema import QueueFileError, connect
@@ -36,10 +37,8 @@ T = TypeVar("T")
 THRESHOLD = 262144
 #: Octets of bodies that are kept in memory while they are delivered; the others are read again.
 MEMORY_LIMIT = 67108864
-#: Seconds for which an answer about the free space holds.
-_ROOM_LIFETIME = 1.0
-#: A body takes its room in the log and in the file.
-_ROOM_FACTOR = 2
+#: Octets of bodies on their way in that are in memory, until `reconfigure` says otherwise.
+BODY_MEMORY = 67108864
 
 
 class _Claims:
@@ -127,12 +126,11 @@ class SQLiteQueueStore:
         self._readers = readers
         self._historians = historians
         self._file_workers = file_workers
-        self._reserve = disk_reserve
+        self.disk = DiskRoom(directory, clock, disk_reserve)
         self._threshold = threshold
         self._claims = _Claims(memory_limit)
-        self._room_checked = float("-inf")
-        self._room_error = ""
-        self._room = 0
+        #: What the bodies on their way in have in memory.
+        self.body_memory = BodyMemory(BODY_MEMORY)
         self._path = path = directory / "queue.sqlite"
         self._past: HistoryReader | None = None
         self._counted = False
@@ -181,43 +179,16 @@ class SQLiteQueueStore:
 
     # --- adding ----------------------------------------------------------------------------------
 
-    def reconfigure(self, disk_reserve: int) -> None:
-        """Keep so many octets of the disk free from now on."""
-        self._reserve = disk_reserve
-        self._room_checked = float("-inf")
+    def reconfigure(self, disk_reserve: int, memory: int) -> None:
+        """Keep so many octets of the disk free from now on, and have so many of bodies on their way in in memory."""
+        self.disk.reconfigure(disk_reserve)
+        self.body_memory.reconfigure(memory)
 
     def new_body(self) -> IBodyWriter:
-        return BodyWriter(self._files, self._file_workers, self._threshold, self.check_room)
+        return BodyWriter(self._files, self._file_workers, self._threshold, self.disk.use, self.body_memory)
 
-    def check_room(self, octets: int = 0) -> None:
-        """Raises StoreFull when less than the reserve is free on the disk, or would be with `octets` more.
-
-        Looks once a second, and whenever what came since then may have used up what there was.
-        """
-        if not self._reserve:
-            return
-        now = self._clock.seconds()
-        self._room -= _ROOM_FACTOR * octets
-        stale = not 0 <= now - self._room_checked < _ROOM_LIFETIME
-        if stale or (self._room < 0 and not self._room_error):
-            self._room_checked = now
-            self._look_for_room(octets)
-        if self._room_error:
-            raise StoreFull(self._room_error)
-
-    def _look_for_room(self, octets: int) -> None:
-        try:
-            disk = os.statvfs(self._directory)
-        except OSError as error:
-            self._room_error = f"can't tell the free space: {error}"
-            return
-        free = disk.f_bavail * disk.f_frsize
-        self._room = free - self._reserve - octets
-        self._room_error = ""
-        if self._room < 0:
-            self._room_error = (
-                f"{free} octets are free on the disk of the queue, of which {self._reserve} must stay free"
-            )
+    def check_room(self, octets: int) -> None:
+        self.disk.check(octets)
 
     async def add(
         self, messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
@@ -226,7 +197,7 @@ class SQLiteQueueStore:
         try:
             if not all(message.recipients for message in messages):
                 raise ValueError("a message without recipients would stay for ever")
-            self.check_room()
+            self.disk.use(0)
             row = await body.seal()
         except Exception:
             body.abort()
@@ -239,6 +210,8 @@ class SQLiteQueueStore:
         except Exception:
             self._discard([row.file] if row.file else [])
             raise
+        finally:
+            body.release()
         if not claim:
             return ()
         return self._claimed(messages, row, number, first)

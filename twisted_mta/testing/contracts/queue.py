@@ -493,6 +493,18 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
+    def test_the_header_of_a_body(self) -> Any:
+        async def check() -> None:
+            for rest in (b"", b"body\r\n", b"body\r\n" * 50_000):
+                data = b"Subject: x\r\nTo: y\r\n\r\n" + rest
+                body = await write(self.store, data, 7000)
+                self.assertEqual(await body.header(1000), b"Subject: x\r\nTo: y\r\n\r\n")
+                self.assertEqual(await body.header(5), b"Subje")
+                (item,) = await self.store.add([message(f"a{len(rest)}")], body, claim=True)
+                self.assertEqual(octets(await self.store.body(item.message)), data)
+
+        return self.run_async(check())
+
     def test_a_body_opens_any_number_of_times(self) -> Any:
         async def check() -> None:
             (item,) = await put(self.store, message("a"), body=b"12345", claim=True)
