@@ -116,6 +116,13 @@ class IQueueStore(Interface):
     def release(rows: Sequence[int]) -> Awaitable[None]:
         """Give claimed recipients back unattempted (shutdown)."""
 
+    def postpone(rows: Sequence[int], until: float, note: str = "") -> Awaitable[None]:
+        """Give claimed recipients back unattempted, to be due at `until`; a `note` becomes their last reply. That is no
+        attempt: it is not counted, and the history does not tell of it."""
+
+    def hasten(rows: Sequence[int], now: float) -> Awaitable[int]:
+        """Make recipients due now that would be later; returns how many. Those claimed, held or gone are left alone."""
+
     def listing(limit: int = 1000) -> Awaitable[Sequence[WorkItem]]:
         """The queue for an administrator, oldest first: messages with all their unfinished recipients."""
 

@@ -67,6 +67,7 @@ class QueueTwins(RuleBasedStateMachine):
         self.memory = MemoryQueueStore()
         self.disk: Any = self.reopen()
         self.claimed: dict[Key, tuple[int, int]] = {}
+        self.postponed: list[tuple[int, int]] = []
         self.items: dict[str, tuple[WorkItem, WorkItem]] = {}
         self.count = 0
 
@@ -165,6 +166,25 @@ class QueueTwins(RuleBasedStateMachine):
         for twin, store in enumerate(self.stores):
             result(store.release([row[twin] for row in rows]))
 
+    @precondition(lambda self: self.claimed)
+    @rule(data=st.data(), until=TIMES, note=st.sampled_from(["", "451 not now"]))
+    def postpone(self, data: st.DataObject, until: float, note: str) -> None:
+        keys = data.draw(st.lists(st.sampled_from(sorted(self.claimed)), min_size=1, unique=True))
+        rows = [self.claimed.pop(key) for key in keys]
+        self.postponed += rows
+        for twin, store in enumerate(self.stores):
+            result(store.postpone([row[twin] for row in rows], until, note))
+
+    @precondition(lambda self: self.postponed)
+    @rule(when=TIMES)
+    def hasten(self, when: float) -> None:
+        one, two = (
+            result(store.hasten([row[twin] for row in self.postponed], when))
+            for twin, store in enumerate(self.stores)
+        )
+        assert one == two
+        self.postponed.clear()
+
     @precondition(lambda self: self.count)
     @rule(data=st.data(), when=TIMES)
     def retry(self, data: st.DataObject, when: float) -> None:
@@ -197,6 +217,7 @@ class QueueTwins(RuleBasedStateMachine):
         self.disk = self.reopen()
         result(self.memory.release([row for row, _ in self.claimed.values()]))
         self.claimed.clear()
+        self.postponed.clear()
 
     @invariant()
     def same_queue(self) -> None:

@@ -118,6 +118,14 @@ class MemoryQueueStore:
         await self._enter("release")
         await self._store.release(rows)
 
+    async def postpone(self, rows: Sequence[int], until: float, note: str = "") -> None:
+        await self._enter("postpone")
+        await self._store.postpone(rows, until, note)
+
+    async def hasten(self, rows: Sequence[int], now: float) -> int:
+        await self._enter("hasten")
+        return await self._store.hasten(rows, now)
+
     async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
         await self._enter("listing")
         return await self._store.listing(limit)

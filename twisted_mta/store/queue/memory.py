@@ -268,6 +268,25 @@ class MemoryQueueStore:
             if row is not None and row.claimed:
                 self._give_back(row)
 
+    async def postpone(self, rows: Sequence[int], until: float, note: str = "") -> None:
+        for number in rows:
+            row = self._rows.get(number)
+            if row is not None and row.claimed:
+                was = row.recipient
+                row.recipient = attrs.evolve(was, next_attempt=until, last_reply=note or was.last_reply)
+                self._give_back(row)
+
+    async def hasten(self, rows: Sequence[int], now: float) -> int:
+        found = [self._rows[number] for number in rows if number in self._rows]
+        chosen = [row for row in found if row.waits and row.recipient.next_attempt > now]
+        self._make_due(chosen, now)
+        return len(chosen)
+
+    def _make_due(self, rows: Iterable[_Row], now: float) -> None:
+        for row in rows:
+            row.recipient = attrs.evolve(row.recipient, next_attempt=now)
+            self._schedule(row)
+
     def _remove(self, rows: Iterable[_Row]) -> None:
         """Remove recipients, messages that have none left, and bodies that have no message left."""
         for row in rows:
@@ -299,9 +318,7 @@ class MemoryQueueStore:
             for row in self._rows.values()
             if row.waits and (wanted is None or row.entry.message.id in wanted)
         ]
-        for row in chosen:
-            row.recipient = attrs.evolve(row.recipient, next_attempt=now)
-            self._schedule(row)
+        self._make_due(chosen, now)
         return len(chosen)
 
     async def hold(self, queue_ids: Sequence[str], reason: str) -> int:

@@ -273,8 +273,21 @@ class SQLiteQueueStore:
         self._discard(gone)
 
     async def release(self, rows: Sequence[int]) -> None:
-        held = [(row, claim) for row in rows if (claim := self._claims.get(row)) is not None]
-        gone = await self._writer.submit(lambda tables: tables.release(held))
+        held = self._held(rows)
+        self._let_loose(held, await self._writer.submit(lambda tables: tables.release(held)))
+
+    async def postpone(self, rows: Sequence[int], until: float, note: str = "") -> None:
+        held = self._held(rows)
+        self._let_loose(held, await self._writer.submit(lambda tables: tables.postpone(held, until, note)))
+
+    async def hasten(self, rows: Sequence[int], now: float) -> int:
+        count: int = await self._writer.submit(lambda tables: tables.hasten(rows, now))
+        return count
+
+    def _held(self, rows: Sequence[int]) -> list[tuple[int, Held]]:
+        return [(row, claim) for row in rows if (claim := self._claims.get(row)) is not None]
+
+    def _let_loose(self, held: Sequence[tuple[int, Held]], gone: Iterable[str]) -> None:
         for row, _ in held:
             self._claims.drop(row)
         self._discard(gone)

@@ -190,6 +190,24 @@ class Tables:
         )
         return self._drop_doomed(held)
 
+    def postpone(self, held: Iterable[tuple[int, Held]], until: float, note: str) -> list[str]:
+        """See IQueueStore.postpone; the files of bodies that this was the end of."""
+        held = list(held)
+        words = rows.text(note[: rows.MAX_REPLY])
+        self._cursor.executemany(
+            f"UPDATE recipient SET owner = {_FREE}, next_attempt = ?, "  # noqa: S608  a constant
+            "last_reply = CASE WHEN ? = '' THEN last_reply ELSE ? END WHERE row = ? AND owner = ?",
+            [(until, words, words, row, self._owner) for row, _ in held],
+        )
+        return self._drop_doomed(held)
+
+    def hasten(self, numbers: Sequence[int], now: float) -> int:
+        """See IQueueStore.hasten."""
+        return self._mark(
+            "UPDATE recipient SET next_attempt = ? WHERE +owner IS NULL AND row = ? AND next_attempt > ?",
+            [(now, row, now) for row in numbers],
+        )
+
     def recover(self) -> int:
         """Take back the claims of an earlier process of our name: how many there were."""
         self._cursor.execute(

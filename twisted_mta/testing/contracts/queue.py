@@ -361,6 +361,48 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
+    def test_postpone_and_hasten(self) -> Any:
+        async def check() -> None:
+            (item,) = await put(self.store, message("a", *"bcde"), claim=True)
+            b, c, d, e = rows_of([item])
+            await self.store.postpone([b, c, 999_999], 3000.0, "451 4.4.1 out of reach")
+            await self.store.postpone([d], 4000.0)
+            await self.store.record([Update(row=e, outcome=LATER, next_attempt=5000.0)])
+            self.assertEqual(await self.store.next_due(), 3000.0)
+            (found,) = await self.store.listing()
+            self.assertEqual(
+                [(one.attempts, one.next_attempt, one.last_reply) for one in found.recipients],
+                [
+                    (0, 3000.0, "451 4.4.1 out of reach"),
+                    (0, 3000.0, "451 4.4.1 out of reach"),
+                    (0, 4000.0, ""),
+                    (1, 5000.0, str(LATER.reply)),
+                ],
+            )
+            self.assertEqual(await self.store.hasten([c, d, d, 999_999], 2000.0), 2)
+            self.assertEqual(locals_of(await self.store.claim_due(2000.0, 10)), ["c", "d"])
+            self.assertEqual(await self.store.hasten([b, c, d], 2000.0), 1)
+            self.assertEqual(await self.store.hasten([b], 2500.0), 0)
+            await self.store.postpone([c], 6000.0)
+            (found,) = await self.store.listing()
+            self.assertEqual(found.recipients[1].last_reply, "451 4.4.1 out of reach")
+            self.assertEqual(await self.store.next_due(), 2000.0)
+
+        return self.run_async(check())
+
+    def test_what_is_held_or_deleted_meanwhile_is_not_put_back(self) -> Any:
+        async def check() -> None:
+            items = list(await put(self.store, message("a"), message("b"), claim=True))
+            rows = rows_of(items)
+            await self.store.hold(["a"], "why not")
+            await self.store.delete(["b"])
+            await self.store.postpone(rows, 2000.0)
+            self.assertEqual(await self.store.hasten(rows, 1000.0), 0)
+            self.assertEqual(await self.store.claim_due(9e9, 10), [])
+            self.assertEqual([item.message.id for item in await self.store.listing()], ["a"])
+
+        return self.run_async(check())
+
     def test_hold(self) -> Any:
         async def check() -> None:
             await put(self.store, message("a", "bob", "carol"), message("b"))
