@@ -277,7 +277,7 @@ class MemoryQueueStore:
                 self._give_back(row)
 
     async def hasten(self, rows: Sequence[int], now: float) -> int:
-        found = [self._rows[number] for number in rows if number in self._rows]
+        found = [self._rows[number] for number in dict.fromkeys(rows) if number in self._rows]
         chosen = [row for row in found if row.waits and row.recipient.next_attempt > now]
         self._make_due(chosen, now)
         return len(chosen)
