@@ -8,10 +8,12 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.peers import accepts, free_port, wait_for
 from twisted_mta.testing.site import Site
 
 #: How smtp-source is told to use its sessions.
@@ -28,6 +30,21 @@ def source(port: int, recipient: str, options: argparse.Namespace, flags: Sequen
         "-f", "sender@example.org", "-t", recipient, f"127.0.0.1:{port}",
     ]  # fmt: skip
     subprocess.run(command, check=True, env=environment())
+
+
+@contextmanager
+def sink() -> Iterator[int]:
+    """Postfix's smtp-sink, which takes everything and keeps nothing: its port."""
+    port = free_port()
+    # It will not run as root.
+    user = ["-u", "nobody"] if os.getuid() == 0 else []
+    process = subprocess.Popen(["smtp-sink", *user, f"127.0.0.1:{port}", "1000"], env=environment())
+    try:
+        wait_for(lambda: accepts(port), "smtp-sink")
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def environment() -> dict[str, str]:
