@@ -244,12 +244,12 @@ class Run:
 
     def _receive(self, data: bytes) -> None:
         """One piece, and what it does to the time that the client has."""
-        before, state = self.core.pace, self.core._state
+        before, state = self.core.pace, self.core._talk.state
         self._perform(self.core.receive(data))
         after = self.core.pace
         _check(0 < after.silence <= after.whole, "no time, or more than for the whole", after)
         _check(after.count >= before.count, "time turns back", (before, after))
-        if b"\n" not in data and self.core._state is state:
+        if b"\n" not in data and self.core._talk.state is state:
             same = (before.doing, before.count) == (after.doing, after.count)
             _check(same, "dribbling gives it more time", (before, after))
 
@@ -285,7 +285,7 @@ class Run:
         self._handshake, self._secure, self._logged_in = False, True, False
         effects = list(self.core.secured())
         _check(effects == [], "what came in the clear has an effect")
-        _check(self.core._state is State.CONNECTED, "the session does not begin anew after TLS")
+        _check(self.core._talk.state is State.CONNECTED, "the session does not begin anew after TLS")
         return effects
 
     def _take(self, data: bytes) -> None:
@@ -357,15 +357,16 @@ class Run:
     def _look(self) -> None:
         """The state of the core itself."""
         core = self.core
-        self.states.add(core._state)
+        self.states.add(core._talk.state)
         _check(
-            self.closed or core._message_open <= self._message,
+            self.closed or core._transfer.open <= self._message,
             "the core has a message open, the world has none",
         )
-        _check(len(core._input.data) < 1 << 20, "the input grows")
-        if core._state in (State.CONNECTED, State.READY):
+        _check(len(core._talk.input.data) < 1 << 20, "the input grows")
+        if core._talk.state in (State.CONNECTED, State.READY):
             _check(
-                core._envelope.sender is None and not core._envelope.recipients, "an envelope is left over"
+                core._talk.envelope.sender is None and not core._talk.envelope.recipients,
+                "an envelope is left over",
             )
         _check(core._login.done <= self._logged_in, "a login of nobody")
         _check(core._tls == self._secure, "wrong about TLS")

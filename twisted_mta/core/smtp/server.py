@@ -13,35 +13,32 @@ from typing import Any
 import attrs
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.effects import NO_BINDINGS, Ask, BodyChunk, Close, Effect, Pace, Send, StartTLS
+from twisted_mta.core.effects import NO_BINDINGS, Effect, Pace, Send, StartTLS
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import auth
 from twisted_mta.core.smtp import questions as q
-from twisted_mta.core.smtp.body import Body
 from twisted_mta.core.smtp.commands import (
     MAX_LINE,
     Command,
     CommandError,
-    parse_chunk,
     parse_mail,
     parse_rcpt,
     parse_xclient,
     syntax_error,
 )
-from twisted_mta.core.smtp.data import ChunkReader, DataReader
-from twisted_mta.core.smtp.lines import LineBuffer, LineTooLong
-from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt, too_big
+from twisted_mta.core.smtp.lines import LineTooLong
+from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt
 from twisted_mta.core.smtp.settings import Audience, Role, ServerSettings, extensions
-from twisted_mta.core.smtp.states import DEAF, ENVELOPE_FIRST, HELO_FIRST, ONGOING, State, misplaced, pace
+from twisted_mta.core.smtp.states import DEAF, ONGOING, State, misplaced, pace
+from twisted_mta.core.smtp.talk import Talk
+from twisted_mta.core.smtp.transfer import Transfer
 
 _OK = Reply(250, "2.0.0", "OK")
-_GO_AHEAD = Reply(354, "", "Send the message; end it with <CR><LF>.<CR><LF>")
 _LINE_TOO_LONG = Reply(500, "5.5.2", f"Line longer than {MAX_LINE} octets")
 #: RFC 5321 §7.3: where the commands are not for a client, it is told neither that an address exists nor that it does not.
 _NOT_VERIFIED = Reply(252, "2.1.5", "Send the mail and we will try")
 _NOT_EXPANDED = Reply(252, "2.1.5", "Not expanded for you; send the mail and we will try")
-_FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
 
 
 class SmtpServer:
@@ -50,28 +47,17 @@ class SmtpServer:
     def __init__(self, settings: ServerSettings, seconds: Callable[[], float] = lambda: 0.0) -> None:
         self._settings = settings
         self._seconds = seconds
-        self._state = State.CONNECTED
+        self._talk = Talk(settings)
+        self._transfer = Transfer(self._talk)
         self._tls = False
         #: The keywords offered; none after HELO.
         self._offered: frozenset[str] = frozenset()
         self._login = auth.Login(settings.scram)
         self._trusted = settings.trusted
-        self._envelope = Envelope(None)
         self._transactions = 0
-        self._input = LineBuffer()
         #: What the client has begun so far: commands, and with them messages and logins.
         self._begun = 0
-        self._errors = 0
         self._shutting_down = False
-        self._body: Body
-        #: Where the chunks of BDAT end; None for a message after DATA.
-        self._chunks: ChunkReader | None = None
-        #: Whether BeginMessage was granted, and neither EndMessage nor DropMessage followed yet.
-        self._message_open = False
-        #: The state to return to when a chunk was refused.
-        self._outside = State.READY
-        #: Takes the answer to the open Ask; None when none is open.
-        self._asked: Callable[[Any], Iterator[Effect]] | None = None
         # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
         hello = (
             {"LHLO": self._ehlo} if settings.role is Role.LMTP else {"HELO": self._helo, "EHLO": self._ehlo}
@@ -80,10 +66,10 @@ class SmtpServer:
             **hello,
             "MAIL": self._mail,
             "RCPT": self._rcpt,
-            "DATA": self._data,
-            "BDAT": self._bdat,
+            "DATA": self._transfer.data,
+            "BDAT": self._transfer.bdat,
             "RSET": self._rset,
-            "NOOP": lambda _: self._reply(_OK),
+            "NOOP": lambda _: self._talk.reply(_OK),
             "QUIT": self._quit,
             "HELP": self._help,
             "VRFY": self._vrfy,
@@ -98,92 +84,86 @@ class SmtpServer:
     @property
     def pace(self) -> Pace:
         """See Core."""
-        return pace(self._state, self._settings.times, self._begun)
+        return pace(self._talk.state, self._settings.times, self._begun)
 
     def greet(self) -> list[Effect]:
         """See Core."""
-        return list(self._ask(q.Connected(), self._connected))
+        return list(self._talk.ask(q.Connected(), self._connected))
 
     def receive(self, data: bytes) -> list[Effect]:
         """See Core."""
-        if self._state in DEAF:
+        if self._talk.state in DEAF:
             return []
-        self._input.data += data
+        self._talk.input.data += data
         return list(self._run())
 
     def answer(self, answer: Any, *, more: bool = False) -> list[Effect]:
         """See Core. No answer here comes in parts."""
-        if self._asked is None or more:
+        if self._talk.asked is None or more:
             raise RuntimeError("no question is open, or it has no answer in parts")
-        then, self._asked = self._asked, None
+        then, self._talk.asked = self._talk.asked, None
         effects = list(then(answer))
         if self._shutting_down:
-            self._state = State.CLOSED  # whatever the answer began
+            self._talk.state = State.CLOSED  # whatever the answer began
         return [*effects, *self._run()]
 
     def fault(self) -> list[Effect]:
         """See Core."""
-        if self._asked is None:
+        if self._talk.asked is None:
             raise RuntimeError("no question is open")
-        self._asked = None
-        if self._state is State.BODY and not self._body.done:
-            self._body.refuse(_FAULT)  # the octets of the chunk are still to come
-            return list(self._run())
-        # Between chunks a message is open, but while it is being dropped: then it is gone, and its chunks with it.
-        dropping = self._state is State.CHUNKS and not self._message_open
-        if self._state is State.BODY or dropping:
-            self._reset()
-        elif self._state is State.AUTH:
-            self._state = State.READY
-        return [*self._reply(_FAULT), *self._run()]
+        self._talk.asked = None
+        reply = self._transfer.fault()
+        if self._talk.state is State.AUTH:
+            self._talk.state = State.READY
+        return [*(self._talk.reply(reply) if reply is not None else ()), *self._run()]
 
     def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> list[Effect]:
         """See Core."""
         self._login = auth.Login(self._settings.scram, bindings)
         # RFC 3207 §4.2: the session begins anew, and nothing learnt in the clear is kept.
         self._tls = True
-        self._state = State.CONNECTED
+        self._talk.state = State.CONNECTED
         self._offered = frozenset()
-        self._input.clear()
+        self._talk.input.clear()
         return []
 
     def timed_out(self) -> list[Effect]:
         """See Core."""
-        return list(self._close(self._last_words("4.4.2", "Timeout, closing the connection")))
+        return list(self._talk.close(self._talk.last_words("4.4.2", "Timeout, closing the connection")))
 
     def shut_down(self) -> list[Effect]:
         """See Core."""
         # RFC 5321 §3.8: 421 may be sent at any time. An open question is still answered before it.
         self._shutting_down = True
-        return list(self._close(self._last_words("4.3.2", "Shutting down, try again later")))
+        return list(self._talk.close(self._talk.last_words("4.3.2", "Shutting down, try again later")))
 
     # --- input ---------------------------------------------------------------------------------
 
     def _run(self) -> Iterator[Effect]:
         """Work off the input until it needs more, an answer, or the session is over."""
-        while self._asked is None and self._state not in DEAF:
-            if self._state is State.BODY:
-                if not self._input.data and not self._body.done:
+        while self._talk.asked is None and self._talk.state not in DEAF:
+            if self._talk.state is State.BODY:
+                if self._transfer.waits:
                     return
-                yield from self._read_body()
+                yield from self._transfer.read()
                 continue
             try:
-                line = self._input.line()
+                line = self._talk.input.line()
             except LineTooLong:
-                if self._state is State.AUTH:
-                    self._state = State.READY  # RFC 4954 §4: and the exchange is over
-                yield from self._error(_LINE_TOO_LONG)
+                if self._talk.state is State.AUTH:
+                    self._talk.state = State.READY  # RFC 4954 §4: and the exchange is over
+                yield from self._talk.error(_LINE_TOO_LONG)
                 continue
             if line is None:
-                if self._input.flooded:
-                    yield from self._close(Reply(421, "4.7.0", "Too much input without a line end"))
+                if self._talk.input.flooded:
+                    yield from self._talk.close(Reply(421, "4.7.0", "Too much input without a line end"))
                 return
             yield from self._line(line)
 
     def _line(self, line: bytes) -> Iterator[Effect]:
-        if self._state not in ONGOING:
+        if self._talk.state not in ONGOING:
             self._begun += 1
-        if self._state is State.AUTH:
+        if self._talk.state is State.AUTH:
             yield from self._auth_move(self._login.respond(line))
             return
         try:
@@ -192,64 +172,18 @@ class SmtpServer:
             if handler is None:
                 # RFC 5321 §4.2.4: 500 for a command that is not recognised.
                 raise CommandError(Reply(500, "5.5.1", f"Unknown command {command.verb[:20]!r}"))
-            refusal = misplaced(command.verb, self._state)
+            refusal = misplaced(command.verb, self._talk.state)
             if refusal is not None:
                 raise CommandError(refusal)
             yield from handler(command.argument)
         except CommandError as error:
-            yield from self._error(error.reply)
-
-    # --- output --------------------------------------------------------------------------------
-
-    def _reply(self, reply: Reply) -> Iterator[Effect]:
-        yield Send(reply.encode())
-        if reply.code == 421:
-            # RFC 5321 §4.2.3: 421 tells that the channel closes, whoever decided it.
-            yield from self._end()
-
-    def _error(self, reply: Reply) -> Iterator[Effect]:
-        """A wrong command: answered, counted, and only too many of them end the session."""
-        self._errors += 1
-        if self._errors > self._settings.error_limit:
-            reply = self._last_words("4.7.0", "Too many errors, closing the connection")
-        yield from self._reply(reply)
-
-    def _last_words(self, status: str, text: str) -> Reply:
-        return Reply(421, status, f"{self._settings.hostname} {text}")
-
-    def _close(self, reply: Reply) -> Iterator[Effect]:
-        yield Send(reply.encode())
-        yield from self._end()
-
-    def _end(self) -> Iterator[Effect]:
-        self._state = State.CLOSED
-        self._input.clear()
-        yield Close()
-
-    def _ask(self, question: q.Question, then: Callable[[Any], Iterator[Effect]]) -> Iterator[Effect]:
-        self._asked = then
-        yield Ask(question)
-
-    def _reset(self) -> None:
-        """The transaction is over."""
-        self._envelope = Envelope(None)
-        self._chunks = None
-        self._message_open = False
-        if self._state is not State.CLOSED:
-            self._state = State.READY
-
-    def _drop(self, then: Callable[[], Iterator[Effect]]) -> Iterator[Effect]:
-        """Have a message that was begun forgotten, and go on."""
-        if not self._message_open:
-            return then()
-        self._message_open = False
-        return self._ask(q.DropMessage(), lambda _: then())
+            yield from self._talk.error(error.reply)
 
     # --- greeting ------------------------------------------------------------------------------
 
     def _connected(self, refusal: Reply | None) -> Iterator[Effect]:
         if refusal is not None:
-            yield from self._close(refusal)
+            yield from self._talk.close(refusal)
             return
         protocol = "LMTP" if self._settings.role is Role.LMTP else "ESMTP"
         text = f"{self._settings.hostname} {protocol} {self._settings.greeting}".rstrip()
@@ -269,18 +203,18 @@ class SmtpServer:
 
         def then(refusal: Reply | None) -> Iterator[Effect]:
             if refusal is not None:
-                yield from self._reply(refusal)
+                yield from self._talk.reply(refusal)
                 return
-            yield from self._drop(welcome)
+            yield from self._transfer.drop(welcome)
 
         def welcome() -> Iterator[Effect]:
             offers = self._extensions() if extended else []
             self._offered = frozenset(offer.split(" ", 1)[0] for offer in offers)
-            self._reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
+            self._transfer.reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
             lines = [f"{self._settings.hostname} greets {name}", *offers]
             yield Send(Reply(250, "", "\n".join(lines)).encode())
 
-        return self._ask(q.Hello(name, extended), then)
+        return self._talk.ask(q.Hello(name, extended), then)
 
     def _extensions(self) -> list[str]:
         return extensions(
@@ -309,7 +243,7 @@ class SmtpServer:
             raise CommandError(Reply(530, "5.7.0", hint))
         if self._settings.message_limit and self._transactions >= self._settings.message_limit:
             # RFC 9422 §4.1: it was told MAILMAX, or could have asked.
-            yield from self._reply(self._last_words("4.7.0", "Too many messages in one session"))
+            yield from self._talk.reply(self._talk.last_words("4.7.0", "Too many messages in one session"))
             return
         path = parse_mail(argument)
         if path.parameters and not self._offered:
@@ -323,158 +257,62 @@ class SmtpServer:
         def then(reply: Reply) -> Iterator[Effect]:
             if reply.positive:
                 self._transactions += 1
-                self._envelope = envelope
-                self._state = State.MAIL
-            yield from self._reply(reply)
+                self._talk.envelope = envelope
+                self._talk.state = State.MAIL
+            yield from self._talk.reply(reply)
 
-        yield from self._ask(q.MailFrom(envelope), then)
+        yield from self._talk.ask(q.MailFrom(envelope), then)
 
     def _rcpt(self, argument: str) -> Iterator[Effect]:
         path = parse_rcpt(argument)
         assert path.address is not None  # parse_rcpt gives an address
         recipient = read_rcpt(Recipient(path.address), path.parameters, self._context())
-        _needs_ascii(path.address, self._envelope)
-        if len(self._envelope.recipients) >= self._settings.recipient_limit:
+        _needs_ascii(path.address, self._talk.envelope)
+        if len(self._talk.envelope.recipients) >= self._settings.recipient_limit:
             # RFC 5321 §4.5.3.1.10: 452, and the client sends the rest in another transaction.
             text = "Too many recipients in one transaction, send the rest in another"
-            yield from self._reply(Reply(452, "4.5.3", text))
+            yield from self._talk.reply(Reply(452, "4.5.3", text))
             return
 
         def then(reply: Reply) -> Iterator[Effect]:
             if reply.positive:
-                recipients = (*self._envelope.recipients, recipient)
-                self._envelope = attrs.evolve(self._envelope, recipients=recipients)
-                self._state = State.RCPT
-            yield from self._reply(reply)
+                recipients = (*self._talk.envelope.recipients, recipient)
+                self._talk.envelope = attrs.evolve(self._talk.envelope, recipients=recipients)
+                self._talk.state = State.RCPT
+            yield from self._talk.reply(reply)
 
-        yield from self._ask(q.RcptTo(self._envelope, recipient), then)
-
-    # --- the message ---------------------------------------------------------------------------
-
-    def _data(self, argument: str) -> Iterator[Effect]:
-        if argument:
-            raise syntax_error("Syntax: DATA")
-        if self._envelope.body == "BINARYMIME":  # RFC 3030 §3
-            raise CommandError(Reply(503, "5.5.1", "A BINARYMIME message needs BDAT"))
-
-        def then(refusal: Reply | None) -> Iterator[Effect]:
-            if refusal is not None:
-                yield from self._reply(refusal)
-                return
-            self._message_open = True
-            self._body = self._new_body(DataReader())
-            self._state = State.BODY
-            yield from self._reply(_GO_AHEAD)
-
-        yield from self._ask(q.BeginMessage(self._envelope), then)
-
-    def _bdat(self, argument: str) -> Iterator[Effect]:
-        try:
-            size, last = parse_chunk(argument)
-        except CommandError as error:
-            # A message may follow, and nobody can tell where it ends: none of it may be taken for commands.
-            yield from self._close(attrs.evolve(error.reply, code=421, enhanced="4.5.4"))
-            return
-        before, self._state = self._state, State.BODY
-        if self._chunks is None:
-            self._chunks = ChunkReader()
-            self._body = self._new_body(self._chunks)
-        self._chunks.begin(size, last)
-        if before not in (State.RCPT, State.CHUNKS):
-            # RFC 3030 §2: what can't be taken is read all the same before it is refused.
-            self._body.refuse(HELO_FIRST if before is State.CONNECTED else ENVELOPE_FIRST)
-            self._outside = before
-            return
-        self._outside = State.BROKEN
-        if self._body.size + size > self._settings.size_limit:
-            self._body.refuse(too_big(self._settings.size_limit))
-        elif before is State.RCPT:
-            yield from self._ask(q.BeginMessage(self._envelope), self._first_chunk)
-
-    def _first_chunk(self, refusal: Reply | None) -> Iterator[Effect]:
-        self._message_open = refusal is None
-        if refusal is not None:
-            self._body.refuse(refusal)
-        return iter(())
-
-    def _new_body(self, reader: DataReader | ChunkReader) -> Body:
-        binary = self._envelope.body == "BINARYMIME"
-        return Body(reader, self._settings.size_limit, None if binary else self._settings.bare_newlines)
-
-    def _read_body(self) -> Iterator[Effect]:
-        body = self._body
-        piece, self._input.data = body.feed(self._input.data)
-        if body.flooded:
-            text = "Message is far over the size limit, closing the connection"
-            yield from self._close(Reply(421, "4.3.4", text))
-            return
-        if body.done and (self._chunks is None or self._chunks.last):
-            piece += body.end()
-        if piece:
-            yield BodyChunk(piece)
-        if body.done:
-            yield from self._body_read(body)
-
-    def _body_read(self, body: Body) -> Iterator[Effect]:
-        """The octets announced, or the final dot, are here."""
-        if self._chunks is not None:
-            if body.refusal is not None:
-                yield from self._chunk_refused(body.refusal)
-                return
-            if not self._chunks.last:
-                self._state = State.CHUNKS
-                yield from self._reply(Reply(250, "2.0.0", f"{body.size} octets received so far"))
-                return
-        self._message_open = False
-        yield from self._ask(q.EndMessage(body.refusal), self._message_done)
-
-    def _chunk_refused(self, refusal: Reply) -> Iterator[Effect]:
-        """RFC 3030 §2: the transaction has failed; further chunks are read and refused until RSET."""
-
-        def then() -> Iterator[Effect]:
-            self._state = self._outside
-            self._chunks = None
-            yield from self._error(refusal) if self._outside is not State.BROKEN else self._reply(refusal)
-
-        yield from self._drop(then)
-
-    def _message_done(self, reply: Reply) -> Iterator[Effect]:
-        # RFC 2033 §4.2: LMTP answers for each recipient. All of them are in one queue, so all fare alike.
-        count = len(self._envelope.recipients) if self._settings.role is Role.LMTP else 1
-        self._reset()
-        for _ in range(count):
-            yield from self._reply(reply)
+        yield from self._talk.ask(q.RcptTo(self._talk.envelope, recipient), then)
 
     # --- the small commands --------------------------------------------------------------------
 
     def _rset(self, argument: str) -> Iterator[Effect]:
         def then() -> Iterator[Effect]:
-            if self._state is not State.CONNECTED:
-                self._reset()
-            yield from self._reply(_OK)
+            if self._talk.state is not State.CONNECTED:
+                self._transfer.reset()
+            yield from self._talk.reply(_OK)
 
-        yield from self._drop(then)
+        yield from self._transfer.drop(then)
 
     def _quit(self, argument: str) -> Iterator[Effect]:
-        yield from self._close(Reply(221, "2.0.0", f"{self._settings.hostname} closing the connection"))
+        yield from self._talk.close(Reply(221, "2.0.0", f"{self._settings.hostname} closing the connection"))
 
     def _help(self, argument: str) -> Iterator[Effect]:
         lines = ["Commands: " + " ".join(self._handlers), self._settings.help, "See RFC 5321"]
-        yield from self._reply(Reply(214, "2.0.0", "\n".join(filter(None, lines))))
+        yield from self._talk.reply(Reply(214, "2.0.0", "\n".join(filter(None, lines))))
 
     def _vrfy(self, argument: str) -> Iterator[Effect]:
         if not argument:
             raise syntax_error("Syntax: VRFY address")
         if not self._admitted(self._settings.vrfy):
-            return self._reply(_NOT_VERIFIED)
-        return self._ask(q.Verify(argument), self._reply)
+            return self._talk.reply(_NOT_VERIFIED)
+        return self._talk.ask(q.Verify(argument), self._talk.reply)
 
     def _expn(self, argument: str) -> Iterator[Effect]:
         if not argument:
             raise syntax_error("Syntax: EXPN address")
         if not self._admitted(self._settings.expn):
-            return self._reply(_NOT_EXPANDED)
-        return self._ask(q.Expand(argument), self._reply)
+            return self._talk.reply(_NOT_EXPANDED)
+        return self._talk.ask(q.Expand(argument), self._talk.reply)
 
     def _admitted(self, audience: Audience) -> bool:
         return audience.admits(logged_in=self._login.done, trusted=self._trusted)
@@ -484,16 +322,16 @@ class SmtpServer:
 
         def then(standing: q.Standing | Reply) -> Iterator[Effect]:
             if isinstance(standing, Reply):
-                yield from self._reply(standing)
+                yield from self._talk.reply(standing)
                 return
             # The session begins anew with the client that was named; a login was that of the one which speaks for it.
-            self._reset()
+            self._transfer.reset()
             self._login.done, self._trusted = standing.logged_in, standing.trusted
-            self._state = State.CONNECTED
+            self._talk.state = State.CONNECTED
             self._offered = frozenset()
-            yield from self._ask(q.Connected(), self._connected)
+            yield from self._talk.ask(q.Connected(), self._connected)
 
-        yield from self._ask(q.ClientIs(attributes), then)
+        yield from self._talk.ask(q.ClientIs(attributes), then)
 
     # --- TLS and AUTH --------------------------------------------------------------------------
 
@@ -505,13 +343,13 @@ class SmtpServer:
         if not self._settings.tls_available:
             raise CommandError(Reply(502, "5.5.1", "STARTTLS is not offered here"))
         # RFC 3207 §4.2: what the client sent before the handshake must have no effect after it.
-        yield from self._drop(self._begin_tls)
+        yield from self._transfer.drop(self._begin_tls)
 
     def _begin_tls(self) -> Iterator[Effect]:
-        yield from self._reply(Reply(220, "2.0.0", "Go ahead with TLS"))
-        self._reset()
-        self._input.clear()
-        self._state = State.TLS
+        yield from self._talk.reply(Reply(220, "2.0.0", "Go ahead with TLS"))
+        self._transfer.reset()
+        self._talk.input.clear()
+        self._talk.state = State.TLS
         yield StartTLS()
 
     def _auth(self, argument: str) -> Iterator[Effect]:
@@ -525,14 +363,16 @@ class SmtpServer:
         yield from self._auth_move(self._login.begin(argument))
 
     def _auth_move(self, move: auth.Move) -> Iterator[Effect]:
-        self._state = State.READY if isinstance(move, auth.Over) else State.AUTH
+        self._talk.state = State.READY if isinstance(move, auth.Over) else State.AUTH
         match move:
             case auth.Prompt(line):
                 yield Send(line)
             case auth.Question(question):
-                yield from self._ask(question, lambda answer: self._auth_move(self._login.answer(answer)))
-            case auth.Over(reply, wrong):
-                yield from self._error(reply) if wrong else self._reply(reply)
+                yield from self._talk.ask(
+                    question, lambda answer: self._auth_move(self._login.answer(answer))
+                )
+            case _:
+                yield from self._talk.error(move.reply) if move.wrong else self._talk.reply(move.reply)
 
 
 def _needs_ascii(address: Address | None, envelope: Envelope) -> None:
