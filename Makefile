@@ -41,7 +41,8 @@ torture: $(STAMP)
 
 bench: $(STAMP)
 	tests/interop/install
-	$(BIN)/python benchmarks/receive.py $(ARGS)
+	$(BIN)/python -m benchmarks.receive $(ARGS)
+	$(BIN)/python -m benchmarks.relay $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,13 +8,19 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from tests.peers import accepts, free_port, wait_for
 from twisted_mta.testing.site import Site
+
+#: Server -> messages a second, round by round.
+Rates = dict[str, list[float]]
 
 #: How smtp-source is told to use its sessions.
 MODES = {"connections kept": ["-d"], "a connection a message": []}
@@ -32,19 +38,83 @@ def source(port: int, recipient: str, options: argparse.Namespace, flags: Sequen
     subprocess.run(command, check=True, env=environment())
 
 
-@contextmanager
-def sink() -> Iterator[int]:
-    """Postfix's smtp-sink, which takes everything and keeps nothing: its port."""
-    port = free_port()
-    # It will not run as root.
-    user = ["-u", "nobody"] if os.getuid() == 0 else []
-    process = subprocess.Popen(["smtp-sink", *user, f"127.0.0.1:{port}", "1000"], env=environment())
-    try:
-        wait_for(lambda: accepts(port), "smtp-sink")
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
+class Sink:
+    """Postfix's smtp-sink, which takes everything and keeps nothing, and counts it."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.taken = 0
+        # It will not run as root.
+        user = ["-u", "nobody"] if os.getuid() == 0 else []
+        self._process = subprocess.Popen(
+            ["smtp-sink", *user, "-c", f"127.0.0.1:{self.port}", "1000"],
+            env=environment(),
+            stdout=subprocess.PIPE,
+        )
+        threading.Thread(target=self._count, daemon=True).start()
+
+    def _count(self) -> None:
+        """It writes "sess=1 quit=0 mesg=1" and a carriage return at every end of a message."""
+        assert self._process.stdout is not None
+        rest = b""
+        while piece := os.read(self._process.stdout.fileno(), 65536):
+            *lines, rest = (rest + piece).split(b"\r")
+            if lines:
+                self.taken = int(lines[-1].rpartition(b"mesg=")[2])
+
+    def __enter__(self) -> Sink:
+        wait_for(lambda: accepts(self.port), "smtp-sink")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+@attrs.frozen
+class Server:
+    """One of those compared: where it listens, and how many messages have come to their end through it."""
+
+    name: str
+    port: int
+    finished: Callable[[], int]
+
+
+def measure(server: Server, recipient: str, options: argparse.Namespace, flags: Sequence[str]) -> float:
+    """Messages a second of one run, from the first connection until the last message has come to its end."""
+    goal = server.finished() + options.messages
+    began = time.perf_counter()
+    source(server.port, recipient, options, flags)
+    wait_for(lambda: server.finished() >= goal, f"{server.name} to finish {options.messages} messages", 300)
+    return options.messages / (time.perf_counter() - began)
+
+
+def compare(servers: Sequence[Server], recipient: str, options: argparse.Namespace) -> dict[str, Rates]:
+    """Mode -> server -> messages a second, round by round, the servers in turn."""
+    results: dict[str, Rates] = {mode: {} for mode in MODES}
+    for number in range(options.rounds + 1):
+        for mode, flags in MODES.items():
+            for server in servers:
+                rate = measure(server, recipient, options, flags)
+                if number:  # the first warms up
+                    results[mode].setdefault(server.name, []).append(rate)
+                    print(f"round {number}, {mode}: {server.name} {rate:.0f}/s", flush=True)
+    return results
+
+
+def run_comparison(about: str, run: Callable[[argparse.Namespace], dict[str, Rates]]) -> None:
+    """The main program of a comparison: runs it, prints the medians, and writes them as JSON if asked."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=2000)
+    parser.add_argument("--sessions", type=int, default=20)
+    parser.add_argument("--size", type=int, default=4096, help="octets of a message")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the results there")
+    options = parser.parse_args()
+    results = run(options)
+    for mode, rates in results.items():
+        print(f"{mode}: {summary(rates, 'twisted_mta', 'postfix')}")
+    write_json(options.json, {"rates": results}, messages=options.messages, size=options.size)
 
 
 def environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import memory, sink, write_json
+from benchmarks.common import Sink, memory, write_json
 from twisted_mta.testing.site import Site
 
 #: Seconds until it is given up.
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--domains", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
-    with sink() as port, Site(configuration(options, port), roles=("mx",)) as site:
+    with Sink() as sink, Site(configuration(options, sink.port), roles=("mx",)) as site:
         results = drain(site, options)
     print(results)
     write_json(options.json, results, members=options.members, size=options.size, domains=options.domains)
