@@ -113,7 +113,7 @@ def test_limits_count_the_clients_and_not_the_proxy(proxied: Site) -> None:
 def test_no_header_no_session(proxied: Site) -> None:
     assert first_line(proxied.port("mx"), b"EHLO client.example.org\r\n") == b""
     assert first_line(proxied.port("submission"), TEXT) == b""
-    assert "it is not in proxy_networks" in proxied.log()
+    proxied.wait_for(lambda: "it is not in proxy_networks" in proxied.log())
 
 
 # --- other sockets --------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from twisted_mta.config.schema import Role
+from twisted_mta.net.session import SessionFactory
 from twisted_mta.service.reload import reload
 from twisted_mta.testing.world import World
 
@@ -62,8 +64,10 @@ class ConnectionTests(SynchronousTestCase):
         )
         self.assertIn("550 5.7.1 Your EHLO is our own name", transport.value().decode())
 
-    def connect(self, world: World, client: str, said: bytes = b"") -> StringTransport:
-        session: Any = world._mx.buildProtocol(IPv4Address("TCP", client, 40000))
+    def connect(
+        self, world: World, client: str, said: bytes = b"", factory: SessionFactory | None = None
+    ) -> StringTransport:
+        session: Any = (factory or world._mx).buildProtocol(IPv4Address("TCP", client, 40000))
         transport = StringTransport(peerAddress=IPv4Address("TCP", client, 40000))  # type: ignore[no-untyped-call]
         session.makeConnection(transport)
         if said:
@@ -84,6 +88,37 @@ class ConnectionTests(SynchronousTestCase):
         world = self.world("[limits]\nconnections_per_network = 2\n")
         codes = [self.connect(world, f"192.0.2.{n}").value()[:3] for n in range(3)]
         self.assertEqual(codes, [b"220", b"220", b"421"])
+
+    def test_all_listeners_count_together(self) -> None:
+        """And each refuses in its own words."""
+        world = self.world("[limits]\nconnections_per_address = 2\n")
+        imap, pop3 = (world.listeners.factory(role) for role in (Role.IMAP, Role.POP3))
+        self.assertEqual(self.connect(world, "192.0.2.1").value()[:3], b"220")
+        self.assertEqual(self.connect(world, "192.0.2.1", factory=imap).value()[:5], b"* OK ")
+        for factory, said in (
+            (world._mx, b"421 4.7.0 Too many connections, try again later\r\n"),
+            (imap, b"* BYE Too many connections, try again later\r\n"),
+            (pop3, b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"),
+        ):
+            self.assertEqual(self.connect(world, "192.0.2.1", factory=factory).value(), said)
+        self.assertEqual(self.connect(world, "192.0.2.2", factory=pop3).value()[:3], b"+OK")
+        self.assertEqual(world.listeners.connections, 3)
+
+    def test_who_is_trusted_is_not_counted_apart(self) -> None:
+        """Those that may relay, speak by XCLIENT, are proxies, or are named; a reload changes it."""
+        listen = (
+            '[[listen]]\nrole = "mx"\nendpoint = "tcp:26"\nproxy = true\nproxy_networks = ["192.0.2.40"]\n'
+        )
+        relay = '[relay]\nnetworks = ["192.0.2.10"]\nxclient_networks = ["192.0.2.20"]\n'
+        limits = '[limits]\nconnections_per_address = 1\nexempt_networks = ["192.0.2.30"]\n'
+        world = self.world(limits + relay + listen)
+        for client in ("192.0.2.10", "192.0.2.20", "192.0.2.30", "192.0.2.40"):
+            codes = [self.connect(world, client).value()[:3] for _ in range(3)]
+            self.assertEqual(codes, [b"220"] * 3, client)
+        codes = [self.connect(world, "192.0.2.50").value()[:3] for _ in range(2)]
+        self.assertEqual(codes, [b"220", b"421"])
+        self.change(world, "192.0.2.30", "192.0.2.50")
+        self.assertEqual(self.connect(world, "192.0.2.50").value()[:3], b"220")
 
     def test_the_greeting_is_held_for_strangers_only(self) -> None:
         world = self.world('[limits]\ngreeting_delay = 3\n[relay]\nnetworks = ["198.51.100.0/24"]\n')

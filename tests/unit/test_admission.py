@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections import Counter
+from ipaddress import ip_network
 from unittest import mock
 
 from hypothesis import given, settings
@@ -55,6 +56,18 @@ class AdmissionTests(unittest.TestCase):
             self.let_in(counted, "2001:db8::1", "2001:db8::ffff:0:0:1", "2001:db8::2", "2001:db8:0:1::1"),
             [True, True, False, True],
         )
+
+    def test_the_exempt_count_in_all_only(self) -> None:
+        exempt = (ip_network("192.0.2.0/25"), ip_network("2001:db8::/48"))
+        counted = Admission(
+            Bounds(total=7, per_address=1, per_network=1, rate=1, exempt=exempt), lambda: self.now
+        )
+        trusted = ("192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2", "2001:db8::1", "2001:db8::1")
+        hosts = [counted.counted(host) for host in (*trusted, "192.0.2.200", "192.0.2.201", "", "192.0.3.1")]
+        self.assertEqual(hosts, ["", "", "", "", "", "192.0.2.200", "192.0.2.201", "", "192.0.3.1"])
+        # Those of the same network who are not exempt are counted without them.
+        self.assertEqual(self.let_in(counted, *hosts), [True] * 6 + [False, True, False])
+        self.assertEqual(counted.total, 7)
 
     def test_unix_sockets_count_in_all_only(self) -> None:
         counted = self.admission(per_address=1, per_network=1, rate=1, total=3)
@@ -116,5 +129,5 @@ class AdmissionTests(unittest.TestCase):
             self.assertLessEqual(inside["192.0.2.1"] + inside["192.0.2.2"], 3)
         for host in inside.elements():
             counted.leave(host)
-        self.assertEqual((counted._total, +counted._addresses, +counted._networks), (0, Counter(), Counter()))
+        self.assertEqual((counted.total, +counted._addresses, +counted._networks), (0, Counter(), Counter()))
         self.assertEqual(len(counted._networks), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +237,12 @@ class SessionTests(SynchronousTestCase):
         self.handler.body_waits = Deferred()
         self.session.dataReceived(b"AB1")
         self.assertEqual(self.handler.chunks, [b"A"])
+        # Not one read more: a thousand of them would be a lot.
+        self.assertEqual(self.transport.producerState, "paused")
         waits, self.handler.body_waits = self.handler.body_waits, None
         waits.callback(None)
         self.assertEqual(self.handler.chunks, [b"A", b"B"])
+        self.assertEqual(self.transport.producerState, "producing")
         self.assertEqual(self.transport.value(), b"hi1")
 
     def test_answer_in_parts_waits_for_the_reader(self) -> None:
@@ -330,6 +334,36 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.connect("192.0.2.3")[1].value(), b"busy")
         self.lose()
         self.assertEqual(self.connect("192.0.2.3")[1].value(), b"hi")
+
+    def test_factories_share_their_limits(self) -> None:
+        other = SessionFactory(
+            lambda _: Session(EchoCore(), Handler(), self.clock), b"other busy", self.factory.admission
+        )
+        refused, session = (
+            other.buildProtocol(IPv4Address("TCP", host, 1000)) for host in ("192.0.2.1", "192.0.2.2")
+        )
+        assert refused is not None
+        transport = Transport()
+        refused.makeConnection(transport)
+        self.assertEqual(transport.value(), b"other busy")
+        self.assertEqual(self.connect("192.0.2.3")[1].value(), b"busy")
+        assert isinstance(session, Session)
+        session.makeConnection(Transport())
+        session.connectionLost()
+        self.assertEqual(self.connect("192.0.2.3")[1].value(), b"hi")
+
+    def test_who_becomes_exempt_leaves_as_it_came(self) -> None:
+        admission = self.factory.admission
+        admission.bounds = Bounds(total=9, per_address=1, exempt=(ip_network("192.0.2.1"),))
+        exempt = [self.connect("192.0.2.1") for _ in range(2)]
+        self.assertEqual([transport.value() for _, transport in exempt], [b"hi", b"hi"])
+        admission.bounds = Bounds(total=9, per_address=1)
+        for session, _ in exempt:
+            session.connectionLost()
+        self.assertEqual(self.connect("192.0.2.1")[1].value(), b"busy")  # the first one is there still
+        self.lose()
+        self.assertEqual(self.connect("192.0.2.1")[1].value(), b"hi")
+        self.assertEqual(admission.total, 1)
 
     def test_shut_down(self) -> None:
         """The question under way is answered first; who stays is cut off after the grace."""

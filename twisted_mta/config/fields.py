@@ -212,6 +212,11 @@ def proxy_network(value: Any, reading: Reading, key: str) -> Network:
     return _network(value, reading, key, "anybody could pretend to be any client")
 
 
+def client_network(value: Any, reading: Reading, key: str) -> Network:
+    """An IP network or address of clients that are not limited; never the whole Internet."""
+    return _network(value, reading, key, "nobody would be limited")
+
+
 def _network(value: Any, reading: Reading, key: str, danger: str) -> Network:
     try:
         found = ipaddress.ip_network(text(value, reading, key))

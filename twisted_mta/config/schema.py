@@ -215,11 +215,13 @@ class Limits:
     errors: int = 20
     #: Received fields that make a message a loop, RFC 5321 §6.3.
     received_headers: int = 50
-    #: Connections at a time: in all, and from one address.
+    #: Connections at a time, at all listeners together: in all, and from one address.
     connections: int = 10000
     connections_per_address: int = 100
     #: ... and from one network: an IPv4 /24, an IPv6 /64.
     connections_per_network: int = 500
+    #: Clients that may have any number of connections, up to `connections`, as those have that may relay.
+    exempt_networks: tuple[Network, ...] = ()
     #: New connections in a minute from one IPv4 address or IPv6 /64; 0: any number.
     connection_rate: int = 0
     #: Seconds that a client of an mx listener waits for the greeting; one that speaks before is refused. 0: off.

@@ -76,6 +76,7 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "connections": fields.integer(1, 1_000_000),
     "connections_per_address": fields.integer(1, 1_000_000),
     "connections_per_network": fields.integer(1, 1_000_000),
+    "exempt_networks": fields.array(fields.client_network),
     "connection_rate": fields.integer(0, 1_000_000),
     "greeting_delay": fields.duration(0, 60),  # RFC 5321 §4.5.3.2.1: clients wait for five minutes
     "login_failures": fields.integer(1, 1_000_000),

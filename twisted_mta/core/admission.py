@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import attrs
 
@@ -16,7 +16,7 @@ _PERIOD = 60.0
 
 @attrs.frozen(kw_only=True)
 class Bounds:
-    """What is allowed at one listener."""
+    """What is allowed."""
 
     #: Connections at a time: in all, from one address, and from one network (an IPv4 /24, an IPv6 /64).
     total: int = 10000
@@ -24,6 +24,8 @@ class Bounds:
     per_network: int = 500
     #: New connections in a minute from one IPv4 address or IPv6 /64; 0: any number.
     rate: int = 0
+    #: Clients that only the total is for.
+    exempt: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 @attrs.frozen
@@ -46,25 +48,36 @@ class _Client:
 
 
 class Admission:
-    """Counts the connections of one listener. `seconds` tells the time.
+    """Counts the connections of a server, at all its listeners together. `seconds` tells the time.
 
-    Whoever has no address (a UNIX socket) counts for the total only.
+    Whoever has no address (a UNIX socket), or is exempt, counts for the total only.
     """
 
     def __init__(self, bounds: Bounds, seconds: Callable[[], float]) -> None:
         #: May be replaced at any time; connections that are open stay.
         self.bounds = bounds
         self._seconds = seconds
-        self._total = 0
+        #: Connections that are open.
+        self.total = 0
         self._addresses: Counter[str] = Counter()
         self._networks: Counter[str] = Counter()
         #: Customer -> when its allowance would be whole again, those who came last at the end.
         self._whole_at: dict[str, float] = {}
 
+    def counted(self, host: str) -> str:
+        """What to `enter` and `leave` for a client at an IP address: "" if it is exempt, as one without an address.
+
+        To be asked once for each connection: who is exempt may change while it is open.
+        """
+        if not host or not self.bounds.exempt:
+            return host
+        address = ip_address(_Client.of(host).address)
+        return "" if any(address in network for network in self.bounds.exempt) else host
+
     def enter(self, host: str) -> str:
         """Count a connection from an IP address ("" for none) and return ""; or count nothing and return why not."""
         bounds = self.bounds
-        if self._total >= bounds.total:
+        if self.total >= bounds.total:
             return f"{bounds.total} connections are open (limits.connections)"
         if host:
             client = _Client.of(host)
@@ -76,12 +89,12 @@ class Admission:
                 return f"more than {bounds.rate} connections in a minute (limits.connection_rate)"
             self._addresses[client.address] += 1
             self._networks[client.network] += 1
-        self._total += 1
+        self.total += 1
         return ""
 
     def leave(self, host: str) -> None:
         """A connection that was let in is gone."""
-        self._total -= 1
+        self.total -= 1
         if not host:
             return
         client = _Client.of(host)

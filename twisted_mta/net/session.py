@@ -387,30 +387,32 @@ class SessionFactory(protocol.ServerFactory):
         self._busy = busy
         self.admission = admission or Admission(Bounds(), lambda: 0.0)
         self.sessions: set[Session] = set()
-        self._host_of: dict[Session, str] = {}
+        #: What each session counts as.
+        self._counted: dict[Session, str] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol | None:
         host = getattr(addr, "host", "")
-        why = self.admission.enter(host)
+        counted = self.admission.counted(host)
+        why = self.admission.enter(counted)
         if why:
             self.log.warn("refused {peer}: {why}", peer=host or "a UNIX socket", why=why)
             return _Refuse(self._busy)
         try:
             session = self._make(addr)
         except Exception:
-            self.admission.leave(host)
+            self.admission.leave(counted)
             raise
         session.factory = self
         self.sessions.add(session)
-        self._host_of[session] = host
+        self._counted[session] = counted
         return session
 
     def session_ended(self, session: Session) -> None:
         """Called by each session once."""
         self.sessions.discard(session)
-        host = self._host_of.pop(session, None)
-        if host is not None:
-            self.admission.leave(host)
+        counted = self._counted.pop(session, None)
+        if counted is not None:
+            self.admission.leave(counted)
 
     async def shut_down(self, clock: IReactorTime, grace: float = 2.0) -> None:
         """End all sessions: politely first, and after `grace` seconds by force."""

@@ -18,7 +18,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_mta.config.schema import Config, Limits, Listen, Role
+from twisted_mta.config.schema import Config, Listen, Role
 from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.imap.session import ImapSettings, ImapTimes
 from twisted_mta.core.pop3 import Pop3Settings, Pop3Times
@@ -167,12 +167,16 @@ def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
     )
 
 
-def _bounds(limits: Limits) -> Bounds:
+def _bounds(config: Config) -> Bounds:
+    limits, relay = config.limits, config.relay
+    proxies = (network for listen in config.listen for network in listen.proxy_networks)
     return Bounds(
         total=limits.connections,
         per_address=limits.connections_per_address,
         per_network=limits.connections_per_network,
         rate=limits.connection_rate,
+        # Those who are trusted may well be many: the clients of a web mail, or behind a filter.
+        exempt=(*limits.exempt_networks, *relay.networks, *relay.xclient_networks, *proxies),
     )
 
 
@@ -218,7 +222,7 @@ class Listeners:
 
     def __init__(self, reactor: Any, config: Config) -> None:
         self._reactor = reactor
-        self._limits = config.limits
+        self._admission = Admission(_bounds(config), reactor.seconds)
         #: Set before the reactor accepts the first connection.
         self._serving: Serving | None = None
         self.bound: list[Listener] = []
@@ -266,14 +270,17 @@ class Listeners:
         return SessionFactory(
             lambda address: make(self.serving, role, address),
             b"" if role.implicit_tls else busy,
-            Admission(_bounds(self._limits), self._reactor.seconds),
+            self._admission,
         )
 
     def reconfigure(self) -> None:
         """Take over changed limits."""
-        bounds = _bounds(self.serving.config.limits)
-        for listener in self.bound:
-            listener.factory.admission.bounds = bounds
+        self._admission.bounds = _bounds(self.serving.config)
+
+    @property
+    def connections(self) -> int:
+        """How many are open, at all sockets together."""
+        return self._admission.total
 
     async def stop(self) -> None:
         """Stop listening, tell open sessions, and wait until they are gone."""

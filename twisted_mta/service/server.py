@@ -184,6 +184,7 @@ class MailServer(Service):
                 for bound in self._listeners.bound
             ],
             "queue": {"being delivered": self._parts.queue.active},
+            "connections": self._listeners.connections,
             **receiving_status(self._parts.store),
             "sent in the last day": self._parts.usage.status(),
         }
