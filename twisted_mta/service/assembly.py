@@ -49,6 +49,7 @@ from twisted_mta.store.usage import UsageFile, UsageFileError
 #: Threads for mailboxes and their files, for password hashes, and for the rest.
 _DISK_THREADS = 8
 _HASH_THREADS = 2
+_CANNOT_START = (AlreadyRunning, QueueFileError, UsageFileError, OSError, UnicodeDecodeError)
 
 
 class StartError(Exception):
@@ -193,8 +194,8 @@ def real_platform(reactor: Any) -> Platform:
 def assemble(config: Config, platform: Platform) -> Parts:
     """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError."""
     reactor, chance = platform.reactor, platform.chance
+    lock = DataLock(config.data)
     try:
-        lock = DataLock(config.data)
         lock.acquire()
         store = platform.open_queue(config.queue_directory, config.limits.disk_reserve)
         store.history = history_rules(config.queue)
@@ -204,8 +205,11 @@ def assemble(config: Config, platform: Platform) -> Parts:
         hashing = platform.workers(_HASH_THREADS, "hashing")
         accounts = Accounts(config, hashing, reactor, os.urandom)
         usage = UsageKeeper(UsageFile(config.usage_file), disk, reactor)
-    except (AlreadyRunning, QueueFileError, UsageFileError, OSError, UnicodeDecodeError) as error:
-        raise StartError(str(error)) from error
+    except BaseException as error:
+        lock.release()  # the next one to try may be in this process
+        if isinstance(error, _CANNOT_START):
+            raise StartError(str(error)) from error
+        raise
     directory = accounts.directory
     ids = QueueIds(reactor.seconds, chance.random)
     mailboxes = MaildirMailboxes(disk, reactor)

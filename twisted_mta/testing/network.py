@@ -60,6 +60,16 @@ class MemoryNetwork(Clock):
             connector.call = self.callLater(wait, connector.establish)
         return connector
 
+    def cut(self) -> None:
+        """The machine of the clients is gone: nothing that was to happen there does, and servers lose their connections."""
+        for call in self.getDelayedCalls():
+            call.cancel()
+        ends, self.open = sorted(self.open, key=lambda end: end.number), set()
+        for end in ends:
+            end.connected = False
+            if end.accepted:
+                end.protocol.connectionLost(Failure(ConnectionLost()))  # type: ignore[no-untyped-call]
+
 
 class _Connector:
     def __init__(self, network: MemoryNetwork, host: str, port: int, factory: Any) -> None:
@@ -81,7 +91,7 @@ class _Connector:
         server = self._network.servers[self._address.host, self._address.port]
         theirs = server.buildProtocol(IPv4Address("TCP", "192.0.2.254", 40000))
         ours = self._factory.buildProtocol(self._address)
-        ends = MemoryTransport(self._network, ours), MemoryTransport(self._network, theirs)
+        ends = MemoryTransport(self._network, ours), MemoryTransport(self._network, theirs, accepted=True)
         broken = self._address.host in self._network.broken_tls
         for one, other in (ends, ends[::-1]):
             one.peer = other
@@ -96,8 +106,11 @@ class MemoryTransport:
 
     peer: MemoryTransport
 
-    def __init__(self, network: MemoryNetwork, protocol: Any) -> None:
+    def __init__(self, network: MemoryNetwork, protocol: Any, accepted: bool = False) -> None:
+        """`accepted`: the end of the server."""
         self._network = network
+        self.accepted = accepted
+        self.number = len(network.attempts)
         self.protocol = protocol
         self.broken_tls = False
         self.tls = False

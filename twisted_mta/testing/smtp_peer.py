@@ -16,6 +16,8 @@ from zope.interface import implementer
 SILENCE = "silence"
 #: In place of a reply: close the connection.
 DROP = "drop"
+#: In place of the reply to a message: take it, and close the connection without saying so.
+TAKE = "take"
 
 _ADDRESS = re.compile(r"<([^>]*)>")
 
@@ -30,6 +32,8 @@ class Received:
     tls: bool
     #: The commands as they came, MAIL first.
     commands: list[str] = attrs.field(factory=list)
+    #: Whether the peer said so.
+    answered: bool = True
 
 
 class SmtpPeer(ServerFactory):
@@ -156,7 +160,9 @@ class _PeerSession(Protocol):
 
     def _finish(self) -> None:
         received, self._now = self._now, Received("", [], b"", self._secure)
-        if self._say(["."], "250 2.0.0 taken").startswith("2"):
+        reply = self._say(["."], "250 2.0.0 taken")
+        received.answered = reply != TAKE
+        if reply.startswith("2") or reply == TAKE:
             self._peer.messages.append(received)
 
     def _add(self, data: bytes) -> None:
@@ -178,7 +184,8 @@ class _PeerSession(Protocol):
             if self._say(keys, "250 2.1.0 ok").startswith("2"):
                 self._now = Received(address, [], b"", self._secure, [line])
         elif verb == "RCPT":
-            if self._say(keys, "250 2.1.5 ok").startswith("2"):
+            normal = "250 2.1.5 ok" if self._now.commands else "503 5.5.1 MAIL first"
+            if self._say(keys, normal).startswith("2"):
                 self._now.recipients.append(address)
                 self._now.commands.append(line)
         elif verb == "DATA":
@@ -205,7 +212,7 @@ class _PeerSession(Protocol):
         reply = self._peer.reply(keys, normal)
         if reply == SILENCE:
             self._silent = True
-        elif reply == DROP:
+        elif reply in (DROP, TAKE):
             self._silent = True
             self.transport.loseConnection()
         elif "\r\n" in reply:

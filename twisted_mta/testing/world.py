@@ -19,6 +19,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from twisted_mta.config.loader import load
 from twisted_mta.config.schema import Role
@@ -73,6 +74,9 @@ class World:
         #: The IP addresses of the server's machine.
         self.own_addresses = {"127.0.0.1", "::1"}
         self._seed = seed
+        #: What crashed must not be taken apart before the world is: its last acts would be those of a living one.
+        self._dead: list[Parts] = []
+        self._lives = 0
         self.parts = self._start()
 
     def _start(self) -> Parts:
@@ -80,7 +84,7 @@ class World:
         network = self.network
         platform = Platform(
             reactor=network,
-            chance=random.Random(self._seed),  # noqa: S311  the point is that it repeats
+            chance=random.Random(self._seed + 1_000_003 * self._lives),  # noqa: S311  the point is that it repeats
             workers=lambda size, name: InlineWorkers(),
             open_queue=lambda path, reserve: SQLiteQueueStore.inline(path, network, disk_reserve=reserve),
             resolver=lambda dns: self.resolver,
@@ -102,17 +106,32 @@ class World:
         self._mx = self.listeners.factory(Role.MX)
         parts.queue.startService()
         parts.history.start()
+        self._lives += 1
         return parts
 
     def close(self) -> None:
         """Stop the server in an orderly way."""
-        done = Deferred.fromCoroutine(self.parts.close())
+        ended: list[Any] = []
+        Deferred.fromCoroutine(self.parts.close()).addBoth(ended.append)
         self.network.pump([0.1] * 100)
-        assert done.called
+        assert ended
+        if isinstance(ended[0], Failure):
+            ended[0].raiseException()
 
     def restart(self) -> None:
         """Stop it and start it again on the same files."""
         self.close()
+        self.parts = self._start()
+
+    def crash(self) -> None:
+        """End it as kill -9 does; `start` brings up another on the same files."""
+        self._dead.append(self.parts)
+        self.network.cut()
+        self.parts.store.drop()
+        self.parts.lock.release()
+
+    def start(self) -> None:
+        """Start after `crash`. Raises `assembly.StartError`."""
         self.parts = self._start()
 
     # --- the world around it -------------------------------------------------------------------
@@ -160,7 +179,10 @@ class World:
             transport.clear()
             session.dataReceived(line)
             self.network.pump([0.0] * 5)
-            text = transport.value().decode().splitlines()[-1]
+            lines = transport.value().decode().splitlines()
+            if not lines:  # it died of it
+                return Reply(0, "", "")
+            text = lines[-1]
             code, _, rest = text.partition(" ")
             enhanced, _, words = rest.partition(" ")
             last = Reply(int(code), enhanced, words)

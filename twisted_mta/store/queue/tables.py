@@ -94,7 +94,7 @@ class Tables:
             results = [operation(self) for operation in operations]
             fault("queue.commit")
             self._cursor.execute("COMMIT")
-        except Exception:
+        except BaseException:
             self._roll_back()
             raise
         fault("queue.committed")
