@@ -18,7 +18,7 @@ from twisted_mta.core.aliases import Alias, Target
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.lists import MailingList
-from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient, WorkItem
+from twisted_mta.core.queue import NewMessage, Order, Outcome, QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.core.tls_policy.tlsa import TlsaRecord
@@ -123,8 +123,9 @@ class IQueueStore(Interface):
     def hasten(rows: Sequence[int], now: float) -> Awaitable[int]:
         """Make recipients due now that would be later; returns how many. Those claimed, held or gone are left alone."""
 
-    def listing(limit: int = 1000) -> Awaitable[Sequence[WorkItem]]:
-        """The queue for an administrator, oldest first: messages with all their unfinished recipients."""
+    def listing(limit: int = 1000, after: str = "") -> Awaitable[Sequence[WorkItem]]:
+        """The queue for an administrator, by rising queue id (oldest first): messages with all their unfinished
+        recipients; only ids above `after`."""
 
     def find(queue_id: str) -> Awaitable[WorkItem | None]:
         """One message with its unfinished recipients; None if it is not (any more) in the queue."""
@@ -142,6 +143,16 @@ class IQueueStore(Interface):
 
     def let_go(queue_ids: Sequence[str]) -> Awaitable[int]:
         """End the hold of messages, which go back to their schedule; returns how many."""
+
+    def order(
+        order: Order, recipients: Sequence[tuple[str, int]], now: float, hop: str = ""
+    ) -> Awaitable[int]:
+        """Do that for recipients, by (queue id, row); returns for how many. Those being delivered are left alone (but for
+        REROUTE, which then counts for the next attempt), and so is who is held by RETRY.
+
+        EXPIRE sets `QueuedRecipient.given_up` and makes it due at once, held or not. REROUTE sets `hop` ("": as the
+        configuration has it) of those whose transport is SMTP, and makes them due unless they are held.
+        """
 
     def delete(queue_ids: Sequence[str]) -> Awaitable[int]:
         """Remove messages without a bounce; returns how many. One that is being delivered is removed when that ends."""

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from twisted_mta.core.envelope import DeliverBy, TlsWish
-from twisted_mta.core.queue import Expanded, TryLater, WorkItem
+from twisted_mta.core.queue import Expanded, Order, TryLater, WorkItem
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IQueueStore, Update
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -50,7 +50,16 @@ def seen(items: list[WorkItem]) -> list[Any]:
             item.message.priority,
             item.message.tls,
             [
-                (str(r.address), r.attempts, r.next_attempt, r.last_reply, r.warned, r.late, r.status)
+                (
+                    str(r.address),
+                    r.attempts,
+                    r.next_attempt,
+                    r.last_reply,
+                    r.warned,
+                    r.late,
+                    r.given_up,
+                    r.hop,
+                )
                 for r in item.recipients
             ],
         )
@@ -207,6 +216,17 @@ class QueueTwins(RuleBasedStateMachine):
             result(store.hold(names, "why not") if on else store.let_go(names)) for store in self.stores
         )
         assert one == two
+
+    @precondition(lambda self: self.count)
+    @rule(data=st.data(), kind=st.sampled_from(Order), when=TIMES)
+    def order(self, data: st.DataObject, kind: Order, when: float) -> None:
+        names = data.draw(self.some_names())
+        counts = []
+        for store in self.stores:
+            items = [item for name in names if (item := result(store.find(name))) is not None]
+            rows = [(item.message.id, one.row) for item in items for one in item.recipients[:2]]
+            counts.append(result(store.order(kind, rows, when, "mx:25")))
+        assert counts[0] == counts[1]
 
     def some_names(self) -> st.SearchStrategy[list[str]]:
         return st.lists(st.integers(1, self.count).map("m{:04}".format), max_size=3, unique=True)

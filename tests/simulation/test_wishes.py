@@ -55,7 +55,7 @@ class WishesCase(SynchronousTestCase):
 
     def listing(self) -> list[str]:
         found: list[Any] = []
-        list_queue = queue_handlers(self.world.parts.queue)["queue.list"]
+        list_queue = queue_handlers(self.world.parts.admin)["queue.list"]
 
         async def ask() -> Any:
             return await list_queue({})

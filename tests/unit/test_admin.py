@@ -381,11 +381,52 @@ class QueueTests(Commands):
         self.assertEqual(status, 0)
         self.assertIn("hello", out)
         self.assertNotIn("\x1b", out)
-        self.assertEqual(self.mta("queue", "retry", "Q1")[:2], (0, "1 recipient is due now\n"))
-        self.assertEqual(self.mta("queue", "retry", "--all")[:2], (0, "1 recipient is due now\n"))
-        self.assertEqual(self.mta("queue", "delete", "Q1")[:2], (0, "1 message removed\n"))
+        meant = "1 recipient of 1 message: "
+        self.assertEqual(self.mta("queue", "retry", "Q1")[:2], (0, f"{meant}due now\n"))
+        self.assertEqual(self.mta("queue", "retry", "--all")[:2], (0, f"{meant}due now\n"))
+        self.assertEqual(self.mta("queue", "delete", "Q1")[:2], (0, f"{meant}removed\n"))
         self.assertEqual(self.mta("queue", "list")[:2], (0, "The queue is empty.\n"))
         self.assertEqual(self.mta("queue", "delete", "Q1")[0], 1)
+
+    def test_orders(self) -> None:
+        self.fill()
+        meant = "1 recipient of 1 message"
+        everything = (
+            "--sender",
+            "A@example.test",
+            "--domain",
+            "example.org",
+            "--older",
+            "2h",
+        )
+        sizes = ("--larger", "1", "--smaller", "1K", "--status", "new")
+        status, out, _ = self.mta("queue", "hold", *everything, *sizes, "--reason", "spam?", "--dry-run")
+        self.assertEqual((status, out), (0, f"{meant} would be meant; nothing was done\nQ1\n"))
+        self.assertEqual(
+            self.mta("queue", "hold", *everything, *sizes, "--reason", "spam?")[:2], (0, f"{meant}: held\n")
+        )
+        out = self.mta("queue", "list", "--limit", "1")[1]
+        self.assertIn(", on hold: spam?", out)
+        self.assertIn("(smtp): on hold", out)
+        self.assertIn("There may be more: --after Q1", out)
+        self.assertEqual(self.mta("queue", "list", "--reply", "no such")[1], "The queue is empty.\n")
+        self.assertEqual(
+            self.mta("queue", "release", "--recipient", "bob@example.org")[1], f"{meant}: released\n"
+        )
+        status, out, _ = self.mta("queue", "reroute", "Q1", "--to", "mx.example.net:26")
+        self.assertEqual(out, f"{meant}: go to mx.example.net:26\n")
+        self.assertIn("(smtp by mx.example.net:26): next attempt now", self.mta("queue", "list")[1])
+        self.assertEqual(
+            self.mta("queue", "reroute", "Q1", "--back")[1], f"{meant}: go their own way again\n"
+        )
+        self.assertEqual(self.mta("queue", "reroute", "Q1")[0], 64)
+        self.assertEqual(
+            self.mta("queue", "expire", "--older", "10")[1], f"{meant}: given up; their senders are told\n"
+        )
+        self.assertEqual(self.mta("queue", "hold", "--larger", "10X", "--all")[0], 64)
+        self.assertEqual(
+            json.loads(self.mta("queue", "hold", "--status", "held", "--json")[1])["messages"], 0
+        )
 
     def test_unknown_message_and_wrong_usage(self) -> None:
         self.fill()
@@ -421,10 +462,13 @@ class QueueTests(Commands):
             "size": 10,
             "arrived": 0.0,
             "held_until": 0.0,
+            "hold": "",
             "recipients": [
                 {
                     "address": "x\x1b@y",
                     "transport": "smtp",
+                    "status": "deferred",
+                    "hop": "",
                     "attempts": 2,
                     "next_attempt": 3600.0,
                     "last_reply": "451 4.7.1 later\x07",

@@ -18,7 +18,8 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.queue import NewMessage, NewRecipient, Transport
 from twisted_mta.service import control
 from twisted_mta.service.control import ControlError, ControlFactory, ControlProtocol
-from twisted_mta.service.queue_control import QueueFiles, queue_handlers
+from twisted_mta.service.queue_admin import QueueAdmin
+from twisted_mta.service.queue_control import queue_handlers
 from twisted_mta.testing.queue import MemoryQueueStore
 
 
@@ -156,7 +157,7 @@ class QueueCommandsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.store = MemoryQueueStore()
-        self.handlers = queue_handlers(QueueFiles(self.store, lambda: 1000.0))
+        self.handlers = queue_handlers(QueueAdmin(self.store, lambda: 1000.0))
         body = self.store.new_body()
         body.write(b"Subject: hi\r\n\r\nbody\r\n")
         bob = Address("bob", "example.org")
@@ -202,19 +203,60 @@ class QueueCommandsTests(SynchronousTestCase):
         self.assertEqual(self.refused("queue.show", ids=["X"]), "there is no message X in the queue")
 
     def test_retry(self) -> None:
-        self.assertEqual(self.call("queue.retry", all=True), {"recipients": 1})
-        self.assertEqual(self.call("queue.retry", ids=["ABC"]), {"recipients": 1})
+        done = {"messages": 1, "recipients": 1, "ids": ["ABC"]}
+        self.assertEqual(self.call("queue.retry", all=True), done)
+        self.assertEqual(self.call("queue.retry", ids=["ABC", "X"]), done)
         (message,) = self.call("queue.list")["messages"]
         self.assertEqual(message["recipients"][0]["next_attempt"], 1000.0)
 
     def test_delete(self) -> None:
-        self.assertEqual(self.call("queue.delete", ids=["ABC", "X"]), {"messages": 1})
+        self.assertEqual(self.call("queue.delete", ids=["ABC", "X"], dry_run=True)["messages"], 1)
+        self.assertEqual(self.call("queue.delete", ids=["ABC", "X"])["messages"], 1)
         self.assertEqual(self.call("queue.list"), {"messages": []})
 
+    def test_hold_and_release(self) -> None:
+        self.assertEqual(self.call("queue.hold", domain="example.org", reason="spam?")["ids"], ["ABC"])
+        self.assertEqual(self.call("queue.hold", all=True)["messages"], 0)
+        (message,) = self.call("queue.list", status="held")["messages"]
+        self.assertEqual((message["hold"], message["recipients"][0]["status"]), ("spam?", "held"))
+        self.assertEqual(self.call("queue.release", all=True)["messages"], 1)
+        self.assertEqual(self.call("queue.list", status="held"), {"messages": []})
+        self.call("queue.hold", all=True)
+        self.assertEqual(self.call("queue.list")["messages"][0]["hold"], "by hand")
+
+    def test_expire(self) -> None:
+        self.assertEqual(self.call("queue.expire", older=10)["recipients"], 1)
+        found = self.successResultOf(self.deferred(self.store.find("ABC")))
+        self.assertTrue(found.recipients[0].given_up)
+
+    def test_reroute(self) -> None:
+        for to, hop in (
+            ("mx.example.net", "mx.example.net:25"),
+            ("[2001:db8::1]:26", "[2001:db8::1]:26"),
+            ("", ""),
+        ):
+            self.assertEqual(self.call("queue.reroute", ids=["ABC"], to=to)["recipients"], 1)
+            (message,) = self.call("queue.list")["messages"]
+            self.assertEqual(message["recipients"][0]["hop"], hop)
+        self.assertIn("is no host", self.refused("queue.reroute", all=True, to="a b"))
+
+    def test_pages(self) -> None:
+        self.assertEqual(len(self.call("queue.list", limit=1)["messages"]), 1)
+        self.assertEqual(self.call("queue.list", after="ABC"), {"messages": []})
+
     def test_bad_arguments(self) -> None:
-        for command in ("queue.show", "queue.retry", "queue.delete"):
-            for ids in (None, [], [1], "ABC", [""]):
+        for command in ("queue.show", "queue.retry", "queue.delete", "queue.hold"):
+            for ids in (None, []):
+                self.assertIn("no queue id was given", self.refused(command, ids=ids))
+            for ids in ([1], "ABC", [""]):
                 self.assertEqual(self.refused(command, ids=ids), "no queue id was given")
+        self.assertIn("more than", self.refused("queue.retry", ids=["a"] * 10_001))
+        self.assertEqual(self.refused("queue.retry", older="x"), "older is no number")
+        self.assertEqual(self.refused("queue.retry", larger=-1), "larger is no number")
+        self.assertEqual(self.refused("queue.retry", sender=1), "sender is no text")
+        self.assertEqual(
+            self.refused("queue.retry", status="odd"), "the status is one of held, new, deferred"
+        )
         self.assertEqual(self.refused("queue.show", ids=["A", "B"]), "one queue id is needed")
         for limit in (0, "x", 10**9):
             self.assertIn("the limit is", self.refused("queue.list", limit=limit))

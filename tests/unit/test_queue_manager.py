@@ -25,6 +25,7 @@ from twisted_mta.core.queue import (
     Failed,
     NewMessage,
     NewRecipient,
+    Order,
     Outcome,
     QueuedMessage,
     QueuedRecipient,
@@ -33,8 +34,10 @@ from twisted_mta.core.queue import (
 )
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.selection import Selection
 from twisted_mta.interfaces import IDelivery, IQueue, IQueueStore, StoreFull
 from twisted_mta.service.queue import STORE_PAUSE, QueueManager
+from twisted_mta.service.queue_admin import Named, QueueAdmin
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.testing.deliveries import ScriptedDelivery
 from twisted_mta.testing.queue import MemoryQueueStore
@@ -100,6 +103,11 @@ class ManagerTestCase(unittest.SynchronousTestCase):
         manager = QueueManager(self.store, deliveries, self.clock, **(options | changes))
         manager.startService()
         return manager
+
+    @property
+    def admin(self) -> QueueAdmin:
+        manager = self.manager
+        return QueueAdmin(self.store, self.clock.seconds, wake=manager.wake, forget=manager.forget)
 
     def result(self, awaitable: Any) -> Any:
         async def run() -> Any:
@@ -258,14 +266,14 @@ class DeliveryTests(ManagerTestCase):
     def test_the_administrator(self) -> None:
         self.smtp.script = replies(BUSY, DELIVERED)
         name, other = self.submit(), self.submit(remote("x@example.com"))
-        self.assertEqual([item.message.id for item in self.result(self.manager.listing())], [name])
-        self.assertEqual(self.result(self.manager.find(name)).message.id, name)
-        self.assertIsNone(self.result(self.manager.find(other)))
-        self.assertEqual(self.result(self.manager.retry([name])), 1)
+        self.assertEqual([item.message.id for item in self.result(self.store.listing())], [name])
+        self.assertEqual(self.result(self.admin.find(name)).message.id, name)
+        self.assertIsNone(self.result(self.admin.find(other)))
+        self.assertEqual(self.result(self.admin.order(Named(ids=(name,)), Order.RETRY)).recipients, 1)
         self.assertEqual(self.queue(), [])
         self.smtp.script = replies(BUSY)
         name = self.submit()
-        self.assertEqual(self.result(self.manager.delete([name])), 1)
+        self.assertEqual(self.result(self.admin.delete(Named(ids=(name,)))).messages, 1)
         self.run_until(START + 6 * DAY)
         self.assertEqual((self.queue(), self.local.calls), ([], []))
 
@@ -273,9 +281,34 @@ class DeliveryTests(ManagerTestCase):
         self.smtp.hold()
         self.smtp.script = replies(REFUSED)
         name = self.submit()
-        self.assertEqual(self.result(self.manager.delete([name])), 1)
+        self.assertEqual(self.result(self.admin.delete(Named(ids=(name,)))).messages, 1)
         self.smtp.let_go()
         self.assertEqual((self.queue(), self.local.calls), ([], []))
+
+    def test_what_an_administrator_gives_up_bounces_untried(self) -> None:
+        self.smtp.script = replies(BUSY, BUSY, DELIVERED)
+        name = self.submit(remote("bob@example.org"), remote("carol@example.com"))
+        calls = len(self.smtp.calls)
+        self.result(self.admin.hold(Named(ids=(name,)), "why not"))
+        chosen = Named(selection=Selection(domain="example.org"))
+        self.assertEqual(self.result(self.admin.order(chosen, Order.EXPIRE)).recipients, 1)
+        self.assertEqual((len(self.smtp.calls), self.queue()), (calls, ["carol@example.com"]))
+        (bounce,) = self.local.calls
+        self.assertIn(b"bob@example.org", bounce.data)
+        self.assertIn(b"given up by the administrator", bounce.data)
+        self.assertIn(b"come back later", bounce.data)
+        self.assertNotIn(b"carol", bounce.data)
+        self.result(self.admin.release(Named(ids=(name,))))
+        self.run_until(START + DAY)
+        self.assertEqual(self.queue(), [])
+
+    def test_a_new_one_that_is_given_up(self) -> None:
+        self.smtp.hold()
+        held = [self.submit(remote("x@example.org")) for _ in range(5)]
+        name = self.submit(remote("bob@example.org"), not_before=START + 50)
+        self.result(self.admin.order(Named(ids=(name, held[0])), Order.EXPIRE))
+        self.assertEqual(len(self.local.calls), 1)
+        self.assertNotIn(b"last attempt", self.local.calls[0].data)
 
     def test_reconfigure(self) -> None:
         self.smtp.script = replies(BUSY)
@@ -435,7 +468,7 @@ class NotificationTests(ManagerTestCase):
         self.run_until(START + 700)
         self.flushLoggedErrors(KeyError)
         self.store.errors.clear()
-        self.result(self.manager.retry())
+        self.result(self.admin.order(Named(), Order.RETRY))
         self.run_until(START + DAY)
         self.assertEqual(self.smtp.calls, [])
         self.assertEqual(len(self.notifications()), 1)

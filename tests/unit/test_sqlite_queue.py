@@ -474,7 +474,7 @@ class DamageTests(StoreTestCase):
         def bad(_: object) -> None:
             raise ZeroDivisionError
 
-        results = tables.commit([lambda t: t.recover(), bad, lambda t: t.retry(None, 5.0)])
+        results = tables.commit([lambda t: t.recover(), bad, lambda t: t.orders.retry(None, 5.0)])
         self.assertEqual((results[0], results[2]), (0, 0))
         results[1].trap(ZeroDivisionError)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from twisted_mta.admin.arguments import add_queue
 from twisted_mta.admin.errors import EX_CONFIG, EX_IOERR, EX_NOPERM, EX_USAGE, AdminError
 
 _EPILOG = """\
@@ -135,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", metavar="FILE", help="instead of the one in use")
     expanded = command("expand", "directory:expand", "tell where mail for an address goes, and why")
     expanded.add_argument("addresses", nargs="+", metavar="ADDRESS")
-    _add_queue(command, commands.add_parser("queue", help="the queue: list, show, retry, delete"))
+    add_queue(
+        command,
+        commands.add_parser(
+            "queue", help="the queue: list, show, hold, release, retry, expire, delete, reroute"
+        ),
+    )
     command("reload", "server:reload", "let the server read its configuration, aliases and accounts again")
     _add_simulate(
         command("simulate", "simulate:simulate", "tell what would become of messages, without sending any")
@@ -202,21 +208,6 @@ def _add_app_passwords(
         each.add_argument("label", metavar="LABEL", help='which program it is for: "phone"')
     added.add_argument("--only", metavar="SERVICES", help="smtp, imap, pop3, or several with commas")
     listed.add_argument("--json", action="store_true", help="for programs")
-
-
-def _add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:
-    into = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listed = command("list", "queue:list_queue", "list the messages that wait, oldest first", into)
-    listed.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (1000)")
-    shown = command("show", "queue:show", "show one message and how its delivery stands", into)
-    shown.add_argument("id", metavar="ID")
-    retried = command("retry", "queue:retry", "try messages now instead of on schedule", into)
-    retried.add_argument("ids", nargs="*", metavar="ID")
-    retried.add_argument("--all", action="store_true", help="everything that waits")
-    deleted = command("delete", "queue:delete", "remove messages; nobody is told", into)
-    deleted.add_argument("ids", nargs="+", metavar="ID")
-    for each in (listed, shown, retried, deleted):
-        each.add_argument("--json", action="store_true", help="for programs")
 
 
 class _Version(argparse.Action):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from twisted_mta.admin.arguments import FILTERS
 from twisted_mta.admin.client import ServerDown, call
 from twisted_mta.admin.errors import EX_IOERR, EX_TEMPFAIL, EX_USAGE, AdminError
 from twisted_mta.admin.paths import config_path
@@ -17,13 +18,18 @@ from twisted_mta.config.schema import CONTROL, QUEUE
 from twisted_mta.core.message import format_date
 from twisted_mta.core.schedule import format_duration
 
+#: Seconds that an answer may take: a queue may be long.
+_PATIENCE = 3600.0
+
 
 def list_queue(options: argparse.Namespace) -> int:
     """mta queue list"""
-    result = _ask(options, "queue.list", {"limit": options.limit})
+    result = _ask(options, "queue.list", _filters(options) | {"limit": options.limit, "after": options.after})
     if not options.json:
         for line in listing_lines(result["messages"], time.time()):
             print(line)
+        if len(result["messages"]) == options.limit:
+            print(f"There may be more: --after {result['messages'][-1]['id']}, or a higher --limit")
     return 0
 
 
@@ -54,30 +60,71 @@ def wishes(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def retry(options: argparse.Namespace) -> int:
-    """mta queue retry ID... | --all"""
-    if bool(options.ids) == options.all:
-        raise AdminError("name queue ids, or --all", EX_USAGE)
-    result = _ask(options, "queue.retry", {"all": True} if options.all else {"ids": options.ids})
-    return _tell(options, result["recipients"], ("recipient is due now", "recipients are due now"))
+    """mta queue retry"""
+    return _order(options, "queue.retry", {}, "due now")
+
+
+def hold(options: argparse.Namespace) -> int:
+    """mta queue hold"""
+    return _order(options, "queue.hold", {"reason": options.reason}, "held")
+
+
+def release(options: argparse.Namespace) -> int:
+    """mta queue release"""
+    return _order(options, "queue.release", {}, "released")
+
+
+def expire(options: argparse.Namespace) -> int:
+    """mta queue expire"""
+    return _order(options, "queue.expire", {}, "given up; their senders are told")
+
+
+def reroute(options: argparse.Namespace) -> int:
+    """mta queue reroute"""
+    if bool(options.to) == options.back:
+        raise AdminError(
+            "say where to with --to HOST[:PORT], or --back for the way that the configuration has", EX_USAGE
+        )
+    where = f"go to {options.to}" if options.to else "go their own way again"
+    return _order(options, "queue.reroute", {"to": options.to}, where)
 
 
 def delete(options: argparse.Namespace) -> int:
-    """mta queue delete ID..."""
-    result = _ask(options, "queue.delete", {"ids": options.ids})
-    return _tell(options, result["messages"], ("message removed", "messages removed"))
+    """mta queue delete"""
+    return _order(options, "queue.delete", {}, "removed")
 
 
-def _tell(options: argparse.Namespace, count: int, what: tuple[str, str]) -> int:
-    """`what` is the singular and the plural."""
+def _order(options: argparse.Namespace, command: str, arguments: dict[str, Any], done: str) -> int:
+    given = _filters(options)
+    if options.ids:
+        given["ids"] = options.ids
+    if bool(given) == options.all:
+        raise AdminError("name queue ids, or filters such as --domain, or --all", EX_USAGE)
+    dry = {"dry_run": True} if options.dry_run else {}
+    result = _ask(options, command, {"all": options.all} | given | arguments | dry)
+    messages, recipients = result["messages"], result["recipients"]
     if not options.json:
-        print(f"{count} {what[0] if count == 1 else what[1]}")
-    return 0 if count or getattr(options, "all", False) else 1
+        found = f"{_count(recipients, 'recipient')} of {_count(messages, 'message')}"
+        print(f"{found} would be meant; nothing was done" if options.dry_run else f"{found}: {done}")
+        if options.dry_run:
+            print("\n".join(result["ids"]))
+    return 0 if messages or options.all else 1
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _filters(options: argparse.Namespace) -> dict[str, Any]:
+    """The filters that were given."""
+    found = {name: getattr(options, name) for name in FILTERS}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any]) -> Any:
     data = load_data_directory(config_path(options))
     try:
-        result = call(data / CONTROL, command, arguments)
+        result = call(data / CONTROL, command, arguments, _PATIENCE)
     except ServerDown:
         result = _without_server(data / QUEUE, command, arguments)
     if options.json:
@@ -109,7 +156,8 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
     from twisted.python.failure import Failure
 
     from twisted_mta.service.control import ControlError
-    from twisted_mta.service.queue_control import QueueFiles, queue_handlers
+    from twisted_mta.service.queue_admin import QueueAdmin
+    from twisted_mta.service.queue_control import queue_handlers
     from twisted_mta.store.queue import SQLiteQueueStore
     from twisted_mta.store.queue.schema import QueueFileError
 
@@ -123,7 +171,7 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
 
     async def run() -> Any:
         try:
-            return await queue_handlers(QueueFiles(store, time.time))[command](arguments)
+            return await queue_handlers(QueueAdmin(store, time.time))[command](arguments)
         finally:
             await store.close()
 
@@ -147,6 +195,8 @@ def listing_lines(messages: list[dict[str, Any]], now: float) -> Iterator[str]:
         sender = _visible(message["sender"] or "<>")
         held = message["held_until"]
         until = f", held until {format_date(held)}" if held > now else ""
+        if message["hold"]:
+            until += f", on hold: {_visible(message['hold'])}"
         yield f"{message['id']}  {message['size']} octets, {age} old, from {sender}{until}"
         for recipient in message["recipients"]:
             yield f"    {_recipient(recipient, now)}"
@@ -157,8 +207,11 @@ def listing_lines(messages: list[dict[str, Any]], now: float) -> Iterator[str]:
 
 def _recipient(recipient: dict[str, Any], now: float) -> str:
     wait = recipient["next_attempt"] - now
-    when = "now" if wait <= 0 else f"in {format_duration(wait)}"
-    text = f"{_visible(recipient['address'])} ({recipient['transport']}): next attempt {when}"
+    when = "next attempt now" if wait <= 0 else f"next attempt in {format_duration(wait)}"
+    if recipient["status"] == "held":
+        when = "on hold"
+    by = recipient["transport"] + (f" by {recipient['hop']}" if recipient["hop"] else "")
+    text = f"{_visible(recipient['address'])} ({by}): {when}"
     if recipient["attempts"]:
         text += f", {recipient['attempts']} made: {_visible(recipient['last_reply'])}"
     return text

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from twisted_mta.config.fields import host_and_port
 from twisted_mta.config.schema import Relay, RelayDomain, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.route import Routing, most_specific
@@ -67,11 +68,17 @@ class Destinations:
             for sender in source.senders
         }
 
-    def of(self, domain: str) -> Destination:
-        """That of a recipient's domain (lower-case, or a literal).
+    def of(self, domain: str, rerouted: str = "") -> Destination:
+        """That of a recipient's domain (lower-case, or a literal); `rerouted` ("host:port") is an administrator's word
+        for one message, and overrules its routes.
 
         What is said of the domain counts; else what is said of the configured next hop; else what holds for all.
         """
+        if rerouted:
+            host, port = host_and_port(rerouted, 25)
+            own = most_specific(self._manners, domain) or most_specific(self._manners, host)
+            key = f"{host} {port} (rerouted)" + (f" for {own.name}" if own else "")
+            return Destination(key, Route(host=host, port=port), own or self._common)
         hop = self.routing.next_hop(domain)
         key = self.routing.destination(domain)
         manner = most_specific(self._manners, domain)

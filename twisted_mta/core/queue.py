@@ -136,7 +136,7 @@ class QueuedRecipient:
     late: bool = False
     #: An administrator gave it up: it fails without another attempt.
     given_up: bool = False
-    #: An administrator sends it there, whatever the configuration says: see `core.route.parse_hop`. "": nobody does.
+    #: An administrator sends it there, whatever the configuration says: "mx.example.org:25", "[192.0.2.1]:25". "": nobody does.
     hop: str = ""
 
 
@@ -183,6 +183,19 @@ class WorkItem:
 
     message: QueuedMessage
     recipients: tuple[QueuedRecipient, ...]
+
+
+class Order(enum.StrEnum):
+    """What an administrator may ask for single recipients."""
+
+    #: Try now.
+    RETRY = "retry"
+    #: Fail untried, and tell the sender.
+    EXPIRE = "expire"
+    #: Remove it, and tell nobody.
+    DELETE = "delete"
+    #: Send it to another host, from now on.
+    REROUTE = "reroute"
 
 
 @attrs.frozen(kw_only=True)

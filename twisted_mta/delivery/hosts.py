@@ -81,9 +81,8 @@ class Hosts:
         #: Where others reach us though no interface has the address; at the port for what goes by MX.
         self.own_addresses: Collection[str] = ()
 
-    async def way(self, domain: str) -> Way:
-        """Where mail for a domain goes. Raises Unroutable."""
-        hop = self.routing.next_hop(domain)
+    async def way(self, domain: str, hop: Route | None) -> Way:
+        """Where mail for a domain goes, by that hop if there is one. Raises Unroutable."""
         if hop is None:
             return Way(domain, await self._mail_hosts(domain, self.routing.port))
         try:

@@ -10,8 +10,8 @@ from OpenSSL import SSL
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from twisted_mta.config.destinations import Destinations, Manner
-from twisted_mta.config.schema import Relay
+from twisted_mta.config.destinations import Destination, Destinations, Manner
+from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Shuffler, Target, Unroutable
@@ -38,6 +38,8 @@ class _Errand:
     attempt: Attempt
     line: Line
     manner: Manner
+    #: The next hop that the configuration, or an administrator, names; None: by MX.
+    hop: Route | None
     #: The recipients still to be served, by their index.
     left: list[int]
     trouble: Trouble = attrs.field(init=False)
@@ -91,7 +93,7 @@ class SmtpDelivery:
 
     def destination(self, recipient: QueuedRecipient) -> str:
         """See IDelivery: the domain, or the configured next hop."""
-        return self._destinations.of(recipient.address.domain).key
+        return self._destinations.of(recipient.address.domain, recipient.hop).key
 
     async def deliver(
         self,
@@ -118,13 +120,13 @@ class SmtpDelivery:
 
     async def _deliver_all(self, attempt: Attempt, recipients: Sequence[QueuedRecipient]) -> None:
         # A reload since `destination` was asked may have parted what travelled together.
-        groups: dict[str, tuple[Manner, list[int]]] = {}
+        groups: dict[str, tuple[Destination, list[int]]] = {}
         for index, recipient in enumerate(recipients):
-            found = self._destinations.of(recipient.address.domain)
-            groups.setdefault(found.key, (found.manner, []))[1].append(index)
-        for key, (manner, indexes) in groups.items():
-            source = self._destinations.source(attempt.message.sender, manner)
-            errand = _Errand(attempt, Line(key, _need(attempt), source), manner, indexes)
+            found = self._destinations.of(recipient.address.domain, recipient.hop)
+            groups.setdefault(found.key, (found, []))[1].append(index)
+        for key, (found, indexes) in groups.items():
+            source = self._destinations.source(attempt.message.sender, found.manner)
+            errand = _Errand(attempt, Line(key, _need(attempt), source), found.manner, found.hop, indexes)
             await self._run(errand)
 
     async def close(self) -> None:
@@ -135,7 +137,10 @@ class SmtpDelivery:
 
     async def _run(self, errand: _Errand) -> None:
         domain = errand.attempt.recipients[errand.left[0]].address.domain
-        if errand.line.need is Need.PROOF and (refusal := self._refuse_unproven(domain)) is not None:
+        if (
+            errand.line.need is Need.PROOF
+            and (refusal := self._refuse_unproven(domain, errand.hop)) is not None
+        ):
             errand.attempt.give_up(errand.left, Trouble(refusal))
             return
         while errand.left and (idle := self._sessions.take(errand.line)) is not None:
@@ -143,7 +148,7 @@ class SmtpDelivery:
         if not errand.left:
             return
         try:
-            way = await self._hosts.way(domain)
+            way = await self._hosts.way(domain, errand.hop)
         except Unroutable as error:
             errand.attempt.give_up(errand.left, Trouble(error.reply))
             return
@@ -213,9 +218,8 @@ class SmtpDelivery:
         finally:
             self._sessions.give_back(errand.line, connection, manner.max_messages)
 
-    def _refuse_unproven(self, domain: str) -> Reply | None:
+    def _refuse_unproven(self, domain: str, hop: Route | None) -> Reply | None:
         """Why a message that requires TLS can't go to a domain at all, or None."""
-        hop = self._hosts.routing.next_hop(domain)
         if hop is not None and not hop.mx:
             return None
         # RFC 8689 §2: the MX records must be signed, or the host stand in an MTA-STS policy; we look at neither yet.

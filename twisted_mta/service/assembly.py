@@ -36,6 +36,7 @@ from twisted_mta.service.history import HistoryKeeper
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.queue import QueueManager
+from twisted_mta.service.queue_admin import QueueAdmin
 from twisted_mta.service.reception import Reception
 from twisted_mta.service.rules import Rules
 from twisted_mta.service.usage import Alarms, UsageKeeper
@@ -72,6 +73,7 @@ class Parts:
     deliveries: Mapping[Transport, IDelivery]
     history: HistoryKeeper
     queue: QueueManager
+    admin: QueueAdmin
     reception: Reception
     usage: UsageKeeper
     alarms: Alarms
@@ -266,6 +268,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         deliveries=deliveries,
         history=HistoryKeeper(store, reactor),
         queue=queue,
+        admin=QueueAdmin(store, reactor.seconds, wake=queue.wake, forget=queue.forget),
         reception=Reception(receiving, intake, accounts, disk),
         usage=usage,
         alarms=alarms,

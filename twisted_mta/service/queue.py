@@ -6,7 +6,7 @@ and its claim ends with the very commit that records the outcome, and with it th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
 from twisted.application.service import Service
@@ -63,10 +63,14 @@ class _Attempt:
     recipients: tuple[QueuedRecipient, ...]
     transport: Transport
     destination: str
+    #: Whether an administrator wants no attempt, and these recipients to fail.
+    given_up: bool = False
 
     @property
-    def lane(self) -> tuple[Transport, str]:
-        return self.transport, self.destination
+    def lane(self) -> tuple[Transport, str] | None:
+        """Where it waits its turn; None: nowhere."""
+        waits = self.transport is Transport.SMTP and not self.given_up
+        return (self.transport, self.destination) if waits else None
 
 
 def _too_late(recipient: QueuedRecipient) -> Outcome:
@@ -75,6 +79,14 @@ def _too_late(recipient: QueuedRecipient) -> Outcome:
     if recipient.last_reply:
         text += f"; the last attempt ended with: {recipient.last_reply}"
     return Failed(Reply(550, "5.4.7", text))  # RFC 2852 §4.1.3
+
+
+def _given_up(recipient: QueuedRecipient) -> Outcome:
+    """What becomes of a recipient that an administrator does not want to be tried again."""
+    text = "given up by the administrator of this server"
+    if recipient.last_reply:
+        text += f"; the last attempt ended with: {recipient.last_reply}"
+    return Failed(Reply(550, "5.4.7", text))  # RFC 3463 §3.5: delivery time expired
 
 
 def _rank(attempt: _Attempt) -> tuple[int, float]:
@@ -194,35 +206,14 @@ class QueueManager(Service):
 
     # --- the administrator -----------------------------------------------------------------------
 
-    async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
-        """See IQueueStore.listing."""
-        return await self._store.listing(limit)
-
-    async def find(self, queue_id: str) -> WorkItem | None:
-        """See IQueueStore.find."""
-        return await self._store.find(queue_id)
-
-    async def body(self, message: QueuedMessage) -> IStoredBody:
-        """See IQueueStore.body."""
-        return await self._store.body(message)
-
-    async def retry(self, queue_ids: Sequence[str] | None = None) -> int:
-        """Try messages (None: all) at once; returns how many recipients."""
-        count = await self._store.retry(queue_ids, self._clock.seconds())
-        self.log.info("retry of {count} recipients was asked for", event="retry", count=count)
+    def wake(self) -> None:
+        """Something in the store may be due that was not before."""
         self._pump()
-        return count
 
-    async def delete(self, queue_ids: Sequence[str]) -> int:
-        """Remove messages without a bounce; returns how many."""
-        count = await self._store.delete(queue_ids)
-        # Nor is there to be one from an attempt under way.
+    def forget(self, queue_ids: Collection[str]) -> None:
+        """These messages were deleted: nor is there to be a bounce from an attempt under way."""
         for job in self._jobs:
             job.deleted |= job.message.id in queue_ids
-        self.log.info(
-            "{count} messages were deleted", event="deleted", count=count, queue_ids=list(queue_ids)
-        )
-        return count
 
     # --- the service -----------------------------------------------------------------------------
 
@@ -343,24 +334,25 @@ class QueueManager(Service):
             job.attempts = len(attempts)
             self._jobs.add(job)
             for attempt in attempts:
-                if attempt.transport is Transport.SMTP:
+                if attempt.lane is not None:
                     self._lanes.enter(attempt.lane, attempt)
                 else:
                     self._start_attempt(attempt)
 
     def _group(self, item: WorkItem) -> list[_Attempt]:
-        groups: dict[tuple[Transport, str], list[QueuedRecipient]] = {}
+        groups: dict[tuple[Transport, str, bool], list[QueuedRecipient]] = {}
         for recipient in item.recipients:
             try:
                 destination = self._deliveries[recipient.transport].destination(recipient)
             except Exception:  # noqa: BLE001  `deliver` will fail in its turn, and be tried later
                 self.log.failure("no destination for {recipient}", recipient=str(recipient.address))
                 destination = ""
-            groups.setdefault((recipient.transport, destination), []).append(recipient)
+            key = (recipient.transport, destination, recipient.given_up)
+            groups.setdefault(key, []).append(recipient)
         job = _Job(item.message)
         return [
-            _Attempt(job, tuple(found), transport, destination)
-            for (transport, destination), found in groups.items()
+            _Attempt(job, tuple(found), transport, destination, given_up)
+            for (transport, destination, given_up), found in groups.items()
         ]
 
     def _start_attempt(self, attempt: _Attempt) -> None:
@@ -370,10 +362,10 @@ class QueueManager(Service):
         began = self._clock.seconds()
         try:
             outcomes = await self._deliver(attempt)
-            if attempt.transport is Transport.SMTP:
+            if attempt.lane is not None:
                 self._spare(attempt, outcomes[0])
         finally:
-            if attempt.transport is Transport.SMTP:
+            if attempt.lane is not None:
                 self._lanes.leave(attempt.lane)
         await self._settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)), began)
 
@@ -394,6 +386,8 @@ class QueueManager(Service):
 
     async def _deliver(self, attempt: _Attempt) -> Sequence[Outcome]:
         message = attempt.job.message
+        if attempt.given_up:
+            return [_given_up(recipient) for recipient in attempt.recipients]
         if out_of_time(message, self._clock.seconds()):
             return [_too_late(recipient) for recipient in attempt.recipients]
         try:

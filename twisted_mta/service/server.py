@@ -141,7 +141,7 @@ class MailServer(Service):
 
     def _handlers(self, parts: Parts) -> Mapping[str, Handler]:
         """The commands of the control socket."""
-        queue = queue_handlers(parts.queue)
+        queue = queue_handlers(parts.admin)
         return {
             "status": self._status,
             "reload": self._reload,

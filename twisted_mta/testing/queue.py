@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from twisted_mta.core.queue import NewMessage, QueuedMessage, WorkItem
+from twisted_mta.core.queue import NewMessage, Order, QueuedMessage, WorkItem
 from twisted_mta.interfaces import IBodyWriter, IQueueStore, IStoredBody, StoreFull, Update
 from twisted_mta.store.queue import memory
 
@@ -126,9 +126,9 @@ class MemoryQueueStore:
         await self._enter("hasten")
         return await self._store.hasten(rows, now)
 
-    async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
+    async def listing(self, limit: int = 1000, after: str = "") -> Sequence[WorkItem]:
         await self._enter("listing")
-        return await self._store.listing(limit)
+        return await self._store.listing(limit, after)
 
     async def find(self, queue_id: str) -> WorkItem | None:
         await self._enter("find")
@@ -145,6 +145,12 @@ class MemoryQueueStore:
     async def let_go(self, queue_ids: Sequence[str]) -> int:
         await self._enter("let_go")
         return await self._store.let_go(queue_ids)
+
+    async def order(
+        self, order: Order, recipients: Sequence[tuple[str, int]], now: float, hop: str = ""
+    ) -> int:
+        await self._enter("order")
+        return await self._store.order(order, recipients, now, hop)
 
     async def delete(self, queue_ids: Sequence[str]) -> int:
         await self._enter("delete")

@@ -16,9 +16,11 @@ from twisted_mta.core.message import header_length
 from twisted_mta.core.queue import (
     Expanded,
     NewMessage,
+    Order,
     QueuedMessage,
     QueuedRecipient,
     Status,
+    Transport,
     TryLater,
     WorkItem,
 )
@@ -82,7 +84,7 @@ class _Row:
     @property
     def waits(self) -> bool:
         """Whether it may be claimed when it is due."""
-        return not self.claimed and not self.entry.message.hold
+        return not self.claimed and (not self.entry.message.hold or self.recipient.given_up)
 
 
 @attrs.define(eq=False)
@@ -302,8 +304,8 @@ class MemoryQueueStore:
 
     # --- the administrator -----------------------------------------------------------------------
 
-    async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
-        waiting = (entry for entry in self._entries.values() if not entry.doomed)
+    async def listing(self, limit: int = 1000, after: str = "") -> Sequence[WorkItem]:
+        waiting = (entry for entry in self._entries.values() if not entry.doomed and entry.message.id > after)
         first = heapq.nsmallest(limit, waiting, key=lambda entry: entry.message.id)
         return [_item(entry) for entry in first]
 
@@ -334,6 +336,37 @@ class MemoryQueueStore:
             for row in entry.rows.values():
                 self._schedule(row)
         return len(found)
+
+    async def order(
+        self, order: Order, recipients: Sequence[tuple[str, int]], now: float, hop: str = ""
+    ) -> int:
+        chosen = [
+            row
+            for name, number in recipients
+            if (row := self._rows.get(number)) is not None
+            and row.entry.message.id == name
+            and self._heeds(row, order)
+        ]
+        for row in chosen:
+            match order:
+                case Order.DELETE:
+                    self._remove([row])
+                    continue
+                case Order.EXPIRE:
+                    row.recipient = attrs.evolve(row.recipient, given_up=True, next_attempt=now)
+                case Order.REROUTE:
+                    row.recipient = attrs.evolve(row.recipient, hop=hop, next_attempt=now)
+                case Order.RETRY:
+                    row.recipient = attrs.evolve(row.recipient, next_attempt=now)
+            if row.waits:
+                self._schedule(row)
+        return len(chosen)
+
+    def _heeds(self, row: _Row, order: Order) -> bool:
+        """Whether an order is for this row."""
+        if order is Order.REROUTE:
+            return row.recipient.transport is Transport.SMTP
+        return row.waits if order is Order.RETRY else not row.claimed
 
     def _named(self, queue_ids: Sequence[str]) -> list[_Entry]:
         entries = (self._entries.get(name) for name in dict.fromkeys(queue_ids))

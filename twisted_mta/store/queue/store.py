@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.core.history import PastMessage, Transcript
-from twisted_mta.core.queue import NewMessage, QueuedMessage, WorkItem
+from twisted_mta.core.queue import NewMessage, Order, QueuedMessage, WorkItem
 from twisted_mta.interfaces import IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, Update
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
@@ -298,23 +298,33 @@ class SQLiteQueueStore:
 
     # --- the administrator -----------------------------------------------------------------------
 
-    async def listing(self, limit: int = 1000) -> Sequence[WorkItem]:
-        return await self._read_queue("SELECT * FROM message ORDER BY id LIMIT ?", limit)
+    async def listing(self, limit: int = 1000, after: str = "") -> Sequence[WorkItem]:
+        return await self._read_queue("SELECT * FROM message WHERE id > ? ORDER BY id LIMIT ?", after, limit)
 
     async def find(self, queue_id: str) -> WorkItem | None:
         found = await self._read_queue("SELECT * FROM message WHERE id = ?", queue_id)
         return found[0] if found else None
 
     async def retry(self, queue_ids: Sequence[str] | None, now: float) -> int:
-        count: int = await self._writer.submit(lambda tables: tables.retry(queue_ids, now))
+        count: int = await self._writer.submit(lambda tables: tables.orders.retry(queue_ids, now))
         return count
 
     async def hold(self, queue_ids: Sequence[str], reason: str) -> int:
-        count: int = await self._writer.submit(lambda tables: tables.hold(queue_ids, reason))
+        now = self._clock.seconds()
+        count: int = await self._writer.submit(lambda tables: tables.orders.hold(queue_ids, reason, now))
         return count
 
     async def let_go(self, queue_ids: Sequence[str]) -> int:
-        count: int = await self._writer.submit(lambda tables: tables.let_go(queue_ids))
+        now = self._clock.seconds()
+        count: int = await self._writer.submit(lambda tables: tables.orders.let_go(queue_ids, now))
+        return count
+
+    async def order(
+        self, order: Order, recipients: Sequence[tuple[str, int]], now: float, hop: str = ""
+    ) -> int:
+        count, gone = await self._writer.submit(lambda tables: tables.order(order, recipients, now, hop))
+        self._discard(gone)
+        assert isinstance(count, int)
         return count
 
     async def delete(self, queue_ids: Sequence[str]) -> int:

@@ -14,12 +14,13 @@ import attrs
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twisted_mta.core.queue import Expanded, NewMessage, TryLater, WorkItem
+from twisted_mta.core.queue import Expanded, NewMessage, Order, TryLater, WorkItem
 from twisted_mta.interfaces import Update
 from twisted_mta.store.faults import fault
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.history import HistoryTables
+from twisted_mta.store.queue.orders import IDLE, Orders
 from twisted_mta.store.queue.schema import HOLD, connect, limit_size
 
 #: Part of a transaction. Its result is its caller's once the commit is done.
@@ -34,7 +35,7 @@ _PRUNE_BODY = (
     "AND NOT EXISTS (SELECT 1 FROM message m WHERE m.body = body.id AND m.shared)"
 )
 #: Whose a recipient is that nobody works on any more.
-_FREE = f"(SELECT iif(hold IS NULL, NULL, '{HOLD}') FROM message WHERE id = recipient.message)"  # noqa: S608  a constant
+_FREE = f"(SELECT iif(hold IS NULL OR recipient.given_up, NULL, '{HOLD}') FROM message WHERE id = recipient.message)"  # noqa: S608  a constant
 _IS_DOOMED = "row = ? AND (SELECT doomed FROM message WHERE id = recipient.message)"
 _DOOMED = f"DELETE FROM recipient WHERE {_IS_DOOMED}"  # noqa: S608  a constant
 
@@ -70,6 +71,7 @@ class Tables:
         # One cursor for everything: nothing here keeps a result open over the next statement.
         self._cursor = self._connection.cursor()
         self.history = HistoryTables(self._cursor)
+        self.orders = Orders(self._cursor, self.history)
         self._owner = owner
         self._next_body = self._next_row = 1
 
@@ -312,49 +314,18 @@ class Tables:
 
     # --- the administrator -----------------------------------------------------------------------
 
-    def retry(self, names: Sequence[str] | None, now: float) -> int:
-        """See IQueueStore.retry."""
-        if names is None:
-            self._cursor.execute("UPDATE recipient SET next_attempt = ? WHERE owner IS NULL", (now,))
-            return self._cursor.rowcount
-        # Its rows come by number, not by the index of what is due, which this very statement changes.
-        self._cursor.executemany(
-            "UPDATE recipient SET next_attempt = ? WHERE +owner IS NULL AND "
-            "row BETWEEN (SELECT first FROM message WHERE id = ?) AND (SELECT last FROM message WHERE id = ?) "
-            "AND message = ?",
-            [(now, name, name, name) for name in names],
-        )
-        return max(self._cursor.rowcount, 0)
-
-    def hold(self, names: Sequence[str], reason: str) -> int:
-        """See IQueueStore.hold."""
-        count = self._mark(
-            "UPDATE message SET hold = ? WHERE id = ? AND hold IS NULL AND NOT doomed",
-            [(rows.text(reason), name) for name in names],
-        )
-        self._change_owner(names, None, HOLD)
-        return count
-
-    def let_go(self, names: Sequence[str]) -> int:
-        """See IQueueStore.let_go."""
-        count = self._mark(
-            "UPDATE message SET hold = NULL WHERE id = ? AND hold IS NOT NULL AND NOT doomed",
-            [(name,) for name in names],
-        )
-        self._change_owner(names, HOLD, None)
-        return count
-
-    def _mark(self, statement: str, values: Sequence[tuple[Any, ...]]) -> int:
-        self._cursor.executemany(statement, values)
-        return max(self._cursor.rowcount, 0)
-
-    def _change_owner(self, names: Sequence[str], old: str | None, new: str | None) -> None:
-        # Its rows come by number, not by the index of what is due, which this very statement changes.
-        self._cursor.executemany(
-            "UPDATE recipient SET owner = ? WHERE +owner IS ? AND message = ? AND "
-            "row BETWEEN (SELECT first FROM message WHERE id = ?) AND (SELECT last FROM message WHERE id = ?)",
-            [(new, old, name, name, name) for name in names],
-        )
+    def order(
+        self, order: Order, recipients: Sequence[tuple[str, int]], now: float, hop: str
+    ) -> tuple[int, list[str]]:
+        """See IQueueStore.order; also the files of bodies that are gone."""
+        if order is not Order.DELETE:
+            return self.orders.give(order, recipients, now, hop), []
+        pairs = [(row, name) for name, row in recipients]
+        held = [self.look_up(row) for row, _ in pairs]
+        self.history.deleted(IDLE, pairs, now)
+        self._cursor.executemany(f"DELETE FROM recipient WHERE {IDLE}", pairs)  # noqa: S608  a constant
+        count = max(self._cursor.rowcount, 0)
+        return count, self._prune({one for one in held if one is not None})
 
     def delete(self, names: Sequence[str], now: float) -> tuple[int, list[str]]:
         """See IQueueStore.delete; also the files of bodies that are gone."""

@@ -17,6 +17,7 @@ from twisted_mta.core.queue import (
     Failed,
     NewMessage,
     NewRecipient,
+    Order,
     Status,
     Transport,
     TryLater,
@@ -450,6 +451,51 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
+    def test_orders_for_single_recipients(self) -> Any:
+        async def check() -> None:
+            await put(
+                self.store, message("a", "bob", "carol", "dave", arrived=5000.0), message("b", arrived=5000.0)
+            )
+            first, second = await self.store.listing()
+            bob, carol, dave = rows_of([first])
+            (other,) = rows_of([second])
+            order, both = self.store.order, [("a", bob), ("a", carol)]
+            self.assertEqual(await order(Order.RETRY, [*both, ("b", bob), ("a", 12345)], 2000.0), 2)
+            (item,) = await self.store.claim_due(2000.0, 10)
+            self.assertEqual(locals_of([item]), ["bob", "carol"])
+            for kind in (Order.RETRY, Order.EXPIRE, Order.DELETE):  # what is being delivered is left alone
+                self.assertEqual(await order(kind, both, 2000.0), 0)
+            self.assertEqual(await order(Order.REROUTE, [*both, ("a", dave)], 2500.0, "mx:25"), 3)
+            self.assertEqual(await self.store.next_due(), 2500.0)
+            await self.store.record([Update(row=bob, outcome=LATER, next_attempt=6000.0)])
+            await self.store.release([carol])
+            self.assertEqual(await order(Order.REROUTE, [("a", dave)], 2500.0), 1)
+            self.assertEqual(await order(Order.DELETE, [("a", carol), ("b", other)], 3000.0), 2)
+            found = await self.store.listing()
+            self.assertEqual(locals_of(found), ["bob", "dave"])
+            self.assertEqual([one.hop for one in found[0].recipients], ["mx:25", ""])
+            await self.store.hold(["a"], "why not")
+            self.assertEqual(await order(Order.RETRY, [("a", bob)], 3000.0), 0)
+            self.assertEqual(await order(Order.EXPIRE, [("a", bob)], 3000.0), 1)
+            self.assertEqual(await self.store.hold(["a"], "again"), 0)
+            (item,) = await self.store.claim_due(9e9, 10)
+            self.assertEqual([(one.row, one.given_up) for one in item.recipients], [(bob, True)])
+            await self.store.release([bob])
+            self.assertEqual(await self.store.next_due(), 3000.0)
+            self.assertEqual(await order(Order.DELETE, [("a", bob), ("a", dave)], 3000.0), 2)
+            self.assertEqual(await self.store.listing(), [])
+            await self._raises(KeyError, self.store.body(item.message))
+
+        return self.run_async(check())
+
+    def test_only_smtp_is_rerouted(self) -> Any:
+        async def check() -> None:
+            await put(self.store, message("a", recipients=(recipient("bob", transport=Transport.LOCAL),)))
+            (row,) = rows_of(await self.store.listing())
+            self.assertEqual(await self.store.order(Order.REROUTE, [("a", row)], 1.0, "mx:25"), 0)
+
+        return self.run_async(check())
+
     def test_delete(self) -> Any:
         async def check() -> None:
             await put(self.store, message("a"), message("b"))
@@ -489,6 +535,8 @@ class QueueStoreContract(_Base):
             self.assertEqual(
                 [(item.message.id, len(item.recipients)) for item in found], [("a", 2), ("b", 2)]
             )
+            self.assertEqual([item.message.id for item in await self.store.listing(5, "a")], ["b", "c"])
+            self.assertEqual(await self.store.listing(5, "c"), [])
 
         return self.run_async(check())
 

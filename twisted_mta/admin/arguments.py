@@ -1,0 +1,72 @@
+"""The arguments of `mta queue`, read without anything that takes time to import."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+
+from twisted_mta.core.schedule import parse_duration
+
+#: The filters of `service.queue_control`, which are options of the same name.
+FILTERS = ("sender", "recipient", "domain", "older", "younger", "larger", "smaller", "status", "reply")
+
+
+def add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:
+    """`command` adds one command: its name, what runs it, what it does, and to what."""
+    into = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listed = command("list", "queue:list_queue", "list the messages that wait, oldest first", into)
+    listed.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (1000)")
+    listed.add_argument("--after", default="", metavar="ID", help="only those behind this one")
+    shown = command("show", "queue:show", "show one message and how its delivery stands", into)
+    shown.add_argument("id", metavar="ID")
+    orders = {
+        name: command(name, f"queue:{name}", text, into)
+        for name, text in (
+            ("hold", "hold messages back until they are released"),
+            ("release", "let messages go that are held"),
+            ("retry", "try now instead of on schedule"),
+            ("expire", "give up now, and tell the senders"),
+            ("delete", "remove messages; nobody is told"),
+            ("reroute", "send to another host than the configuration and the DNS say"),
+        )
+    }
+    orders["hold"].add_argument("--reason", default="", metavar="TEXT", help="what the listing shows")
+    orders["reroute"].add_argument(
+        "--to", default="", metavar="HOST[:PORT]", help="the host, without an MX look-up"
+    )
+    orders["reroute"].add_argument("--back", action="store_true", help="to where they would go by themselves")
+    for each in orders.values():
+        each.add_argument("ids", nargs="*", metavar="ID")
+        each.add_argument("--all", action="store_true", help="everything that waits")
+        each.add_argument("--dry-run", action="store_true", help="only tell which messages are meant")
+    for each in (listed, *orders.values()):
+        _add_filters(each)
+    for each in (listed, shown, *orders.values()):
+        each.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("filters (all that are given must hold)")
+    group.add_argument("--sender", metavar="ADDRESS", help='"<>" for notifications')
+    group.add_argument("--recipient", metavar="ADDRESS")
+    group.add_argument("--domain", metavar="DOMAIN", help="of the recipient")
+    group.add_argument("--older", metavar="TIME", type=duration, help='than this: "2h", "3d"')
+    group.add_argument("--younger", metavar="TIME", type=duration)
+    group.add_argument("--larger", metavar="SIZE", type=octets, help='than this: "10K", "5M"')
+    group.add_argument("--smaller", metavar="SIZE", type=octets)
+    group.add_argument("--status", choices=("new", "deferred", "held"))
+    group.add_argument("--reply", metavar="TEXT", help="which stands in the last reply")
+
+
+def duration(text: str) -> float:
+    """For argparse: "2h", or seconds."""
+    return float(text) if text.isdecimal() else parse_duration(text)
+
+
+def octets(text: str) -> int:
+    """For argparse: "10K", or octets."""
+    found = re.fullmatch(r"([0-9]{1,15})([KMGT]?)", text.upper())
+    if found is None:
+        raise ValueError(text)
+    return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
