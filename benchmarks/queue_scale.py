@@ -21,6 +21,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from benchmarks.common import memory, source, summary, write_json
 from tests.peers import free_port
@@ -38,10 +39,13 @@ _WEEK = 7 * 86400.0
 _DEAD_WORLD = 60.0
 
 
-def fill(queue: Path, recipients: int, domains: int, size: int, due: float) -> float:
-    """Put messages with one recipient each into an empty queue, all due at `due`: seconds that it took."""
+def fill(queue: Path, recipients: int, domains: int, size: int, due: float, first: int = 0) -> float:
+    """Put messages with one recipient each into a queue, all due at `due`: seconds that it took.
+
+    They are numbered from `first` to `recipients`.
+    """
     began = time.perf_counter()
-    SQLiteQueueStore.inline(queue, Clock())  # makes the directories
+    Deferred.fromCoroutine(SQLiteQueueStore.inline(queue, Clock()).close())  # makes the directories
     tables = Tables(queue / "queue.sqlite", "benchmark")
     ids = QueueIds(lambda: due, lambda: 0.5)
     body = (b"Subject: one of very many\r\n\r\n" + b"x" * 70 + b"\r\n" * (size // 72 + 1))[:size]
@@ -61,7 +65,7 @@ def fill(queue: Path, recipients: int, domains: int, size: int, due: float) -> f
             )
             yield lambda those, one=message: those.add([one], BodyRow(size, body, None), False)  # type: ignore[misc]
 
-    for start in range(0, recipients, _BATCH):
+    for start in range(first, recipients, _BATCH):
         tables.commit(list(batch(start)))
     tables.close()
     return time.perf_counter() - began
@@ -79,7 +83,7 @@ def operations(queue: Path) -> dict[str, float]:
             outcome: list[Any] = []
             Deferred.fromCoroutine(work()).addBoth(outcome.append)
             taken.append(time.perf_counter() - began)
-            if outcome[0] is not None and not isinstance(outcome[0], list | tuple | float | int):
+            if isinstance(outcome[0], Failure):
                 outcome[0].raiseException()
         return round(1000 * statistics.median(taken), 3)
 
@@ -107,6 +111,20 @@ def operations(queue: Path) -> dict[str, float]:
         "list 1000 messages": timed(5, store.listing),
     }
     Deferred.fromCoroutine(store.close())
+    return found
+
+
+def growth(directory: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Single operations, in a queue that becomes ten times as long each time: recipients -> operation -> milliseconds."""
+    found: dict[str, dict[str, float]] = {}
+    length, filled = 1000, 0
+    later = time.time() + _WEEK / 7
+    while length <= options.recipients:
+        fill(directory / "growing", length, options.domains, options.body, later, filled)
+        filled = length
+        found[str(length)] = operations(directory / "growing")
+        print(f"{length}: {found[str(length)]}", flush=True)
+        length *= 10
     return found
 
 
@@ -217,6 +235,9 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size", type=int, default=4096, help="octets of a message that is accepted")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--growth", action="store_true", help="single operations only, in queues of all lengths"
+    )
     parser.add_argument("--dead", type=float, default=_DEAD_WORLD, help="seconds with everything due")
     parser.add_argument("--directory", type=Path, help="where the queues are made")
     parser.add_argument("--keep", action="store_true", help="leave them there")
@@ -227,7 +248,7 @@ def main() -> None:
         directory.rmdir()
         directory = options.directory
     try:
-        results = measure(directory, options)
+        results = {"growth": growth(directory, options)} if options.growth else measure(directory, options)
     finally:
         if not options.keep:
             shutil.rmtree(directory)

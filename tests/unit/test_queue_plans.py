@@ -54,9 +54,12 @@ class PlanTests(unittest.SynchronousTestCase):
 
     def assert_searched(self) -> None:
         self.assertTrue(self.statements)
+        tables = {name for (name,) in self.store._reader.execute("SELECT name FROM sqlite_master")}
         for step, statement in self.plans():
-            # "SCAN r" and the like go over what an inner SELECT found, or a partial index; a table has a long name.
-            self.assertNotRegex(step, r"^SCAN (message|recipient|body)$|AUTOMATIC", statement)
+            self.assertNotIn("AUTOMATIC", step, statement)
+            # "SCAN r" and the like go over what an inner SELECT found, or a partial index.
+            if step.startswith("SCAN ") and "LIMIT" not in statement:
+                self.assertNotIn(step.removeprefix("SCAN "), tables, statement)
 
     def test_the_way_of_messages_through_the_queue(self) -> None:
         store = self.store
@@ -98,6 +101,18 @@ class PlanTests(unittest.SynchronousTestCase):
         result(store.retry(["a"], 5.0))
         result(store.retry(None, 6.0))
         result(store.delete(["a"]))
+        self.assert_searched()
+
+    def test_the_history(self) -> None:
+        store = self.store
+        (item,) = result(put(store, message("a", "bob", "carol"), claim=True))
+        first, second = item.recipients
+        updates = [Update(row=first.row, outcome=DELIVERED), Update(row=second.row, outcome=LATER)]
+        result(store.record(updates))
+        self.statements.clear()
+        self.assertEqual(len(result(store.recall(["a"]))), 1)
+        result(store.transcripts("a"))
+        result(store.tidy(1e10))
         self.assert_searched()
 
     def test_a_listing_goes_from_its_messages_to_their_recipients(self) -> None:
