@@ -7,17 +7,9 @@ from typing import Any
 
 import pytest
 
-from twisted_mta.core.pop3 import (
-    Drop,
-    Listing,
-    Login,
-    Pop3Server,
-    Pop3Settings,
-    Refusal,
-    Retrieve,
-    Update,
-    top,
-)
+from twisted_mta.core.pop3.maildrop import top
+from twisted_mta.core.pop3.questions import Drop, Listing, Login, Refusal, Retrieve, Update
+from twisted_mta.core.pop3.server import Pop3Server, Pop3Settings
 from twisted_mta.core.sasl import Credentials, Lookup, Proof
 from twisted_mta.testing.dialogs import Transcript, play
 from twisted_mta.testing.scram import known_secret

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
 
-from twisted_mta.core.pop3 import Pop3Settings
+from twisted_mta.core.pop3.server import Pop3Settings
 from twisted_mta.core.sasl import Credentials
 from twisted_mta.interfaces import Account
 from twisted_mta.net.pop3 import pop3_session

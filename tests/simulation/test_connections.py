@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.config.schema import Role
@@ -75,6 +76,47 @@ class ConnectionTests(SynchronousTestCase):
         world.network.pump([0.0] * 5)
         self.addCleanup(session.connectionLost)
         return transport
+
+    def test_a_client_has_the_time_that_is_set(self) -> None:
+        world = self.world('[limits]\nsmtp_timeout = "20s"\ndata_timeout = "5s"\nmessage_time = "30s"\n')
+        begin = b"EHLO x\r\nMAIL FROM:<dave@example.org>\r\nRCPT TO:<bob@example.test>\r\nDATA\r\n"
+        for said, seconds in ((b"EHLO x\r\n", 20), (begin, 5)):
+            transport = self.connect(world, "192.0.2.1", said)
+            world.advance(seconds - 1, step=1)
+            self.assertFalse(transport.disconnecting)
+            with capturedLogs() as logs:
+                world.advance(1, step=1)
+            self.assertIn(b"421 4.4.2", transport.value())
+            self.assertEqual([event["peer"] for event in logs if "doing" in event], ["192.0.2.1"])
+
+    def test_who_may_ask(self) -> None:
+        world = self.world('[limits]\nvrfy = "trusted"\nexpn = "anyone"\n[relay]\nnetworks = ["192.0.2.1"]\n')
+        said = b"EHLO x\r\nVRFY bob\r\nEXPN bob\r\n"
+        for client, code in (("192.0.2.1", "250 2.1.5 <bob@example.test>"), ("192.0.2.2", "252 2.1.5 Send")):
+            lines = self.connect(world, client, said).value().decode().splitlines()
+            self.assertTrue(lines[-2].startswith(code), lines)
+            self.assertEqual(lines[-1], "250 2.1.5 <bob@example.test>")
+            self.assertIn("250 EXPN", lines)
+
+    def test_help(self) -> None:
+        world = self.world("")
+        self.change(world, "hostname =", 'help = "Ask the postmaster"\nhostname =')
+        lines = self.connect(world, "192.0.2.1", b"HELP\r\n").value().decode().splitlines()
+        self.assertEqual(lines[-2:], ["214-2.0.0 Ask the postmaster", "214 2.0.0 See RFC 5321"])
+
+    def test_what_is_announced(self) -> None:
+        world = self.world('[limits]\ndeliver_by_minimum = "4m"\n')
+        lines = self.connect(world, "192.0.2.1", b"EHLO x\r\n").value().decode().splitlines()
+        self.assertIn("250 DELIVERBY 240", lines)
+
+    def test_a_proxy_names_a_login(self) -> None:
+        """It may relay then, as who has logged in."""
+        world = self.world('[relay]\nxclient_networks = ["192.0.2.1"]\n')
+        mail = b"EHLO x\r\nMAIL FROM:<alice@example.test>\r\nRCPT TO:<carol@example.net>\r\n"
+        for login, code in ((b"alice@example.test", "250"), (b"[UNAVAILABLE]", "550")):
+            said = b"XCLIENT ADDR=198.51.100.1 LOGIN=" + login + b"\r\n" + mail
+            lines = self.connect(world, "192.0.2.1", said).value().decode().splitlines()
+            self.assertEqual(lines[-1][:3], code, lines)
 
     def test_rate(self) -> None:
         world = self.world("[limits]\nconnection_rate = 2\n")

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.effects import Ask, Close, Effect, Send, StartTLS
-from twisted_mta.core.pop3 import (
-    MAX_GARBAGE,
-    MAX_RESPONSE,
-    Drop,
-    Listing,
-    Login,
-    Pop3Server,
-    Pop3Settings,
-    Refusal,
-    Retrieve,
-    top,
-)
+from twisted_mta.core.pop3.maildrop import top
+from twisted_mta.core.pop3.questions import Drop, Listing, Login, Refusal, Retrieve
+from twisted_mta.core.pop3.server import MAX_GARBAGE, MAX_RESPONSE, Pop3Server, Pop3Settings
 from twisted_mta.core.sasl import Credentials
 
 COMMANDS = [

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.core.pop3 import Pop3Server, Pop3Settings
+from twisted_mta.core.pop3.server import Pop3Server, Pop3Settings
 from twisted_mta.core.sasl import Claim, Credentials, Proof, Secret
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, MailboxError
 from twisted_mta.net.pop3 import Pop3Handler, pop3_session

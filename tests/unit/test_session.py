@@ -18,13 +18,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.admin.init import self_signed
 from twisted_mta.core.admission import Admission, Bounds
-from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Pace, Send
+from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Pace, Send, StartTLS
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.tls import ServerTls
 
 
 class EchoCore:
-    """Each octet is a command: lower case letters are asked about, capitals are body, "." closes, others are echoed."""
+    """Each octet is a command: lower case letters are asked about, capitals are body, "." closes, "!" is for TLS, others are
+    echoed."""
 
     def __init__(self) -> None:
         self.buffer = b""
@@ -35,7 +36,9 @@ class EchoCore:
         effects: list[Effect] = []
         while self.buffer and not self.open:
             octet, self.buffer = self.buffer[:1], self.buffer[1:]
-            if octet == b".":
+            if octet == b"!":
+                effects.append(StartTLS())
+            elif octet == b".":
                 effects += [Send(b"bye"), Close()]
             elif octet.islower():
                 self.open = True
@@ -111,6 +114,9 @@ class Transport(StringTransport):
 
     def abortConnection(self) -> None:
         self.aborted = True
+
+    def startTLS(self, creator: object) -> None:
+        """The peer never begins."""
 
 
 class SessionTests(SynchronousTestCase):
@@ -193,6 +199,15 @@ class SessionTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual(self.transport.value(), b"hi1222233334timeout")
         self.assertTrue(self.transport.disconnecting)
+
+    def test_a_handshake_that_never_begins(self) -> None:
+        self.session._core.pace = Pace(1000)
+        self.session.dataReceived(b"!")
+        self.clock.advance(59)
+        self.assertFalse(self.transport.aborted)
+        self.clock.advance(1)
+        self.assertTrue(self.transport.aborted)
+        self.assertEqual(self.transport.value(), b"hi")
 
     def test_our_time_is_not_the_peers(self) -> None:
         """Neither that of an answer, nor that in which what we sent has not left."""

@@ -10,18 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.logger import Logger
 
-from twisted_mta.core.pop3 import (
-    Drop,
-    Listing,
-    Login,
-    Pop3Server,
-    Pop3Settings,
-    Question,
-    Refusal,
-    Retrieve,
-    Update,
-    top,
-)
+from twisted_mta.core.pop3.maildrop import top
+from twisted_mta.core.pop3.questions import Drop, Listing, Login, Question, Refusal, Retrieve, Update
+from twisted_mta.core.pop3.server import Pop3Server, Pop3Settings
 from twisted_mta.core.sasl import Claim, Lookup, Secret
 from twisted_mta.interfaces import (
     AuthenticationUnavailable,

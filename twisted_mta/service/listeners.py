@@ -21,7 +21,8 @@ from zope.interface import implementer
 from twisted_mta.config.schema import Config, Listen, Role
 from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.imap.session import ImapSettings, ImapTimes
-from twisted_mta.core.pop3 import Pop3Settings, Pop3Times
+from twisted_mta.core.pop3.server import Pop3Settings
+from twisted_mta.core.pop3.states import Pop3Times
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.settings import Audience, BareNewlines, ServerSettings
 from twisted_mta.core.smtp.settings import Role as SmtpRole

@@ -1,13 +1,11 @@
 """The POP3 server core: octets in, effects out. RFC 1939, 2449, 2595 (STLS), 3206, 5034.
 
-What it can't know (passwords, messages) it asks with the questions below. Deletions are marks of the session until QUIT
+What it can't know (passwords, messages) it asks: see `core.pop3.questions`. Deletions are marks of the session until QUIT
 asks for them; a session that ends in any other way deletes nothing.
 """
 
 from __future__ import annotations
 
-import enum
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +13,10 @@ import attrs
 
 from twisted_mta.core import sasl
 from twisted_mta.core.effects import NO_BINDINGS, Ask, Close, Effect, Pace, Send, StartTLS
-from twisted_mta.core.message import header_length
+from twisted_mta.core.pop3.maildrop import Maildrop, Stuffer, is_number
+from twisted_mta.core.pop3.questions import Drop, Listing, Login, Question, Refusal, Retrieve, Update
+from twisted_mta.core.pop3.replies import Wrong, err, lines, ok
+from twisted_mta.core.pop3.states import ALLOWED, Pop3Times, State, pace
 
 #: RFC 2449 §4: octets of a command, CRLF included.
 MAX_COMMAND = 255
@@ -23,69 +24,6 @@ MAX_COMMAND = 255
 MAX_RESPONSE = 12288
 #: Octets of a line that are thrown away before the connection is cut.
 MAX_GARBAGE = 65536
-
-_NUMBER = re.compile(rb"[0-9]{1,10}")
-
-
-@attrs.frozen
-class Refusal:
-    """A negative answer to any question. `code` is a response code of RFC 2449 §8 ("SYS/TEMP"), or ""."""
-
-    code: str
-    text: str
-
-
-@attrs.frozen
-class Login:
-    """Is this right? Answer: a sequence of `Drop`, the messages of the maildrop; or a Refusal."""
-
-    claim: sasl.Claim
-
-
-@attrs.frozen
-class Retrieve:
-    """A message, or with `lines` its header and so many lines of its body: see `top`. Answer: octets with CRLF line ends,
-    in as many parts as you like (one at least); or a Refusal in place of the first."""
-
-    uid: int
-    lines: int | None = None
-
-
-@attrs.frozen
-class Listing:
-    """Send this long answer no faster than the peer reads, so that a pipeline of LISTs can't fill our memory. Answer: these
-    octets, in as many parts as you like (one at least)."""
-
-    octets: bytes = attrs.field(repr=False)
-
-
-@attrs.frozen
-class Update:
-    """Remove these for good. Answer: None, or a Refusal."""
-
-    uids: tuple[int, ...]
-
-
-#: A `Lookup` is answered with a `sasl.Secret`, or a Refusal.
-Question = Login | sasl.Lookup | Retrieve | Listing | Update
-
-
-@attrs.frozen
-class Drop:
-    """One message of the maildrop. `size` is in octets, `name` the unique-id of RFC 1939 §7."""
-
-    uid: int
-    size: int
-    name: str
-
-
-@attrs.frozen(kw_only=True)
-class Pop3Times:
-    """How long a client may take for a command, in seconds."""
-
-    login: float = 60.0
-    #: After the login. RFC 1939 §3: ten minutes at least.
-    idle: float = 600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -98,62 +36,11 @@ class Pop3Settings:
     #: Whether SCRAM is offered (under TLS, as all logins).
     scram: bool = False
     error_limit: int = 20
-    times: Pop3Times = Pop3Times()
+    times: Pop3Times = Pop3Times()  # noqa: RUF009  frozen
 
-
-class State(enum.Enum):
-    """Where a session stands: the states of RFC 1939 §3, and what lies between them."""
-
-    AUTHORIZATION = "before login"
-    SASL = "in a SASL exchange"
-    TLS = "waiting for the handshake"
-    TRANSACTION = "logged in"
-    UPDATE = "QUIT given"
-    CLOSED = "closed"
-
-
-_BEFORE = frozenset({State.AUTHORIZATION})
-_STRANGER = frozenset({State.AUTHORIZATION, State.SASL, State.TLS})
-_AFTER = frozenset({State.TRANSACTION})
-
-#: Command -> states in which it is allowed. RFC 1939 §4 to §7, RFC 2449 §5, RFC 2595 §4, RFC 5034 §4.
-_ALLOWED: Mapping[str, frozenset[State]] = {
-    "CAPA": _BEFORE | _AFTER,
-    "USER": _BEFORE,
-    "PASS": _BEFORE,
-    "AUTH": _BEFORE,
-    "STLS": _BEFORE,
-    "STAT": _AFTER,
-    "LIST": _AFTER,
-    "UIDL": _AFTER,
-    "RETR": _AFTER,
-    "TOP": _AFTER,
-    "DELE": _AFTER,
-    "RSET": _AFTER,
-    "NOOP": _AFTER,
-    "QUIT": _BEFORE | _AFTER,
-}
 
 _IN_THE_CLEAR = Refusal("AUTH", "Send STLS first: passwords never travel in the clear")
 _FAULT = Refusal("SYS/TEMP", "Something went wrong here; try again later")
-
-
-class _Wrong(Exception):
-    """The command can't be done as it stands: -ERR, and it counts as an error."""
-
-    def __init__(self, text: str, code: str = "") -> None:
-        super().__init__(text)
-        self.refusal = Refusal(code, text)
-
-
-def top(message: bytes, lines: int) -> bytes:
-    """The header section with its empty line, and the first lines of the body: RFC 1939 §7 TOP."""
-    end = header_length(message)
-    if lines > message.count(b"\r\n", end):  # fetchmail asks for 99999999
-        return message
-    for _ in range(lines):
-        end = message.index(b"\r\n", end) + 2
-    return message[:end]
 
 
 class Pop3Server:
@@ -167,11 +54,7 @@ class Pop3Server:
         #: The SASL mechanisms as they can be used now, and the exchange under way.
         self._offer = sasl.Offer(settings.scram)
         self._exchange: sasl.Exchange | None = None
-        self._drops: Sequence[Drop] = ()
-        #: Indexes into `_drops`.
-        self._deleted: set[int] = set()
-        #: Of what is left: how many octets.
-        self._octets = 0
+        self._maildrop = Maildrop()
         self._buffer = b""
         self._discarded = 0
         self._lines = 0
@@ -179,8 +62,7 @@ class Pop3Server:
         self._shutting_down = False
         #: Takes the answer to the open Ask, and whether more parts follow; None when none is open.
         self._asked: Callable[[Any, bool], Iterator[Effect]] | None = None
-        #: The last octets sent of a message, which decide about dots.
-        self._tail = b"\r\n"
+        self._stuffer = Stuffer()
         #: Whether an answer in parts has begun.
         self._begun = False
         self._handlers: Mapping[str, Callable[[bytes], Iterator[Effect]]] = {
@@ -205,14 +87,12 @@ class Pop3Server:
     @property
     def pace(self) -> Pace:
         """See Core."""
-        times = self._settings.times
-        seconds = times.login if self._state in _STRANGER else times.idle
-        return Pace(seconds, seconds, "a command", self._lines)
+        return pace(self._state, self._settings.times, self._lines)
 
     def greet(self) -> list[Effect]:
         """See Core."""
         # No timestamp in angle brackets: that would offer APOP (RFC 1939 §7), which needs passwords in the clear on disk.
-        return [_ok(f"{self._settings.hostname} POP3 ready")]
+        return [ok(f"{self._settings.hostname} POP3 ready")]
 
     def receive(self, data: bytes) -> list[Effect]:
         """See Core."""
@@ -242,7 +122,7 @@ class Pop3Server:
         if self._begun:
             # Only the end of the connection tells that the answer is not whole.
             return list(self._end())
-        effects: list[Effect] = [_err(_FAULT)]
+        effects: list[Effect] = [err(_FAULT)]
         if self._state is State.UPDATE:
             effects += self._end()
         return [*effects, *self._run()]
@@ -265,7 +145,7 @@ class Pop3Server:
         """See Core."""
         self._shutting_down = True  # an open question is still answered before this
         return [
-            _err(Refusal("SYS/TEMP", "The server is shutting down; try again later")),
+            err(Refusal("SYS/TEMP", "The server is shutting down; try again later")),
             *self._end(),
         ]
 
@@ -279,7 +159,7 @@ class Pop3Server:
             line = self._buffer if end < 0 else self._buffer[:end].removesuffix(b"\r")
             limit = MAX_RESPONSE if self._state is State.SASL else MAX_COMMAND - 2
             if self._discarded + len(line) > MAX_GARBAGE:
-                yield _err(Refusal("", "Too much input without a line end"))
+                yield err(Refusal("", "Too much input without a line end"))
                 yield from self._end()
             elif end < 0:
                 if self._discarded or len(line) > limit + 1:  # it may be the CR that ends it
@@ -307,23 +187,23 @@ class Pop3Server:
             verb = word.decode("ascii", "replace").upper()
             handler = self._handlers.get(verb)
             if handler is None:
-                raise _Wrong("Unknown command")
-            if self._state not in _ALLOWED[verb]:
-                raise _Wrong(
+                raise Wrong("Unknown command")
+            if self._state not in ALLOWED[verb]:
+                raise Wrong(
                     "Log in first" if self._state is State.AUTHORIZATION else "You are logged in already"
                 )
             yield from handler(argument)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             yield from self._error(wrong.refusal)
 
     def _error(self, refusal: Refusal) -> Iterator[Effect]:
         """A wrong command: answered, counted, and only too many of them end the session."""
         self._errors += 1
         if self._errors > self._settings.error_limit:
-            yield _err(Refusal("", "Too many errors, closing the connection"))
+            yield err(Refusal("", "Too many errors, closing the connection"))
             yield from self._end()
         else:
-            yield _err(refusal)
+            yield err(refusal)
 
     def _end(self) -> Iterator[Effect]:
         self._state = State.CLOSED
@@ -346,22 +226,22 @@ class Pop3Server:
             ]  # RFC 5034 §3: and it stays in the list after the login
         elif self._settings.tls_available and self._state is State.AUTHORIZATION:
             names.append("STLS")
-        yield _lines("Capabilities follow", names)
+        yield lines("Capabilities follow", names)
 
     def _user(self, argument: bytes) -> Iterator[Effect]:
         self._need_tls()
         try:
             self._login = argument.strip().decode("utf-8")
         except UnicodeDecodeError:
-            raise _Wrong("The login is not UTF-8") from None
+            raise Wrong("The login is not UTF-8") from None
         if not self._login:
-            raise _Wrong("Syntax: USER login")
-        yield _ok("Send the password")  # RFC 1939 §7: whether there is such a user is not told
+            raise Wrong("Syntax: USER login")
+        yield ok("Send the password")  # RFC 1939 §7: whether there is such a user is not told
 
     def _pass(self, argument: bytes) -> Iterator[Effect]:
         self._need_tls()
         if not self._login:
-            raise _Wrong("Send USER first")
+            raise Wrong("Send USER first")
         login, self._login = self._login, ""
         # RFC 1939 §7: the whole argument is the password, spaces and all.
         return self._ask(Login(sasl.Credentials(login, argument)), self._logged_in)
@@ -371,7 +251,7 @@ class Pop3Server:
         name, _, initial = argument.strip().partition(b" ")
         exchange = self._offer.begin(name.decode("ascii", "replace"))
         if exchange is None:
-            raise _Wrong("Mechanisms offered: " + " ".join(self._offer.names))
+            raise Wrong("Mechanisms offered: " + " ".join(self._offer.names))
         self._exchange = exchange
         return self._sasl_step(lambda: exchange.start(initial or None))
 
@@ -413,27 +293,26 @@ class Pop3Server:
     def _accepted(self, answer: Sequence[Drop] | Refusal, more: bool) -> Iterator[Effect]:
         if isinstance(answer, Refusal):
             return self._error(answer)
-        self._drops = answer
+        self._maildrop = Maildrop(answer)
         return self._sasl_step(lambda: self._running().answer(True))
 
     def _logged_in(self, answer: Sequence[Drop] | Refusal, more: bool) -> Iterator[Effect]:
         if isinstance(answer, Refusal):
             return self._error(answer)
-        self._drops = answer
+        self._maildrop = Maildrop(answer)
         return self._enter()
 
     def _enter(self) -> Iterator[Effect]:
         self._state = State.TRANSACTION
         self._exchange = None
-        self._octets = sum(drop.size for drop in self._drops)
-        yield _ok(f"{self._figures()} in the maildrop")
+        yield ok(f"{self._maildrop} in the maildrop")
 
     def _stls(self, argument: bytes) -> Iterator[Effect]:
         if self._tls:
-            raise _Wrong("TLS is active already")
+            raise Wrong("TLS is active already")
         if not self._settings.tls_available:
-            raise _Wrong("STLS is not offered here")
-        yield _ok("Go ahead with TLS")
+            raise Wrong("STLS is not offered here")
+        yield ok("Go ahead with TLS")
         # RFC 2595 §4: what the client sent before the handshake must have no effect after it.
         self._buffer = b""
         self._state = State.TLS
@@ -441,107 +320,66 @@ class Pop3Server:
 
     def _need_tls(self) -> None:
         if not self._tls:
-            raise _Wrong(_IN_THE_CLEAR.text, _IN_THE_CLEAR.code)
+            raise Wrong(_IN_THE_CLEAR.text, _IN_THE_CLEAR.code)
 
     # --- logged in -------------------------------------------------------------------------------
 
     def _stat(self, argument: bytes) -> Iterator[Effect]:
-        yield _ok(f"{len(self._drops) - len(self._deleted)} {self._octets}")
+        yield ok(f"{self._maildrop.count} {self._maildrop.octets}")
 
     def _list(self, argument: bytes) -> Iterator[Effect]:
-        return self._listing(argument, self._figures(), lambda drop: drop.size)
+        return self._listing(argument, str(self._maildrop), lambda drop: drop.size)
 
     def _uidl(self, argument: bytes) -> Iterator[Effect]:
         return self._listing(argument, "Unique-ids follow", lambda drop: drop.name)
 
     def _listing(self, argument: bytes, title: str, tell: Callable[[Drop], object]) -> Iterator[Effect]:
         if argument.strip():
-            number, drop = self._message(argument)
-            return iter((_ok(f"{number} {tell(drop)}"),))
-        lines = [
-            f"{number} {tell(drop)}"
-            for number, drop in enumerate(self._drops, 1)
-            if number - 1 not in self._deleted
-        ]
-        return self._ask(Listing(_lines(title, lines).data), lambda part, more: iter((Send(part),)))
+            found, drop = self._maildrop.find(argument)
+            return iter((ok(f"{found} {tell(drop)}"),))
+        listing = lines(title, self._maildrop.rows(tell))
+        return self._ask(Listing(listing.data), lambda part, more: iter((Send(part),)))
 
     def _retr(self, argument: bytes) -> Iterator[Effect]:
-        _, drop = self._message(argument)
+        _, drop = self._maildrop.find(argument)
         return self._ask(Retrieve(drop.uid), lambda part, more: self._part(f"{drop.size} octets", part, more))
 
     def _top(self, argument: bytes) -> Iterator[Effect]:
         words = argument.split()
-        if len(words) != 2 or not _NUMBER.fullmatch(words[1]):
-            raise _Wrong("Syntax: TOP message lines")
-        _, drop = self._message(words[0])
+        if len(words) != 2 or not is_number(words[1]):
+            raise Wrong("Syntax: TOP message lines")
+        _, drop = self._maildrop.find(words[0])
         return self._ask(
             Retrieve(drop.uid, int(words[1])),
             lambda part, more: self._part("Top of the message follows", part, more),
         )
 
     def _part(self, title: str, part: bytes | Refusal, more: bool) -> Iterator[Effect]:
-        """One part of a message; dots at the start of lines doubled (RFC 1939 §3), wherever the parts were cut."""
         if isinstance(part, Refusal):
-            yield _err(part)
+            yield err(part)
             return
         begin = b""
         if not self._begun:
-            begin = _ok(title).data
-            self._tail = b"\r\n"
-        joined = self._tail + part
-        stuffed = joined.replace(b"\r\n.", b"\r\n..")[len(self._tail) :]
-        self._tail = joined[-2:]
-        end = b""
-        if not more:
-            end = b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
-        yield Send(begin + stuffed + end)
+            begin = ok(title).data
+            self._stuffer = Stuffer()
+        yield Send(begin + self._stuffer.feed(part) + (b"" if more else self._stuffer.finish()))
 
     def _dele(self, argument: bytes) -> Iterator[Effect]:
-        number, drop = self._message(argument)
-        self._deleted.add(number - 1)
-        self._octets -= drop.size
-        yield _ok(f"Message {number} will be deleted at QUIT")
+        yield ok(f"Message {self._maildrop.delete(argument)} will be deleted at QUIT")
 
     def _rset(self, argument: bytes) -> Iterator[Effect]:
-        self._deleted.clear()
-        self._octets = sum(drop.size for drop in self._drops)
-        yield _ok(f"{self._figures()} in the maildrop")
+        self._maildrop.undelete()
+        yield ok(f"{self._maildrop} in the maildrop")
 
     def _noop(self, argument: bytes) -> Iterator[Effect]:
-        yield _ok("Still here")
+        yield ok("Still here")
 
     def _quit(self, argument: bytes) -> Iterator[Effect]:
         self._state = State.UPDATE  # RFC 1939 §6
-        if not self._deleted:
+        if not self._maildrop.deleted:
             return self._bye(None, False)
-        return self._ask(Update(tuple(self._drops[index].uid for index in sorted(self._deleted))), self._bye)
+        return self._ask(Update(self._maildrop.deleted), self._bye)
 
     def _bye(self, refusal: Refusal | None, more: bool) -> Iterator[Effect]:
-        yield _ok("Bye") if refusal is None else _err(refusal)
+        yield ok("Bye") if refusal is None else err(refusal)
         yield from self._end()
-
-    def _message(self, argument: bytes) -> tuple[int, Drop]:
-        argument = argument.strip()
-        if not _NUMBER.fullmatch(argument):
-            raise _Wrong("A message number is needed")
-        number = int(argument)
-        if not 1 <= number <= len(self._drops) or number - 1 in self._deleted:
-            raise _Wrong("There is no such message")
-        return number, self._drops[number - 1]
-
-    def _figures(self) -> str:
-        return f"{len(self._drops) - len(self._deleted)} messages ({self._octets} octets)"
-
-
-def _ok(text: str) -> Send:
-    return Send(f"+OK {text}\r\n".encode())
-
-
-def _err(refusal: Refusal) -> Send:
-    code = f"[{refusal.code}] " if refusal.code else ""
-    return Send(f"-ERR {code}{refusal.text}\r\n".encode())
-
-
-def _lines(title: str, lines: Sequence[str]) -> Send:
-    """A multi-line response, RFC 1939 §3. None of our lines begins with a dot."""
-    return Send("".join(f"{line}\r\n" for line in (f"+OK {title}", *lines, ".")).encode())
