@@ -66,6 +66,8 @@ class Session(protocol.Protocol):
 
     log = Logger()
     factory: SessionFactory
+    #: For the log: the address of the peer, behind a proxy that of the client.
+    peer = ""
     #: A TCP, UNIX or in-memory transport; Twisted's interfaces are too many to name one.
     transport: Any
 
@@ -334,7 +336,7 @@ class Session(protocol.Protocol):
         pace = self._handshake if self._handshaking else self._core.pace
         self.log.info(
             "{peer} took too long over {doing}",
-            peer=getattr(self.transport.getPeer(), "host", "a UNIX socket"),
+            peer=self.peer,
             doing=pace.doing,
         )
         if self._handshaking:
@@ -402,7 +404,7 @@ class SessionFactory(protocol.ServerFactory):
         except Exception:
             self.admission.leave(counted)
             raise
-        session.factory = self
+        session.factory, session.peer = self, host or "a UNIX socket"
         self.sessions.add(session)
         self._counted[session] = counted
         return session
