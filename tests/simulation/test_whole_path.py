@@ -149,9 +149,22 @@ class WholePathTests(SynchronousTestCase):
         reply = world.send("", ["carol@example.org"], MESSAGE)
         self.assertEqual(reply.code, 250)
         world.advance(DAY, step=600)
+        self.assertEqual(([world.mail("alice"), world.mail("bob")], world.queued()), ([[], []], []))
+        (told,) = world.mail("postmaster")
+        self.assertIn(b"\nSubject: A notification could not be delivered\n", told)
+        self.assertIn(b"\nReturn-Path: <>\n", b"\n" + told)
+
+    def test_the_postmaster_cannot_be_told_either(self) -> None:
+        world = self.make_world(RELAY, aliases="postmaster: gone@example.org\n")
+        peer = world.host("example.org", "192.0.2.1", SmtpPeer(replies={"RCPT": "550 5.1.1 No such user"}))
+        world.send("", ["carol@example.org"], MESSAGE)
+        world.advance(DAY, step=600)
         self.assertEqual(
-            ([world.mail(user) for user in ("alice", "bob", "postmaster")], world.queued()),
-            ([[], [], []], []),
+            ([world.mail(user) for user in ("alice", "postmaster")], world.queued()), ([[], []], [])
+        )
+        self.assertEqual(
+            [line for line in peer.commands if line.startswith("RCPT")],
+            ["RCPT TO:<carol@example.org>", "RCPT TO:<gone@example.org>"],
         )
 
     def test_refusals(self) -> None:

@@ -10,7 +10,7 @@ import unittest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twisted_mta.core.downgrade import Undowngradable, downgrade
+from twisted_mta.core.downgrade import Undowngradable, downgrade, has_utf8_header
 
 MIME = b"MIME-Version: 1.0\r\n"
 
@@ -269,3 +269,21 @@ class PropertyTests(Cases):
         except Undowngradable:
             return
         self.check(result, to, changed=False)
+
+
+class HeaderTests(unittest.TestCase):
+    """RFC 6531 §3.2: what needs SMTPUTF8 for its header."""
+
+    def test_where_it_is(self) -> None:
+        parts = (
+            b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n%b\r\n--b--\r\n"
+        )
+        for message, expected in (
+            (b"Subject: x\r\n\r\nx\r\n", False),
+            (b"Subject: x\r\n\r\n\xc3\xb6\r\n", False),
+            (b"Subject: \xc3\xb6\r\n\r\nx\r\n", True),
+            (parts % b"X: y\r\n\r\n\xc3\xb6", False),
+            (parts % b"X: \xc3\xb6\r\n\r\ny", True),
+            (parts % b"Content-Type: message/rfc822\r\n\r\nX: \xc3\xb6\r\n\r\ny", True),
+        ):
+            self.assertEqual(has_utf8_header(message), expected, message)

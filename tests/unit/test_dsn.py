@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from twisted_mta.core.address import Address
 from twisted_mta.core.dsn import Action, Notification, Report, Reporter
 from twisted_mta.core.envelope import DeliverBy
+from twisted_mta.core.queue import Contact
 from twisted_mta.core.replies import Reply
 from twisted_mta.testing.queued import queued_message, queued_recipient
 
@@ -235,8 +236,29 @@ class WordsTests(unittest.TestCase):
                 self.assertIn("This server said:", words)
 
     def test_an_expired_message(self) -> None:
-        words = words_of(notify(attrs.evolve(REPORT, expired=True)))
-        self.assertIn("It was tried for 25 hours, then given up.", words)
+        again = attrs.evolve(RECIPIENT, attempts=41)
+        words = words_of(notify(attrs.evolve(REPORT, expired=True, recipient=again)))
+        self.assertIn("It was tried for 25 hours (42 times), then given up.", words)
+
+    def test_what_was_tried_last(self) -> None:
+        lost = Reply(451, "4.4.2", "lost the connection")
+        contacts = tuple(
+            Contact(remote=f"mx{n}.x.test [192.0.2.{n}]", reply=lost, began=NOW - 60, took=1.0)
+            for n in range(1, 13)
+        )
+        words = words_of(notify(attrs.evolve(REPORT, contacts=contacts))).replace("\r\n", "\n")
+        self.assertIn(
+            "These mail servers were tried then:\n      Tue, 14 Nov 2023 22:12:20 +0000: mx1.x.test", words
+        )
+        self.assertIn("mx10.x.test [192.0.2.10]: 451 4.4.2", " ".join(words.split()))
+        self.assertNotIn("mx11", words)
+        self.assertIn("      and 2 more\n", words)
+        self.assertNotIn("were tried then", words_of(notify(attrs.evolve(REPORT, contacts=contacts[:1]))))
+
+    def test_what_may_have_arrived(self) -> None:
+        words = words_of(notify(attrs.evolve(REPORT, doubtful=True, expired=True)))
+        self.assertIn("It may have arrived all the same", words)
+        self.assertNotIn("all the same", words_of(notify()))
 
     def test_a_delay_asks_for_patience(self) -> None:
         made = notify(attrs.evolve(REPORT, action=Action.DELAYED))
@@ -359,5 +381,34 @@ class WishesTests(unittest.TestCase):
         delayed = attrs.evolve(REPORT, action=Action.DELAYED, reply=Reply(451, "4.7.1", "greylisted"))
         made = notify(delayed, not_before=NOW - 7200)
         self.assertIn("\r\nFuture-Release-Request: until;2023-11-14T20:13:20Z\r\n", self.status(made))
-        self.assertIn(b"It has been tried for 2 hours.", made.data)
+        self.assertIn(b"It has been tried for 2 hours (once).", made.data)
         self.assertNotIn(b"Future-Release-Request", notify().data)
+
+
+class PostmasterTests(unittest.TestCase):
+    """RFC 3461 §5.2: what the postmaster gets of a notification that can't be delivered."""
+
+    def test_it_says_what_it_is(self) -> None:
+        made = notify(sender=None)
+        message = parsed(made)
+        self.assertEqual(message["To"], "postmaster@example.test")
+        self.assertEqual(message["Subject"], "A notification could not be delivered")
+        words = " ".join(words_of(made).split())
+        self.assertIn("You are its postmaster.", words)
+        self.assertIn("The notification is attached.", words)
+        self.assertNotIn("Questions about", words)
+        self.assertNotIn("our message", words)
+
+    def test_a_large_one(self) -> None:
+        made = notify(sender=None, body=BODY + b"x\r\n" * 2000)
+        self.assertIn("The beginning of the notification is attached", words_of(made))
+
+
+class LogIdTests(unittest.TestCase):
+    """RFC 3464 §2.3.8: ours where it was us who decided."""
+
+    def test_it(self) -> None:
+        self.assertNotIn(b"Final-Log-ID", notify().data)
+        own = attrs.evolve(REPORT, remote="", action=Action.EXPANDED)
+        self.assertIn(b"\r\nFinal-Log-ID: abc\r\n", notify(own).data)
+        self.assertNotIn(b"Diagnostic-Code", notify(own).data)

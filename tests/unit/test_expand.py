@@ -362,7 +362,19 @@ class RouteTests(unittest.TestCase):
         found = self.routed(
             Recipient(Address("two", "example.test"), Notify.SUCCESS | Notify.DELAY, "rfc822;x@y")
         )
-        self.assertEqual([(one[3], one[4]) for one in found], [(Notify.DELAY, "rfc822;x@y")] * 2)
+        self.assertEqual(
+            [(one[0], one[3], one[4]) for one in found],
+            [
+                ("alias", Notify.SUCCESS, "rfc822;x@y"),
+                ("local", Notify.DELAY, "rfc822;x@y"),
+                ("local", Notify.DELAY, "rfc822;x@y"),
+            ],
+        )
+        self.assertEqual(found[0][1:3], ("two@example.test", "two@example.test"))
+
+    def test_only_what_is_asked_for_is_told(self) -> None:
+        found = self.routed(Recipient(Address("two", "example.test")))
+        self.assertEqual([one[0] for one in found], ["local", "local"])
 
     def test_what_leads_nowhere_goes_where_it_will_be_refused(self) -> None:
         routed = route([Recipient(Address("broken", "example.test"))], self.directory)

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import attrs
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY
-from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Status, Transport, TryLater
+from twisted_mta.core.queue import TryLater
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.service.outcomes import DOUBT, Judge
+from twisted_mta.testing.queued import queued_message, queued_recipient
 
-BOB = Address("b", "x.test")
-MESSAGE = QueuedMessage(
-    id="q1",
-    sender=Address("s", "a.test"),
-    prefix=b"",
-    body_id=1,
-    body_size=1,
-    arrived=0.0,
-    expires=86400.0,
-    body_type="7BIT",
-    smtputf8=False,
-    envid="",
-    ret="",
-    parent="",
-    message_id="",
-    origin="",
-)
-RECIPIENT = QueuedRecipient(
-    row=1,
-    address=BOB,
-    transport=Transport.SMTP,
-    original=BOB,
-    notify=DEFAULT_NOTIFY,
-    orcpt="",
-    status=Status.QUEUED,
-    attempts=0,
-    next_attempt=0.0,
-    last_reply="",
-    warned=False,
-)
 LOST = Reply(451, "4.4.2", "lost the connection, waiting for end of message")
 
 
@@ -52,8 +20,8 @@ class DoubtTests(SynchronousTestCase):
     judge = Judge(Schedule((60.0, 7200.0), 86400.0, 0.0), lambda: 0.5)
 
     def next_attempt(self, *, doubtful: bool, attempts: int = 0, expires: float = 86400.0) -> float:
-        message = attrs.evolve(MESSAGE, expires=expires)
-        recipient = attrs.evolve(RECIPIENT, attempts=attempts)
+        message = queued_message(arrived=0.0, expires=expires)
+        recipient = queued_recipient("b@x.test", attempts=attempts)
         outcome = TryLater(LOST, "mx.x.test [192.0.2.1]", doubtful=doubtful)
         update, _ = self.judge.judge(message, recipient, outcome, 100.0)
         return update.next_attempt - 100.0

@@ -376,18 +376,42 @@ class NotificationTests(ManagerTestCase):
         self.smtp.script = replies(REFUSED)
         self.local.script = replies(REFUSED)
         name = self.submit()
-        self.assertEqual(len(self.local.calls), 1)
-        self.assertEqual(self.queue(), [])
+        bounce, double = self.local.calls
         self.assertEqual(
-            [event["queue_id"] for event in self.told("dropped")], [self.local.calls[0].message.id]
+            (bounce.recipients, double.recipients), (("alice@example.test",), (str(POSTMASTER),))
         )
-        self.assertNotEqual(self.local.calls[0].message.id, name)
+        self.assertEqual(
+            [(call.message.parent, call.message.origin) for call in (bounce, double)],
+            [(name, "notification"), (bounce.message.id, "double bounce")],
+        )
+        self.assertEqual(self.queue(), [])
+        self.assertEqual([event["queue_id"] for event in self.told("dropped")], [double.message.id])
+
+    def test_the_postmaster_need_not_hear_of_it(self) -> None:
+        self.manager.reconfigure(attrs.evolve(self.settings, double_bounces="drop"), 1, POSTMASTER)
+        self.smtp.script = replies(REFUSED)
+        self.local.script = replies(REFUSED)
+        self.submit()
+        [bounce] = self.local.calls
+        self.assertEqual([event["queue_id"] for event in self.told("dropped")], [bounce.message.id])
+
+    def test_the_postmaster_hears_of_others_bounces_unless_they_forbid_it(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        self.submit(remote("bob@example.org", notify=Notify.NEVER), sender=None)
+        self.assertEqual((self.local.calls, len(self.told("dropped"))), ([], 1))
+        self.submit(sender=None)
+        (told,) = self.notifications()
+        self.assertEqual((told["To"], told["Auto-Submitted"]), (str(POSTMASTER), "auto-replied"))
+        self.assertEqual(list(told.iter_parts())[2].get_content_type(), "message/rfc822")
 
     def test_a_warning_about_a_bounce_is_not_sent_either(self) -> None:
         self.smtp.script = replies(BUSY)
         self.submit(sender=None)
+        self.run_until(START + 5 * DAY - 1)
+        self.assertEqual(self.local.calls, [])
         self.run_until(START + 6 * DAY)
-        self.assertEqual((self.local.calls, self.queue()), ([], []))
+        self.assertEqual([call.recipients for call in self.local.calls], [(str(POSTMASTER),)])
+        self.assertEqual(self.queue(), [])
 
     def test_notify(self) -> None:
         self.smtp.script = replies(REFUSED)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.unit.test_smtp_delivery import A, B, Body, DeliveryCase
+from twisted_mta.core.address import Address
 from twisted_mta.core.downgrade import Undowngradable
 from twisted_mta.core.queue import Failed, TryLater
 from twisted_mta.delivery import convert
@@ -24,6 +27,16 @@ SEVEN = (
     + HEADER.replace(b"8bit", b"quoted-printable")
     + b"viele Gr=C3=BC=C3=9Fe aus der Ferne\r\n"
 )
+
+
+class Broken:
+    size = 5
+
+    def open(self) -> Any:
+        raise OSError(5, "Input/output error")
+
+
+BROKEN = Broken()
 
 
 class DeliveryTests(DeliveryCase):
@@ -80,21 +93,69 @@ class DeliveryTests(DeliveryCase):
         self.assertNotIn("DATA", self.peer.commands)
 
     def test_a_body_that_can_not_be_read(self) -> None:
-        class Broken:
-            size = 5
-
-            def open(self) -> Any:
-                raise OSError(5, "Input/output error")
-
-        [outcome] = self.eight(Broken(), "b@x.test")
+        [outcome] = self.eight(BROKEN, "b@x.test")
         assert isinstance(outcome, TryLater)
         self.assertIn("451 4.3.0", str(outcome.reply))
 
     def test_utf8_addresses_need_more(self) -> None:
-        [outcome] = self.eight(Body(TEXT), "b@x.test", smtputf8=True)
-        assert isinstance(outcome, Failed)
+        for address, sender in (("ö@x.test", "s@a.test"), ("b@x.test", "ö@a.test")):
+            [outcome] = self.eight(Body(TEXT), address, smtputf8=True, sender=Address.parse(sender))
+            assert isinstance(outcome, Failed)
+            self.assertEqual(outcome.reply.status, "5.6.7")
+            self.assertEqual((self.peer.messages, B in self.network.attempts), ([], False))
+
+    def test_a_utf8_header_needs_more(self) -> None:
+        for head in (b"Subject: \xc3\xb6\r\n", b"Content-Type: multipart/mixed; boundary=b\r\n"):
+            inner = b"\r\n--b\r\nContent-Description: \xc3\xb6\r\n\r\nx\r\n--b--\r\n"
+            [outcome] = self.eight(Body(head + inner), "b@x.test", smtputf8=True)
+            assert isinstance(outcome, Failed)
+            self.assertEqual(outcome.reply.status, "5.6.7")
+
+    def test_smtputf8_asked_for_without_need(self) -> None:
+        self.eight(Body(TEXT), "b@x.test", smtputf8=True)
+        self.peer.extensions.append("8BITMIME")
+        self.delivery = self.make(self.settings)
+        self.eight(Body(TEXT), "b@x.test", smtputf8=True)
+        self.peer.extensions.append("SMTPUTF8")
+        self.delivery = self.make(self.settings)
+        self.eight(Body(TEXT), "b@x.test", smtputf8=True)
+        converted, plain, asked = self.peer.messages
+        self.assertEqual((converted.data, plain.data), (SEVEN, b"Received: x\r\n" + TEXT))
+        self.assertNotIn("SMTPUTF8", converted.commands[0] + plain.commands[0])
+        self.assertIn("SMTPUTF8", asked.commands[0])
+
+    def test_a_header_that_can_not_be_looked_at(self) -> None:
+        [outcome] = self.eight(BROKEN, "b@x.test", smtputf8=True)
+        self.assertIn("451 4.3.0", str(outcome.reply))
+        large = Body(TEXT)
+        large.size = MAX_MESSAGE
+        [outcome] = self.eight(large, "b@x.test", smtputf8=True)
         self.assertEqual(outcome.reply.status, "5.6.7")
-        self.assertEqual((self.peer.messages, B in self.network.attempts), ([], False))
+
+    def test_bounced_or_sent_if_so_configured(self) -> None:
+        self.delivery.reconfigure(attrs.evolve(self.settings, eightbit="bounce"))
+        [outcome] = self.eight(Body(TEXT), "b@x.test")
+        assert isinstance(outcome, Failed)
+        self.assertEqual(
+            str(outcome.reply),
+            "554 5.6.3 the message is 8-bit, the next host takes only 7-bit, and it is not converted",
+        )
+        self.delivery.reconfigure(attrs.evolve(self.settings, eightbit="send"))
+        self.eight(Body(TEXT), "b@x.test")
+        [received] = self.peer.messages
+        self.assertEqual(received.data, b"Received: x\r\n" + TEXT)
+        self.assertNotIn("BODY", received.commands[0])
+
+    def test_what_becomes_of_a_signature_is_logged(self) -> None:
+        events: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.eight(Body(TEXT), "b@x.test")
+        self.eight(Body(b"DKIM-Signature: v=1\r\n" + TEXT), "b@x.test")
+        self.assertEqual(
+            [event["dkim_broken"] for event in events if "dkim_broken" in event],
+            [False, True],
+        )
 
 
 class ConverterTests(SynchronousTestCase):

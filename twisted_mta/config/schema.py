@@ -169,6 +169,8 @@ class Relay:
     max_recipients: int = 100
     #: Seconds an idle connection is kept for the next message.
     keep_open: float = 5.0
+    #: What to do about eight-bit messages for hosts that take only seven: "convert", "bounce", or "send" them all the same.
+    eightbit: str = "convert"
     #: Whether BDAT is used with hosts that offer CHUNKING.
     chunking: bool = True
     #: Seconds for a connection to one address; the next one of the same host is tried sooner.
@@ -193,6 +195,8 @@ class Queue:
     expire: float = 432000.0
     #: Seconds until the sender is told once that a message is late; 0: never.
     warn_after: float = 14400.0
+    #: What becomes of a notification that can't be delivered: it goes to the "postmaster", or "drop".
+    double_bounces: str = "postmaster"
     #: Octets of the original message that a bounce quotes.
     bounce_quote: int = 10240
     #: Recipients worked on at once.

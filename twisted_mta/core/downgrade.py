@@ -52,6 +52,20 @@ def downgrade(message: bytes, to: str) -> bytes:
     return result
 
 
+def has_utf8_header(message: bytes) -> bool:
+    """Whether a header in it, of the message or of a part, is beyond ASCII, or there are too many parts to say."""
+    if message.isascii():
+        return False
+    left, seen = [parse_structure(message)], 0
+    while left:
+        part = left.pop()
+        seen += 1
+        if seen >= MAX_PARTS or not message[part.start : part.body].isascii():
+            return True
+        left += part.children
+    return False
+
+
 def _offends(octets: bytes, to: str) -> bool:
     """Whether there is something that must not be sent without an encoding."""
     if to == "7bit" and not octets.isascii():

@@ -17,9 +17,10 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.message import format_date, header_length
-from twisted_mta.core.queue import QueuedMessage, QueuedRecipient
+from twisted_mta.core.queue import Contact, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import format_duration
+from twisted_mta.core.smtp.transaction import escape_utf8
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _EIGHT_BIT = re.compile(rb"[\x80-\xff]")
@@ -27,6 +28,8 @@ _ID_TOKEN = re.compile(r"[!-;=?-~]{1,250}")
 #: Characters of a reply that are passed on, and lines of it.
 _MAX_LINE = 500
 _MAX_LINES = 20
+#: Hosts that are listed.
+_MAX_HOSTS = 10
 
 
 class Action(enum.StrEnum):
@@ -36,6 +39,7 @@ class Action(enum.StrEnum):
     DELAYED = "delayed"
     DELIVERED = "delivered"
     RELAYED = "relayed"
+    EXPANDED = "expanded"
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +53,10 @@ class Report:
     remote: str = ""
     #: When the attempt ended that this is about.
     attempted: float
+    #: The hosts that were turned to in the last attempt, in order.
+    contacts: tuple[Contact, ...] = ()
+    #: Whether it may have arrived all the same.
+    doubtful: bool = False
     #: Whether it failed because its time was up.
     expired: bool = False
     #: Whether this is told because the time of the message's `deliver_by` has passed.
@@ -96,11 +104,11 @@ class Reporter:
         now: float,
         original: bytes,
     ) -> Notification:
-        """Build the notification `queue_id` about `message`, whose sender is not null.
+        """Build the notification `queue_id` about `message` for its sender, or for the postmaster if that one is null.
 
         `original` is the message from its prefix on: `quote` octets or more of it, unless it is shorter.
         """
-        assert message.sender is not None  # RFC 5321 §4.5.5: never tell the null reverse-path
+        addressee = message.sender or self.postmaster  # RFC 5321 §4.5.5: never tell the null reverse-path
         people = _text_part(self._words(message, reports, now))
         parts = [
             people,
@@ -112,8 +120,8 @@ class Reporter:
         message_id = f"{queue_id}@{self.hostname}"
         header = [
             f"From: Mail Delivery System <MAILER-DAEMON@{self.hostname}>",
-            f"To: <{message.sender}>",
-            f"Subject: {_SUBJECTS[_worst(reports)]}",
+            f"To: <{addressee}>",
+            f"Subject: {_SUBJECTS[_worst(reports)] if message.sender else _DOUBLE_BOUNCE}",
             f"Date: {format_date(now)}",
             f"Message-ID: <{message_id}>",
             "Auto-Submitted: auto-replied",  # RFC 3834 §5.2: not auto-generated
@@ -134,7 +142,7 @@ class Reporter:
                 delimiter + b"--\r\n",
             ]
         )
-        smtputf8 = not str(message.sender).isascii()
+        smtputf8 = not str(addressee).isascii()
         return Notification(
             data=data,
             body_type="8BITMIME" if eight_bit or smtputf8 else "7BIT",
@@ -145,7 +153,12 @@ class Reporter:
     def _words(self, message: QueuedMessage, reports: Sequence[Report], now: float) -> str:
         """The part for people: who, what happened, the words of the other side, what to do."""
         lines = [f"This is the mail server {self.hostname}.", ""]
-        lines += [f"It writes about your message of {format_date(message.arrived)}."]
+        date = format_date(message.arrived)
+        if message.sender is not None:
+            lines += [f"It writes about your message of {date}."]
+        else:
+            lines += _FOR_THE_POSTMASTER
+            lines += ["", f"This is about a notification of {date}."]
         for action in Action:
             those = [report for report in reports if report.action is action]
             if those:
@@ -158,15 +171,18 @@ class Reporter:
                 ]
         if any(report.action is Action.FAILED for report in reports):
             lines += ["", self._what_is_attached(message)]
-        lines += ["", f"Questions about this server go to {self.postmaster}.", ""]
+        if message.sender is not None:
+            lines += ["", f"Questions about this server go to {self.postmaster}."]
+        lines.append("")
         return "\r\n".join(lines)
 
     def _what_is_attached(self, message: QueuedMessage) -> str:
+        what = "your message" if message.sender is not None else "the notification"
         if message.ret == "HDRS":
-            return "The header of your message is attached."
+            return f"The header of {what} is attached."
         if message.size <= self.quote:
-            return "Your message is attached."
-        return f"The beginning of your message is attached; it has {message.size} octets in all."
+            return f"{what.capitalize()} is attached."
+        return f"The beginning of {what} is attached; it has {message.size} octets in all."
 
     def _original(self, message: QueuedMessage, reports: Sequence[Report], original: bytes) -> bytes:
         """The third part: the message or its beginning where it is wanted, else its header section."""
@@ -201,12 +217,20 @@ _SUBJECTS = {
     Action.DELAYED: "Your message is delayed",
     Action.DELIVERED: "Your message was delivered",
     Action.RELAYED: "Your message was passed on",
+    Action.EXPANDED: "Your message was passed on",
 }
+_DOUBLE_BOUNCE = "A notification could not be delivered"
+_FOR_THE_POSTMASTER = [
+    "You are its postmaster. A notification could not be delivered to the one who",
+    "was to have it, mostly since the sender of the message that it tells of was",
+    "made up, or mistyped. Nobody else is told.",
+]
 _INTRODUCTIONS = {
     Action.FAILED: "It could not be delivered to:",
     Action.DELAYED: "It has not been delivered yet, but will be tried again. You need not send it again:",
     Action.DELIVERED: "It was delivered to:",
     Action.RELAYED: "It was passed on to a mail server that may not report what becomes of it:",
+    Action.EXPANDED: "It was delivered to an address that leads to several others, and goes on to them:",
 }
 #: What to do about a failure, by the status without its class (RFC 3463 §3), first match.
 _ADVICE = (
@@ -247,18 +271,48 @@ def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
         return told
     match report.action:
         case Action.FAILED if report.expired:
-            told = [f"    It was tried for {waited}, then given up. The last time, {who} said:", *words]
+            told = [
+                f"    It was tried for {waited} ({_times(report)}), then given up. The last time, {who} said:",
+                *words,
+                *_tried(report),
+            ]
             advice = "You may send it again later, or reach the recipient in another way."
         case Action.FAILED:
-            told = [f"    {who} said:", *words]
+            told = [f"    {who} said:", *words, *_tried(report)]
             kind = report.reply.status.partition(".")[2]
             advice = next(text for start, text in _ADVICE if kind.startswith(start))
         case Action.DELAYED:
-            told = [f"    It has been tried for {waited}. The last time, {who} said:", *words]
+            told = [
+                f"    It has been tried for {waited} ({_times(report)}). The last time, {who} said:",
+                *words,
+                *_tried(report),
+            ]
             advice = f"It will be tried until {format_date(message.expires)}."
         case _:
             return []
     return [*told, *textwrap.wrap(advice, 76, initial_indent="    ", subsequent_indent="    ")]
+
+
+def _times(report: Report) -> str:
+    # Those before this one are counted in the row.
+    return "once" if report.recipient.attempts == 0 else f"{report.recipient.attempts + 1} times"
+
+
+def _tried(report: Report) -> list[str]:
+    """All hosts of the last attempt, where there was more than one; and what is not certain."""
+    told: list[str] = []
+    if len(report.contacts) > 1:
+        told.append("    These mail servers were tried then:")
+    for contact in report.contacts[:_MAX_HOSTS] if told else ():
+        words = (
+            f"{format_date(contact.began)}: {_printable(contact.remote)}: {_printable(str(contact.reply))}"
+        )
+        told += textwrap.wrap(words[:_MAX_LINE], 76, initial_indent="      ", subsequent_indent="        ")
+    if len(report.contacts) > _MAX_HOSTS:
+        told.append(f"      and {len(report.contacts) - _MAX_HOSTS} more")
+    if report.doubtful:
+        told.append("    It may have arrived all the same: all of it was sent, and then nothing was heard.")
+    return told
 
 
 def _reply_lines(reply: Reply) -> list[str]:
@@ -327,9 +381,11 @@ def _recipient_fields(message: QueuedMessage, report: Report) -> list[str]:
         fields.append(_field("Remote-MTA", f"dns; {_remote(report.remote)}"))
     # RFC 3461 §9.2: the lines of a reply are kept apart by folding.
     lines = [f"smtp; {line}" if n == 0 else line for n, line in enumerate(_reply_lines(report.reply))]
-    if report.action is not Action.DELIVERED:
+    if report.action not in (Action.DELIVERED, Action.EXPANDED):
         fields.append(_field("Diagnostic-Code", *lines))
     fields.append(f"Last-Attempt-Date: {format_date(report.attempted)}")
+    if not report.remote:  # RFC 3464 §2.3.8: then the one who decided is this server
+        fields.append(_field("Final-Log-ID", message.id))
     if report.action is Action.DELAYED:  # RFC 3464 §2.3.9: in no other
         fields.append(f"Will-Retry-Until: {format_date(message.expires)}")
     return fields
@@ -345,11 +401,7 @@ def _remote(remote: str) -> str:
 def _typed(kind: str, address: str) -> str:
     if address.isascii():
         return f"{kind}; {address}"
-    # RFC 6533 §3: in a seven-bit report the address is spelled utf-8-addr-xtext.
-    escaped = "".join(
-        char if "!" <= char <= "~" and char not in "\\+=" else f"\\x{{{ord(char):02X}}}" for char in address
-    )
-    return f"utf-8; {escaped}"
+    return f"utf-8; {escape_utf8(address)}"  # RFC 6533 §3: the report is of seven bits
 
 
 def _field(name: str, *lines: str) -> str:

@@ -10,16 +10,20 @@ from twisted_mta.core.address import Address
 
 
 class Notify(enum.Flag):
-    """When the sender wants to be told about one recipient: RFC 3461 §4.1. NEVER stands alone."""
+    """When the sender wants to be told about one recipient: RFC 3461 §4.1. NEVER stands alone.
+
+    UNSAID: there was no NOTIFY, and so none is passed on (RFC 3461 §5.2.1 (c)).
+    """
 
     NEVER = 0
     SUCCESS = 1
     FAILURE = 2
     DELAY = 4
+    UNSAID = 8
 
 
 #: What holds when the client says nothing of NOTIFY (RFC 3461 §4.1: FAILURE, and DELAY at our discretion).
-DEFAULT_NOTIFY = Notify.FAILURE | Notify.DELAY
+DEFAULT_NOTIFY = Notify.FAILURE | Notify.DELAY | Notify.UNSAID
 
 
 @attrs.frozen

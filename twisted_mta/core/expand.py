@@ -215,8 +215,13 @@ def route(recipients: Iterable[Recipient], directory: Lookups) -> Routed:
         places = [(found.address, found.transport, found.via) for found in plan.recipients]
         places += [(bad.address, Transport.LOCAL, ()) for bad in plan.problems]
         notify = recipient.notify
-        if len(places) > 1:
-            notify &= ~Notify.SUCCESS  # RFC 3461 §5.2.7.3 (c)
+        if len(places) > 1 and Notify.SUCCESS in notify:
+            # RFC 3461 §5.2.7.3 (c): "expanded" is the success of the alias.
+            notify &= ~Notify.SUCCESS
+            alias = NewRecipient(
+                recipient.address, Transport.ALIAS, recipient.address, Notify.SUCCESS, recipient.orcpt
+            )
+            routed.setdefault((Transport.ALIAS, recipient.address.folded), alias)
         for address, transport, via in places:
             new = NewRecipient(address, transport, recipient.address, notify, recipient.orcpt, via)
             routed.setdefault(_key(address, transport), new)

@@ -22,6 +22,8 @@ class Transport(enum.StrEnum):
     LOCAL = "local"
     SMTP = "smtp"
     LIST = "list"
+    #: An alias of several addresses, which are recipients themselves: the sender is told of it, and nothing else is done.
+    ALIAS = "alias"
 
 
 @attrs.frozen
@@ -222,6 +224,7 @@ class Delivered:
 
     `confirms`: it offers DSN, got the recipient's NOTIFY, and so reports success itself; no notice of ours is due.
     `traced`: the sender is to be told that it was passed on, unless the recipient's NOTIFY is NEVER (RFC 2852 §4.1.4).
+    `expanded`: the recipient is an alias of several addresses.
     """
 
     reply: Reply
@@ -229,6 +232,7 @@ class Delivered:
     relayed: bool = False
     confirms: bool = False
     traced: bool = False
+    expanded: bool = False
     contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 

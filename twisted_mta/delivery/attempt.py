@@ -58,10 +58,15 @@ class Attempt:
         seconds: Callable[[], float],
         *,
         chunking: bool = True,
+        eightbit: str = "convert",
     ) -> None:
-        """`seconds` tells the Unix time; `chunking`: BDAT may be used. To be closed in the end."""
+        """`seconds` tells the Unix time; `chunking`: BDAT may be used; `eightbit` is as in Relay. To be closed in the end."""
         self._seconds = seconds
         self._chunking = chunking
+        self._eightbit = eightbit
+        #: RFC 6531 §3.2. Many clients ask for SMTPUTF8 always: where a host does not offer it we look whether it is needed.
+        self._needs_utf8 = message.smtputf8
+        self._looked = False
         self.message = message
         self.recipients = recipients
         self._body = body
@@ -105,13 +110,18 @@ class Attempt:
     ) -> tuple[list[int], list[int]]:
         """One transaction: (those for the next one on this session, those undecided because it ended)."""
         converted: ConvertedBody | None = None
+        if self._needs_utf8 and not self._looked and "SMTPUTF8" not in connection.core.extensions:
+            try:
+                self._needs_utf8 = await self._converter.needs_utf8(self.message.prefix, self._body)
+                self._looked = True
+            except (OSError, KeyError) as error:
+                self._decide_all(batch, _not_converted(error), connection)
+                return [], []
         if self._must_convert(connection):
             try:
                 converted = await self._in_seven_bits()
             except (Undowngradable, OSError, KeyError) as error:
-                reply = _not_converted(error)
-                for index in batch:
-                    self._decide(index, reply, connection.remote, connection, final=reply.permanent)
+                self._decide_all(batch, _not_converted(error), connection)
                 return [], []
         if converted is None:
             reader = MessageReader(self.message.prefix, self._body, self._workers)
@@ -171,27 +181,35 @@ class Attempt:
 
     def _must_convert(self, connection: SmtpConnection) -> bool:
         """RFC 6152 §3: eight bits go only to a host that says it takes them. SMTPUTF8 is more than a conversion can give."""
-        if self.message.body_type != "8BITMIME" or self.message.smtputf8:
-            return False
-        return "8BITMIME" not in connection.core.extensions
+        return self._eightbit == "convert" and not self._needs_utf8 and self._is_too_wide(connection)
+
+    def _is_too_wide(self, connection: SmtpConnection) -> bool:
+        """Whether the message has eight bits and the host takes only seven."""
+        return self.message.body_type == "8BITMIME" and "8BITMIME" not in connection.core.extensions
 
     async def _in_seven_bits(self) -> ConvertedBody:
         """The message for hosts without 8BITMIME; made once. Raises as Converter does."""
         if self._converted is None:
             self._converted = await self._converter.seven_bits(self.message.prefix, self._body)
-            self.log.info("{queue_id}: converted to seven bits", queue_id=self.message.id)
+            self.log.info(
+                "{queue_id}: converted to seven bits"
+                + ", which broke its DKIM signature" * self._converted.signed,
+                queue_id=self.message.id,
+                dkim_broken=self._converted.signed,
+            )
         return self._converted
 
     def _envelope(
         self, batch: Sequence[int], converted: ConvertedBody | None, connection: SmtpConnection
     ) -> Transaction:
         chosen = [self.recipients[index] for index in batch]
+        as_it_is = self._eightbit == "send" and self._is_too_wide(connection)
         return Transaction(
             sender=self.message.sender,
             recipients=tuple(Recipient(one.address, one.notify, one.orcpt) for one in chosen),
             size=self.message.size if converted is None else converted.size,
-            body_type=self.message.body_type if converted is None else "7BIT",
-            smtputf8=self.message.smtputf8,
+            body_type="7BIT" if converted is not None or as_it_is else self.message.body_type,
+            smtputf8=self._needs_utf8,
             envid=self.message.envid,
             ret=self.message.ret,
             time_left=self._time_left(),
@@ -204,6 +222,10 @@ class Attempt:
     def _offers_to_require_tls(self, connection: SmtpConnection) -> bool:
         """Whether a bounce can be protected on its way as what it tells of was: RFC 8689 §5."""
         return self.prefers_tls and connection.verified and "REQUIRETLS" in connection.core.extensions
+
+    def _decide_all(self, batch: Sequence[int], reply: Reply, connection: SmtpConnection) -> None:
+        for index in batch:
+            self._decide(index, reply, connection.remote, connection, final=reply.permanent)
 
     def _decide(
         self,

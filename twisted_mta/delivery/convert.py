@@ -10,7 +10,8 @@ from typing import BinaryIO
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from zope.interface import implementer
 
-from twisted_mta.core.downgrade import Undowngradable, downgrade
+from twisted_mta.core.downgrade import Undowngradable, downgrade, has_utf8_header
+from twisted_mta.core.message import first_field
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
 
@@ -29,6 +30,8 @@ class ConvertedBody:
     def __init__(self, octets: bytes) -> None:
         """Blocks where it is large. Raises OSError."""
         self.size = len(octets)
+        #: Whether it bears a DKIM signature, which is broken now if the body was changed.
+        self.signed = first_field(octets, "dkim-signature") is not None
         self._octets = octets if self.size <= MAX_MEMORY else b""
         self._file: BinaryIO | None = None
         if self.size > MAX_MEMORY:
@@ -62,6 +65,21 @@ class Converter:
             raise Undowngradable("it is too large for that")
         turn: Deferred[ConvertedBody] = self._turns.run(self._workers.run, _convert, prefix, body)
         return await turn
+
+    async def needs_utf8(self, prefix: bytes, body: IStoredBody) -> bool:
+        """Whether only hosts with SMTPUTF8 can be given the message, for its header; what is too large is not looked at.
+
+        Raises OSError, or KeyError for a body that is gone.
+        """
+        if len(prefix) + body.size > MAX_MESSAGE:
+            return True
+        turn: Deferred[bool] = self._turns.run(self._workers.run, _needs_utf8, prefix, body)
+        return await turn
+
+
+def _needs_utf8(prefix: bytes, body: IStoredBody) -> bool:
+    with body.open() as file:
+        return has_utf8_header(prefix + file.read())
 
 
 def _convert(prefix: bytes, body: IStoredBody) -> ConvertedBody:

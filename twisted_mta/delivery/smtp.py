@@ -80,6 +80,7 @@ class SmtpDelivery:
     def reconfigure(self, settings: Relay) -> None:
         """Take on new settings, but for the login; attempts under way go on with the hosts that they chose."""
         self._chunking = settings.chunking
+        self._eightbit = settings.eightbit
         self._destinations = Destinations(settings)
         self._hosts.routing = self._destinations.routing
         self._hosts.own_addresses = settings.own_addresses
@@ -111,6 +112,7 @@ class SmtpDelivery:
             self._converter,
             self._reactor.seconds,
             chunking=self._chunking,
+            eightbit=self._eightbit,
         )
         try:
             await self._deliver_all(attempt, recipients)

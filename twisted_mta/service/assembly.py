@@ -16,6 +16,7 @@ from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.smtp.client import Login
+from twisted_mta.delivery.alias import AliasDelivery
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.smtp import SmtpDelivery
@@ -239,6 +240,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
+        Transport.ALIAS: AliasDelivery(),
     }
     queue = QueueManager(
         store,

@@ -19,7 +19,10 @@ _WANTED = {
     Action.DELAYED: Notify.DELAY,
     Action.DELIVERED: Notify.SUCCESS,
     Action.RELAYED: Notify.SUCCESS,
+    Action.EXPANDED: Notify.SUCCESS,
 }
+#: `NewMessage.origin` of what we write to senders, and of what the postmaster gets instead.
+NOTIFICATION, DOUBLE_BOUNCE = "notification", "double bounce"
 
 
 @attrs.define(kw_only=True)
@@ -34,26 +37,31 @@ class Notices:
     route: Callable[[Address], tuple[NewRecipient, ...]]
     #: Seconds until a notification itself is given up.
     expire: float
+    #: Whether the postmaster gets notifications that can't be delivered.
+    double_bounces: bool = True
 
     def wanted(self, message: QueuedMessage, report: Report) -> bool:
-        """Whether the sender is to be told. Never the null reverse-path: a bounce of a bounce would be a loop."""
+        """Whether somebody is to be told. Never the null reverse-path: a bounce of a bounce would be a loop."""
+        notify = report.recipient.notify
+        if message.sender is None:
+            # RFC 3461 §5.2: the postmaster hears of it; and if not even that can be delivered, nobody does.
+            told = message.origin == NOTIFICATION or Notify.FAILURE in notify
+            failed = report.action is Action.FAILED and message.origin != DOUBLE_BOUNCE
+            return self.double_bounces and failed and told
         # RFC 5321 §4.5.5, RFC 3461 §4.1: NEVER is the empty set.
-        wanted = (
-            report.recipient.notify if report.traced else _WANTED[report.action] & report.recipient.notify
-        )
-        return message.sender is not None and bool(wanted)
+        return bool(notify if report.traced else _WANTED[report.action] & notify)
 
     def write(
         self, message: QueuedMessage, body: IStoredBody | None, reports: Sequence[Report], now: float
     ) -> list[tuple[NewMessage, bytes]]:
         """The notification about `reports`, all wanted, for IQueueStore.record. Empty if it can't go anywhere."""
-        assert message.sender is not None
-        recipients = self._recipients(message.sender)
+        addressee = message.sender or self.reporter.postmaster
+        recipients = self._recipients(addressee)
         if not recipients:
             self.log.error(
                 "nobody can be told what became of {queue_id} from {sender}",
                 queue_id=message.id,
-                sender=str(message.sender),
+                sender=str(message.sender or "<>"),
             )
             return []
         queue_id = self.ids()
@@ -70,7 +78,7 @@ class Notices:
             smtputf8=made.smtputf8,
             parent=message.id,
             message_id=made.message_id,
-            origin="notification",
+            origin=NOTIFICATION if message.sender is not None else DOUBLE_BOUNCE,
             priority=message.priority,  # RFC 6710 §4.6
             tls=message.tls,  # RFC 8689 §5
         )
@@ -79,7 +87,7 @@ class Notices:
             event="queued",
             queue_id=queue_id,
             parent=message.id,
-            recipient=str(message.sender),
+            recipient=str(addressee),
             size=len(made.data),
         )
         return [(notice, made.data)]

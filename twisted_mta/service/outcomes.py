@@ -16,6 +16,7 @@ from twisted_mta.core.queue import (
     Outcome,
     QueuedMessage,
     QueuedRecipient,
+    TryLater,
 )
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import Update
@@ -39,13 +40,13 @@ class Judge:
         """What an outcome means: for the row, and for the sender."""
         row = recipient.row
         match outcome:
-            case Delivered(relayed=relayed, confirms=confirms, traced=traced):
+            case Delivered(relayed=relayed, confirms=confirms, traced=traced, expanded=expanded):
                 self._tell("delivered", message, recipient, outcome, now)
                 # RFC 3461 §5.2.1: a next host that got the NOTIFY parameter sends the notice.
                 asked = Notify.SUCCESS in recipient.notify and not confirms
                 if not asked and not traced:
                     return Update(row=row, outcome=outcome), None
-                action = Action.RELAYED if relayed else Action.DELIVERED
+                action = Action.RELAYED if relayed else Action.EXPANDED if expanded else Action.DELIVERED
                 report = _report(recipient, outcome, action, now, traced=traced)
                 return Update(row=row, outcome=outcome), report
             case Expanded():
@@ -140,6 +141,8 @@ def _report(
         action=action,
         reply=outcome.reply,
         remote="" if isinstance(outcome, Expanded) else outcome.remote,
+        contacts=() if isinstance(outcome, Expanded) else outcome.contacts,
+        doubtful=isinstance(outcome, TryLater) and outcome.doubtful,
         attempted=now,
         expired=expired,
         by_passed=by_passed,

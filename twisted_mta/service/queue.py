@@ -129,6 +129,7 @@ class QueueManager(Service):
             ids=ids,
             route=bounce_router,
             expire=settings.expire,
+            double_bounces=settings.double_bounces == "postmaster",
         )
         self._lanes: Lanes[_Attempt] = Lanes(concurrency, self._start_attempt, _rank)
         self._judge = Judge(Schedule(settings.schedule, settings.expire, settings.warn_after), random)
@@ -149,6 +150,7 @@ class QueueManager(Service):
         self._limit = settings.active
         self._lanes.limit = concurrency
         self._notices.expire = settings.expire
+        self._notices.double_bounces = settings.double_bounces == "postmaster"
         self._notices.reporter = attrs.evolve(
             self._notices.reporter, quote=settings.bounce_quote, postmaster=postmaster
         )
@@ -425,7 +427,7 @@ class QueueManager(Service):
                 updates.append(attrs.evolve(update, warned=False) if update.warned else update)
                 if report is not None and report.action is Action.FAILED and message.sender is None:
                     self.log.warn(
-                        "dropped {queue_id} to {recipient}: it is itself a notification, nobody is told",
+                        "dropped {queue_id} to {recipient}: it has no sender, and nobody is told",
                         event="dropped",
                         queue_id=message.id,
                         recipient=str(recipient.address),

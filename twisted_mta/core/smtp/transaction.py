@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify, Recipient
+from twisted_mta.core.envelope import Notify, Recipient
 from twisted_mta.core.replies import Reply
 
 #: RFC 3461 §4.1 writes the list in any order; this one is ours.
@@ -85,7 +85,7 @@ def refuse_locally(transaction: Transaction, extensions: Extensions) -> Reply | 
     if transaction.body_type == "8BITMIME" and "8BITMIME" not in extensions:
         # RFC 6152 §3: convert or return it. What could be converted comes here as 7BIT.
         return Reply(
-            554, "5.6.3", "the message is 8-bit, the next host takes only 7-bit, and it can't be converted"
+            554, "5.6.3", "the message is 8-bit, the next host takes only 7-bit, and it is not converted"
         )
     if transaction.require_tls and "REQUIRETLS" not in extensions:
         return Reply(  # RFC 8689 §4.2.1
@@ -169,12 +169,13 @@ def rcpt_command(recipient: Recipient, extensions: Extensions, *, urge: bool = F
         notify = recipient.notify
         if urge and notify:
             notify |= Notify.DELAY  # RFC 2852 §4.1.4.2
-        if urge or notify != DEFAULT_NOTIFY:
+        if urge or Notify.UNSAID not in notify:  # RFC 3461 §5.2.1 (c)
             names = [name for flag, name in _NOTIFY if flag in notify]
             parts.append(f"NOTIFY={','.join(names) or 'NEVER'}")  # RFC 3461 §4.1
         kind, semicolon, address = recipient.orcpt.partition(";")
-        # A UTF-8 address would need the type and encoding of RFC 6533: it is left out.
-        if semicolon and recipient.orcpt.isascii():
+        if semicolon and kind == "utf-8":
+            parts.append(f"ORCPT=utf-8;{escape_utf8(address)}")
+        elif semicolon:
             parts.append(f"ORCPT={xtext(kind)};{xtext(address)}")  # RFC 3461 §4.2
     return _line(parts)
 
@@ -184,6 +185,13 @@ def xtext(text: str) -> str:
     return "".join(
         chr(octet) if 33 <= octet <= 126 and octet not in b"+=" else f"+{octet:02X}"
         for octet in text.encode("utf-8", "surrogateescape")
+    )
+
+
+def escape_utf8(address: str) -> str:
+    """RFC 6533 §3: an address of type utf-8 in seven bits (utf-8-addr-xtext)."""
+    return "".join(
+        char if "!" <= char <= "~" and char not in "\\+=" else f"\\x{{{ord(char):02X}}}" for char in address
     )
 
 
