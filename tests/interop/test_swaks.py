@@ -68,6 +68,40 @@ class ReceivingTests:
         assert "Subject: several" in site.wait_for(lambda: site.maildir("bob"))[-1].read_text()
 
 
+class BehindAProxyTests:
+    """XCLIENT, as the proxy in front says it."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def behind():
+        with Site('[relay]\nxclient_networks = ["127.0.0.1"]\n') as site:
+            yield site
+
+    def test_the_client_that_it_names(self, behind):
+        transcript = swaks(
+            behind, "mx", "alice@example.test", "--xclient-addr", "198.51.100.7", "--xclient-port", "4711"
+        )
+        assert re.search(r"^ -> XCLIENT ", transcript, re.M)
+        text = behind.wait_for(lambda: behind.maildir("alice"))[-1].read_text()
+        assert "Received: from client.example.org ([198.51.100.7])" in text
+
+    def test_the_login_that_it_names(self, behind):
+        """On a submission port, and without a password or TLS."""
+        options = ("--from", "alice@example.test", "--xclient-addr", "198.51.100.7", "--xclient-login")
+        swaks(behind, "submission", "bob@example.test", *options, "alice@example.test")
+        text = behind.wait_for(lambda: behind.maildir("bob"))[-1].read_text()
+        assert "Return-Path: <alice@example.test>" in text
+        refused = swaks(
+            behind, "submission", "bob@example.test", *options, "[UNAVAILABLE]", expect=_MAIL_REFUSED
+        )
+        assert re.search(r"^<\*\* 530 5\.7\.0 ", refused, re.M)
+
+    def test_an_unknown_login(self, behind):
+        options = ("--xclient-addr", "198.51.100.7", "--xclient-login", "nobody@example.test")
+        transcript = swaks(behind, "mx", "alice@example.test", *options, expect=None)
+        assert re.search(r"^<\*\* 550 5\.7\.1 ", transcript, re.M)
+
+
 class RefusalTests:
     def test_unknown_user(self, site):
         transcript = swaks(site, "mx", "nobody@example.test", expect=_RCPT_REFUSED)
