@@ -20,6 +20,7 @@ from twisted_mta.core.smtp.client import (
     SmtpClient,
     State,
     Timeouts,
+    TlsUse,
     TransactionDone,
 )
 from twisted_mta.core.smtp.reply_parser import MAX_LINE
@@ -173,6 +174,14 @@ class ClientTests(unittest.TestCase):
         self.assertEqual(
             effects, [SessionFailed(State.IDLE, Reply(451, "4.5.0", "a reply line is too long")), Close()]
         )
+
+    def test_a_peer_that_is_not_trusted_hears_nothing_more(self) -> None:
+        client = SmtpClient("me", tls=TlsUse.REQUIRED)
+        client.receive(b"220 mx\r\n250-mx\r\n250 STARTTLS\r\n220 go\r\n")
+        self.assertIs(client.state, State.HANDSHAKE)
+        reply = Reply(451, "4.7.5", "TLS: expired")
+        self.assertEqual(list(client.distrusted(reply)), [SessionFailed(State.HANDSHAKE, reply), Close()])
+        self.assertEqual(list(client.distrusted(reply)), [])
 
     def test_body_outside_its_time_goes_nowhere(self) -> None:
         client = self.ready()

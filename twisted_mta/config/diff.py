@@ -19,6 +19,7 @@ from twisted_mta.config.schema import (
     Route,
     Submission,
     Tls,
+    TlsReports,
 )
 from twisted_mta.config.tables import KEYS
 
@@ -33,7 +34,7 @@ NEEDS_RESTART = {
 }
 
 
-_TABLES = (Accounts, Checks, Config, Dns, Limits, Queue, Rates, Relay, Route, Submission, Tls)
+_TABLES = (Accounts, Checks, Config, Dns, Limits, Queue, Rates, Relay, Route, Submission, Tls, TlsReports)
 
 
 def changes(old: Config, new: Config) -> list[str]:

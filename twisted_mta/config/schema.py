@@ -22,6 +22,7 @@ Network = IPv4Network | IPv6Network
 QUEUE = "queue"
 CONTROL = "control"
 USAGE = "usage.sqlite"
+TLS = "tls.sqlite"
 
 
 class Role(enum.StrEnum):
@@ -328,6 +329,18 @@ class Dns:
 
 
 @attrs.frozen(kw_only=True)
+class TlsReports:
+    """[tls_reports]: what other domains are told of their TLS (RFC 8460)."""
+
+    #: Whether reports are sent.
+    enabled: bool = False
+    #: Whom questions go to, and what reports come from; None: the postmaster.
+    contact: Address | None = None
+    #: Who reports; "": the hostname.
+    organization: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """The whole file."""
 
@@ -362,6 +375,7 @@ class Config:
     submission: Submission = Submission()
     checks: Checks = Checks()
     dns: Dns = Dns()
+    tls_reports: TlsReports = TlsReports()
 
     @property
     def queue_directory(self) -> Path:
@@ -372,6 +386,11 @@ class Config:
     def usage_file(self) -> Path:
         """What accounts sent of late."""
         return self.data / USAGE
+
+    @property
+    def tls_file(self) -> Path:
+        """What is known of others' TLS."""
+        return self.data / TLS
 
     @property
     def control_socket(self) -> Path:

@@ -114,6 +114,12 @@ DNS: Mapping[str, Reader[Any]] = {
     "validating": fields.boolean,
 }
 
+TLS_REPORTS: Mapping[str, Reader[Any]] = {
+    "enabled": fields.boolean,
+    "contact": fields.address,
+    "organization": fields.text,
+}
+
 
 def table(
     cls: Callable[..., C],
@@ -310,6 +316,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "submission": partial(table, schema.Submission, SUBMISSION, {}),
     "checks": partial(table, schema.Checks, CHECKS, {}),
     "dns": partial(table, schema.Dns, DNS, {}),
+    "tls_reports": partial(table, schema.TlsReports, TLS_REPORTS, {}),
     "relay": partial(table, schema.Relay, RELAY, {}),
 }
 
@@ -323,6 +330,7 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "submission": SUBMISSION,
     "checks": CHECKS,
     "dns": DNS,
+    "tls_reports": TLS_REPORTS,
     "relay": RELAY,
 }
 

@@ -39,6 +39,7 @@ from twisted_mta.core.smtp.client import (
     TransactionDone,
 )
 from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.tls_policy.results import Failure as TlsFailure
 from twisted_mta.net.bindings import channel_bindings
 from twisted_mta.net.scram_client import ScramHelper
 
@@ -88,6 +89,10 @@ class SmtpConnection(protocol.Protocol):
         self.remote = ""
         #: Whether the certificate had to prove the host's name for this session to be.
         self.verified = False
+        #: Looks at the SSL.Connection once the handshake is done, before a word is said under TLS: None, or what is wrong.
+        self.examine: Callable[[Any], TlsFailure | None] = lambda handle: None
+        #: What it found.
+        self.failure: TlsFailure | None = None
         #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "".
         self.tls = ""
         #: Transactions begun.
@@ -155,6 +160,11 @@ class SmtpConnection(protocol.Protocol):
     def handshakeCompleted(self) -> None:
         handle: Any = self.transport.getHandle()
         self.tls = f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
+        self.failure = self.examine(handle)
+        if self.failure is not None:
+            # RFC 3463 §3.8: X.7.5, cryptographic failure.
+            self._perform(self.core.distrusted(Reply(451, "4.7.5", f"TLS: {self.failure.text}")))
+            return
         self._perform(self.core.secured(channel_bindings(handle, client=True)))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -152,6 +152,12 @@ class SmtpClient:
             self._command(State.EHLO, b"EHLO " + self._hostname)
         return self._take()
 
+    def distrusted(self, reply: Reply) -> Sequence[ClientEffect]:
+        """The handshake is done, and this is not who it should be: no further word to it."""
+        if self.state is not State.CLOSED:
+            self._over(reply)
+        return self._take()
+
     def derived(self, salted: bytes) -> Sequence[ClientEffect]:
         """What Derive asked for."""
         if self.state is State.DERIVING:
