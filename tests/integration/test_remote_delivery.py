@@ -217,7 +217,10 @@ class DeliveryTests(NameServerCase):
         [outcome] = await self.deliver("b@y.test")
         await self.delivery.close()
         self.assertIsInstance(outcome, TryLater)
-        self.assertIn("certificate verify failed", outcome.reply.text)
+        self.assertEqual(
+            outcome.reply.text,
+            "TLS: its certificate can't be trusted (self-signed certificate); the login requires it",
+        )
         self.assertEqual(self.peer.commands, ["EHLO me.test", "STARTTLS"])
 
     async def test_helo(self) -> None:

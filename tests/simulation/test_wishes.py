@@ -375,12 +375,12 @@ class RequireTlsTests(WishesCase):
             ["REQUIRETLS" in message.commands[0] for message in peer.messages], [False, True, True]
         )
 
-    def test_hosts_from_the_dns_cannot_be_proven_yet(self) -> None:
+    def test_hosts_that_nothing_proves(self) -> None:
         peer = self.world.host("example.net", "192.0.2.9", SmtpPeer(("REQUIRETLS",), tls=object()))
         self.submit(Recipient(Address("x", "example.net")), require_tls=True)
         self.world.advance(1)
         self.assertEqual((self.told(), peer.connections), ([("failed", "5.7.30")], 0))
-        self.assertIn(b"prove which hosts", self.world.mail("alice")[0])
+        self.assertIn(b"neither DNSSEC nor MTA-STS proves", self.world.mail("alice")[0])
 
     def test_a_mailbox_here(self) -> None:
         self.submit(Recipient(Address("bob", "example.test")), require_tls=True)

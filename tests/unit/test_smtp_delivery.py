@@ -26,6 +26,8 @@ from twisted_mta.core.queue import (
 from twisted_mta.core.route import LookupFailed
 from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.smtp import MAX_TRIES, SmtpDelivery
+from twisted_mta.delivery.tls_policy import TlsPolicies
+from twisted_mta.delivery.tls_steps import TlsSteps
 from twisted_mta.interfaces import IDelivery
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.store.threads import InlineWorkers
@@ -152,6 +154,7 @@ class DeliveryCase(SynchronousTestCase):
             InlineWorkers(),
             CONTEXT,
             self.login,
+            tls=TlsSteps(TlsPolicies(self.resolver, None), self.network.check, None),
         )
 
     def start(self, *addresses: str, body: Any = None, **changes: Any) -> Deferred[Sequence[Outcome]]:

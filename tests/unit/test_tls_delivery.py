@@ -78,7 +78,6 @@ class TlsMemoryTests(MemoryCase):
         )
 
     def test_notes_are_written_a_little_later(self) -> None:
-        self.memory.start()
         self.sight("TLSv1.3 X")
         self.memory.count(Session(time=NOW, domain="x.test", applied=NO_POLICY))
         self.assertEqual(self.file.sightings(10), [])
@@ -104,7 +103,6 @@ class TlsMemoryTests(MemoryCase):
         self.assertEqual(len(self.logged("some are missing")), 1)
 
     def test_what_is_left_is_written_at_the_end(self) -> None:
-        self.memory.start()
         self.sight("TLSv1.3 X")
         self.clock.advance(tls_memory.INTERVAL)
         self.sight("")

@@ -11,6 +11,7 @@ from twisted_mta.config.fields import Reading, split_endpoint
 from twisted_mta.config.lines import join_key
 from twisted_mta.config.schema import Config, MailingList, Rates, Role, Route
 from twisted_mta.core.lists import check_address
+from twisted_mta.core.tls_policy.decision import Require
 
 
 def check(config: Config, reading: Reading) -> None:
@@ -190,8 +191,21 @@ def _check_routes(config: Config, reading: Reading) -> None:
         _check_route(key, route, config, reading)
     if config.relay.smarthost is not None:
         _check_route("relay.smarthost", config.relay.smarthost, config, reading)
+    _check_pins(config, reading)
     _check_names("relay.domain", [entry.names for entry in config.relay.overrides], "names", reading)
     _check_names("relay.source", [entry.senders for entry in config.relay.sources], "senders", reading)
+
+
+def _check_pins(config: Config, reading: Reading) -> None:
+    for number, entry in enumerate(config.relay.overrides, 1):
+        key = f"relay.domain[{number}]"
+        if entry.require is Require.DANE and not (config.relay.dane and config.dns.validating):
+            what = "relay.dane = true" if config.dns.validating else "dns.validating = true"
+            reading.problem(f"{key}.require", f'"dane" needs {what}: no mail would ever go there')
+        if entry.require is Require.STS and not config.relay.mta_sts:
+            reading.problem(f"{key}.require", '"sts" needs relay.mta_sts = true: no mail would ever go there')
+        if entry.hosts and entry.require is not Require.PKIX:
+            reading.problem(f"{key}.hosts", 'means something with require = "pkix" only')
 
 
 def _check_names(table: str, entries: Sequence[Sequence[str]], field: str, reading: Reading) -> None:

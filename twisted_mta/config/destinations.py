@@ -10,6 +10,7 @@ from twisted_mta.config.fields import host_and_port
 from twisted_mta.config.schema import Relay, RelayDomain, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.route import Routing, most_specific
+from twisted_mta.core.tls_policy.decision import Require
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +27,8 @@ class Manner:
     bind: tuple[str, ...] | None = None
     schedule: tuple[float, ...] | None = None
     expire: float | None = None
+    require: Require | None = None
+    hosts: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -19,6 +19,8 @@ from twisted_mta.config.lines import KeyLines
 from twisted_mta.config.schema import Network, Role
 from twisted_mta.core.address import Address, AddressError, parse_domain
 from twisted_mta.core.schedule import parse_duration, parse_schedule
+from twisted_mta.core.tls_policy.decision import Require
+from twisted_mta.core.tls_policy.names import is_pattern
 
 T = TypeVar("T")
 
@@ -195,6 +197,21 @@ def choice(*options: str) -> Reader[str]:
         return str(value)
 
     return read
+
+
+def require(value: Any, reading: Reading, key: str) -> Require:
+    """What the TLS of a destination must be."""
+    return Require(choice(*Require)(value, reading, key))
+
+
+def host_pattern(value: Any, reading: Reading, key: str) -> str:
+    """A host name, or "*." and a domain; in lower case."""
+    written = text(value, reading, key).removesuffix(".").lower()
+    if not is_pattern(written):
+        raise Invalid(
+            f'{quote(value)} is no host name: write "mx.example.org", or "*.example.org" for all hosts one label below'
+        )
+    return written
 
 
 def role(value: Any, reading: Reading, key: str) -> Role:

@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from twisted_mta.core.address import Address
+from twisted_mta.core.tls_policy.decision import Require
 
 Network = IPv4Network | IPv6Network
 
@@ -132,6 +133,10 @@ class RelayDomain:
     bind: tuple[str, ...] | None = None
     schedule: tuple[float, ...] | None = None
     expire: float | None = None
+    #: What their TLS must be, whatever they publish themselves.
+    require: Require | None = None
+    #: For `require` "pkix": the hosts that are known to take their mail; "*.example.org" stands for one label.
+    hosts: tuple[str, ...] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -180,6 +185,9 @@ class Relay:
     families: tuple[str, ...] = ("ipv4", "ipv6")
     #: Local addresses to send from, one IPv4 and one IPv6 address at most; none: any.
     bind: tuple[str, ...] = ()
+    #: Whether policies of other domains are obeyed: MTA-STS, and DANE as far as `Dns.validating` lets it be.
+    mta_sts: bool = True
+    dane: bool = True
     #: Addresses at which this server is reached though no interface has them (NAT, a load balancer).
     own_addresses: tuple[str, ...] = ()
     overrides: tuple[RelayDomain, ...] = ()

@@ -269,6 +269,8 @@ RELAY_DOMAIN: Mapping[str, Reader[Any]] = {
     **_SENDING,
     "schedule": fields.schedule,
     "expire": fields.duration(60),
+    "require": fields.require,
+    "hosts": fields.array(fields.host_pattern),
 }
 RELAY_SOURCE: Mapping[str, Reader[Any]] = {
     "senders": fields.array(fields.domain_pattern, at_least=1),
@@ -286,6 +288,8 @@ RELAY: Mapping[str, Reader[Any]] = {
     "chunking": fields.boolean,
     "eightbit": fields.choice("convert", "bounce", "send"),
     "families": fields.array(fields.choice("ipv4", "ipv6"), at_least=1),
+    "mta_sts": fields.boolean,
+    "dane": fields.boolean,
     "own_addresses": fields.array(fields.ip_address),
     "overrides": _tables(partial(table, schema.RelayDomain, RELAY_DOMAIN, {})),
     "sources": _tables(partial(table, schema.RelaySource, RELAY_SOURCE, {})),

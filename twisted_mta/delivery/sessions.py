@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 
 from twisted_mta.config.destinations import Source
 from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.route import Target
-from twisted_mta.core.smtp.client import Login, SmtpClient, State, TlsUse
+from twisted_mta.core.route import Target, dns_name
+from twisted_mta.core.smtp.client import Login, SmtpClient, State
 from twisted_mta.delivery.connections import ConnectionCache
 from twisted_mta.delivery.families import Families, family
 from twisted_mta.delivery.hosts import Way
 from twisted_mta.delivery.race import race
+from twisted_mta.delivery.tls_policy import Need, Next, Pin
+from twisted_mta.delivery.tls_steps import Step, TlsSteps
 from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, dial
 
@@ -31,16 +31,6 @@ T = TypeVar("T")
 
 #: Seconds after which the next address of a host is tried beside the one that does not answer: RFC 8305 §5.
 STAGGER = 0.25
-
-
-class Need(enum.Enum):
-    """What a message asks of TLS (RFC 8689)."""
-
-    NONE = "none"
-    #: A bounce of a message that required TLS: with a host that is proven if possible, or else without.
-    PROOF_IF_POSSIBLE = "proof if possible"
-    #: TLS, with a certificate that proves the host, or not at all.
-    PROOF = "proof"
 
 
 @attrs.frozen
@@ -51,6 +41,7 @@ class Line:
     destination: str
     need: Need = Need.NONE
     source: Source = attrs.field(factory=Source)
+    pin: Pin = attrs.field(factory=Pin)
 
 
 #: Told of each address that gave no session: what it is called, and why.
@@ -69,6 +60,7 @@ class Sessions:
         tls_context: SSL.Context,
         login: Login | None,
         scram: ScramHelper,
+        tls: TlsSteps,
     ) -> None:
         """`reactor` provides IReactorTCP and IReactorTime; `tls_context` is that of net.smtp_client.opportunistic_context.
 
@@ -83,6 +75,7 @@ class Sessions:
         self._closed = False
         self.login = login
         self._scram = scram
+        self._tls = tls
         #: Where to log in.
         self.smarthost: Route | None = None
 
@@ -127,17 +120,20 @@ class Sessions:
         `left` are the addresses of one host; those that were tried are taken out of it, one at least. `timeout` is for
         connecting.
         """
-        uses = self._tls_uses(way, target, line.need)
+        login = self._logs_in(way)
+        planning = self._tls.plan(_next(way, target), line.pin, line.need, login=login)
         try:
-            dialled = await self._fastest(way, target, left, line, uses[0], timeout, failed)
-        except SessionError as error:  # the server stops
-            failed(_remote(target, left.pop(0)), error)
+            steps = await self._cancellable(Deferred.fromCoroutine(planning))
+            dialled = await self._fastest(way, target, left, line, steps[0], timeout, failed)
+        except SessionError as error:  # the host gets no mail, or the server stops
+            failed(target.host, error)
+            left.clear()
             return None
         if dialled is None:
             return None
         address, connection = dialled
         try:
-            return await self._ready_with(way, target, address, connection, line, uses, timeout)
+            return await self._ready_with(way, target, address, connection, line, steps, timeout)
         except SessionError as error:
             failed(_remote(target, address), error)
             return None
@@ -148,7 +144,7 @@ class Sessions:
         target: Target,
         left: list[str],
         line: Line,
-        tls: TlsUse,
+        step: Step,
         timeout: float,
         failed: OnFailure,
     ) -> tuple[str, SmtpConnection] | None:
@@ -156,7 +152,7 @@ class Sessions:
         addresses = list(left)
         running = race(
             self._reactor,
-            [partial(self._dial, way, target, one, line, tls, timeout) for one in addresses],
+            [partial(self._dial, way, target, one, line, step, timeout) for one in addresses],
             STAGGER,
             _drop,
         )
@@ -185,22 +181,30 @@ class Sessions:
         address: str,
         connection: SmtpConnection,
         line: Line,
-        uses: Sequence[TlsUse],
+        steps: Sequence[Step],
         timeout: float,
     ) -> SmtpConnection:
         """The connection as a session, or another one with less TLS. Raises SessionError."""
-        for less in (*uses[1:], None):
+        problem = ""
+        for step, less in pairwise((*steps, None)):
+            assert step is not None  # only the last is
             try:
                 await self._cancellable(connection.ready)
-                break
             except SessionError as error:
-                if less is None or not lacks_tls(error):
+                if not lacks_tls(error):
                     raise
+                explained = self._tls.failed(connection, step, address, error)
+                if less is None:
+                    raise explained from None
+                problem = error.reply.text
                 self.log.warn(
                     "TLS with {remote} failed, trying with less: {reply}",
                     remote=connection.remote,
                     reply=str(error.reply),
                 )
+            else:
+                self._tls.opened(connection, step, address, problem)
+                break
             connection = await self._cancellable(
                 Deferred.fromCoroutine(self._dial(way, target, address, line, less, timeout))
             )
@@ -208,21 +212,19 @@ class Sessions:
         return connection
 
     async def _dial(
-        self, way: Way, target: Target, address: str, line: Line, tls: TlsUse, timeout: float
+        self, way: Way, target: Target, address: str, line: Line, step: Step, timeout: float
     ) -> SmtpConnection:
         """One connection to one address. Raises SessionError."""
         if self._closed:
             raise _stopping()
-        creator: IOpenSSLClientConnectionCreator
-        if tls is TlsUse.REQUIRED:
-            creator = optionsForClientTLS(target.host)
-        else:
-            creator = OpportunisticTls(self._tls_context, "" if target.literal else target.host)
+        creator = OpportunisticTls(self._tls_context, step.demand.policy.sni)
         login = self.login if self._logs_in(way) else None
-        core = SmtpClient(line.source.helo or self._hostname, tls=tls, login=login, nonces=self._scram.nonce)
+        core = SmtpClient(
+            line.source.helo or self._hostname, tls=step.use, login=login, nonces=self._scram.nonce
+        )
         connection = SmtpConnection(core, self._reactor, creator, self._scram)
         connection.remote = _remote(target, address)
-        connection.verified = tls is TlsUse.REQUIRED
+        self._tls.prepare(connection, step)
         bind = next((one for one in line.source.bind if family(one) == family(address)), "")
         return await dial(self._reactor, connection, address, target.port, timeout=timeout, bind=bind)
 
@@ -236,25 +238,19 @@ class Sessions:
         finally:
             self._opening.discard(waiting)
 
-    # --- TLS -----------------------------------------------------------------------------------
-
-    def _tls_uses(self, way: Way, target: Target, need: Need) -> Sequence[TlsUse]:
-        """How a session with this host may be encrypted: the best first, the next where that one fails for want of TLS.
-
-        Whatever else says what to expect of a host has its say here.
-        """
-        if self._logs_in(way) or need is Need.PROOF:
-            return (TlsUse.REQUIRED,)
-        # RFC 7435 §3: encryption where possible must not cost the delivery where it is not.
-        opportunistic = TlsUse.OPPORTUNISTIC, TlsUse.NEVER
-        if need is Need.PROOF_IF_POSSIBLE and way.fixed:
-            return TlsUse.REQUIRED, *opportunistic
-        return opportunistic
-
     def _logs_in(self, way: Way) -> bool:
         if self.login is None or self.smarthost is None or way.hop is None or not way.fixed:
             return False
         return (way.hop.host, way.hop.port) == (self.smarthost.host, self.smarthost.port)
+
+
+def _next(way: Way, target: Target) -> Next:
+    domain = ""
+    if way.hop is None:
+        domain = "" if target.literal else dns_name(way.domain)
+    elif way.hop.mx:
+        domain = way.hop.host
+    return Next(domain=domain, host=target.host, port=target.port, fixed=way.fixed, literal=target.literal)
 
 
 def _remote(target: Target, address: str) -> str:

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from twisted_mta.config.destinations import Destination, Destinations, Manner
 from twisted_mta.config.schema import Relay, Route
+from twisted_mta.core.envelope import TlsWish
 from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Shuffler, Target, Unroutable
@@ -19,10 +20,13 @@ from twisted_mta.core.smtp.client import AUTH_STATES, Login
 from twisted_mta.delivery.attempt import Attempt, Trouble
 from twisted_mta.delivery.convert import Converter
 from twisted_mta.delivery.hosts import Hosts, IsOwn, Way
-from twisted_mta.delivery.sessions import Line, Need, Sessions, lacks_tls
+from twisted_mta.delivery.sessions import Line, Sessions, lacks_tls
+from twisted_mta.delivery.tls_policy import Need, Pin, TlsPolicies
+from twisted_mta.delivery.tls_steps import TlsSteps
 from twisted_mta.interfaces import IDelivery, IMailResolver, IStoredBody
 from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import SessionError, SmtpConnection
+from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Addresses that are tried in one attempt, of all hosts of a destination. RFC 5321 §5.1 allows a limit.
@@ -63,18 +67,20 @@ class SmtpDelivery:
         login: Login | None = None,
         *,
         is_own: IsOwn = lambda address, port: False,
+        tls: TlsSteps | None = None,
     ) -> None:
         """`reactor` provides IReactorTCP and IReactorTime; `tls_context` is that of net.smtp_client.opportunistic_context.
 
         A `login` is for the smarthost, given to it only under TLS with a certificate that proves its name. `is_own` knows
-        where this server listens itself.
+        where this server listens itself. `tls` says which TLS a host must have (None: no MTA-STS, nothing remembered).
         """
         self._reactor = reactor
         self._workers = workers
         self._converter = Converter(workers)
         self._destinations = Destinations(settings)
         self._hosts = Hosts(resolver, random, hostname, self._destinations.routing, is_own)
-        self._sessions = Sessions(reactor, hostname, tls_context, login, ScramHelper(workers))
+        self._tls = tls or TlsSteps(TlsPolicies(resolver, None), CertificateCheck(system_authorities()), None)
+        self._sessions = Sessions(reactor, hostname, tls_context, login, ScramHelper(workers), self._tls)
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Relay) -> None:
@@ -84,6 +90,7 @@ class SmtpDelivery:
         self._destinations = Destinations(settings)
         self._hosts.routing = self._destinations.routing
         self._hosts.own_addresses = settings.own_addresses
+        self._tls.policies.mta_sts, self._tls.policies.dane = settings.mta_sts, settings.dane
         self._sessions.reconfigure(settings)
 
     def set_login(self, login: Login | None) -> None:
@@ -127,8 +134,11 @@ class SmtpDelivery:
             found = self._destinations.of(recipient.address.domain, recipient.hop)
             groups.setdefault(found.key, (found, []))[1].append(index)
         for key, (found, indexes) in groups.items():
-            source = self._destinations.source(attempt.message.sender, found.manner)
-            errand = _Errand(attempt, Line(key, _need(attempt), source), found.manner, found.hop, indexes)
+            manner = found.manner
+            source = self._destinations.source(attempt.message.sender, manner)
+            pin = Pin(require=manner.require, hosts=manner.hosts)
+            line = Line(key, _need(attempt), source, pin)
+            errand = _Errand(attempt, line, manner, found.hop, indexes)
             await self._run(errand)
 
     async def close(self) -> None:
@@ -139,12 +149,6 @@ class SmtpDelivery:
 
     async def _run(self, errand: _Errand) -> None:
         domain = errand.attempt.recipients[errand.left[0]].address.domain
-        if (
-            errand.line.need is Need.PROOF
-            and (refusal := self._refuse_unproven(domain, errand.hop)) is not None
-        ):
-            errand.attempt.give_up(errand.left, Trouble(refusal))
-            return
         while errand.left and (idle := self._sessions.take(errand.line)) is not None:
             await self._use(errand, idle)
         if not errand.left:
@@ -220,20 +224,10 @@ class SmtpDelivery:
         finally:
             self._sessions.give_back(errand.line, connection, manner.max_messages)
 
-    def _refuse_unproven(self, domain: str, hop: Route | None) -> Reply | None:
-        """Why a message that requires TLS can't go to a domain at all, or None."""
-        if hop is not None and not hop.mx:
-            return None
-        # RFC 8689 §2: the MX records must be signed, or the host stand in an MTA-STS policy; we look at neither yet.
-        return Reply(
-            550,
-            "5.7.30",
-            f"the message requires TLS on all of its way (REQUIRETLS), and this server can't yet prove which hosts "
-            f"take the mail for {domain}",
-        )
-
 
 def _need(attempt: Attempt) -> Need:
+    if attempt.message.tls is TlsWish.OPTIONAL:
+        return Need.IGNORE  # RFC 8689 §4.2.2
     if attempt.needs_tls:
         return Need.PROOF
     return Need.PROOF_IF_POSSIBLE if attempt.prefers_tls else Need.NONE

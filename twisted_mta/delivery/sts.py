@@ -76,10 +76,12 @@ class StsPolicies:
             self._running.discard(running)
             if isinstance(result, TwistedFailure):
                 # Not "there is none": mail must not go out unprotected because of what went wrong here.
-                why = "the server is stopping" if result.check(CancelledError) else "an internal error"
-                if not result.check(CancelledError):
+                stopping = isinstance(result.value, CancelledError)
+                why = "the server is stopping" if stopping else "an internal error"
+                if not stopping:
                     self.log.failure("asking for the MTA-STS policy of {domain}", result, domain=domain)
-                result = TwistedFailure(LookupFailed(f"MTA-STS policy of {domain}: {why}"))
+                error = LookupFailed(f"MTA-STS policy of {domain}: {why}")
+                result = TwistedFailure(error)  # type: ignore[no-untyped-call]
             for one in self._waiting.pop(domain):
                 if not one.called:  # a waiter that was cancelled
                     one.callback(result)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from twisted_mta.core.tls_policy.cache import StsEntry
@@ -19,7 +19,7 @@ from twisted_mta.store.tls_policies import TlsFile
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds between writes: what a crash may forget of sightings and counts.
+#: Seconds until a note is written: what a crash may forget of sightings and counts.
 INTERVAL = 5.0
 #: Sightings, and counted sessions, that wait for a write; more are dropped, with a word in the log.
 MAX_WAITING = 10_000
@@ -37,18 +37,13 @@ class TlsMemory:
         self._clock = clock
         self._sightings: list[Sighting] = []
         self._sessions: list[Session] = []
-        self._loop = LoopingCall(self._write)
-        self._loop.clock = clock
+        self._timer: IDelayedCall | None = None
         self._writing: Deferred[None] | None = None
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._loop.start(INTERVAL, now=False)
 
     async def stop(self) -> None:
         """Write what is left and close the file."""
-        if self._loop.running:
-            self._loop.stop()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         if self._writing is not None:
             await self._writing
         await self._save()
@@ -85,11 +80,13 @@ class TlsMemory:
         """Note what a session was like."""
         if len(self._sightings) < MAX_WAITING:
             self._sightings.append(sighting)
+        self._arm()
 
     def count(self, session: Session) -> None:
         """Count a session for the reports."""
         if len(self._sessions) < MAX_WAITING:
             self._sessions.append(session)
+        self._arm()
 
     async def sightings(self, limit: int) -> Sequence[Seen]:
         """The domains seen last, the latest first."""
@@ -109,9 +106,12 @@ class TlsMemory:
         """Forget the counts of a domain and a day."""
         await self._tried(None, self._file.reported, day, domain)
 
-    def _write(self) -> Deferred[None]:
+    def _arm(self) -> None:
+        if self._timer is None or not self._timer.active():
+            self._timer = self._clock.callLater(INTERVAL, self._write)
+
+    def _write(self) -> None:
         self._writing = Deferred.fromCoroutine(self._save())
-        return self._writing
 
     async def _save(self) -> None:
         sightings, self._sightings = self._sightings, []

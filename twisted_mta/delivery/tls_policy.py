@@ -72,6 +72,7 @@ class Demand:
     policy: HostPolicy
     #: Who the host stands for in reports and in `mta tls`.
     domain: str
+    host: str
     #: The policy in reports.
     applied: Applied = NO_POLICY
     #: What a policy in testing would ask: only looked at.
@@ -95,7 +96,7 @@ class TlsPolicies:
         """What is asked of a host. Raises LookupFailed where that can't be found out for now."""
         who = next_host.domain or next_host.host
         if need is Need.IGNORE:
-            return Demand(policy=HostPolicy(sni=_sni(next_host)), domain=who)
+            return Demand(policy=HostPolicy(sni=_sni(next_host)), domain=who, host=next_host.host)
         case = await self._case(next_host, pin, who)
         if need in (Need.PROOF, Need.PROOF_IF_POSSIBLE):
             case = attrs.evolve(case, required=True)
@@ -106,6 +107,7 @@ class TlsPolicies:
         return Demand(
             policy=policy,
             domain=who,
+            host=next_host.host,
             applied=_applied(case, policy, trial is not None),
             trial=trial if isinstance(trial, HostPolicy) else None,
             trial_failure=trial if isinstance(trial, Failure) else None,

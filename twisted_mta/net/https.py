@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from OpenSSL import SSL
 from service_identity import VerificationError
+from twisted.internet import protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -53,6 +54,16 @@ class Answer:
     body: bytes
 
 
+class Requests(Protocol):
+    """What `Https` does."""
+
+    async def request(
+        self, method: str, url: str, *, timeout: float, limit: int, body: bytes = b"", media_type: str = ""
+    ) -> Answer:
+        """Send a request and wait at most `timeout` seconds for an answer of at most `limit` octets. Raises HttpsError."""
+        ...
+
+
 class Https:
     """Sends requests. Holds no connection open."""
 
@@ -72,7 +83,7 @@ class Https:
     async def request(
         self, method: str, url: str, *, timeout: float, limit: int, body: bytes = b"", media_type: str = ""
     ) -> Answer:
-        """Send a request and wait at most `timeout` seconds for an answer of at most `limit` octets. Raises HttpsError."""
+        """See Requests."""
         endpoints = _Endpoints(
             self._reactor, self._resolver, self._port, self._authorities, limit + MAX_HEADER
         )
@@ -132,7 +143,7 @@ class _Body:
         """It is written already."""
 
 
-class _Collector(Protocol):
+class _Collector(protocol.Protocol):
     """Takes a body, up to a limit."""
 
     def __init__(self, done: Deferred[bytes], limit: int) -> None:
@@ -195,8 +206,8 @@ class _Endpoints:
 
     def abort(self) -> None:
         """Cut what is still open."""
-        for protocol in self._bounded:
-            protocol.abort()
+        for one in self._bounded:
+            one.abort()
 
     def endpointForURI(self, uri: URI) -> _Endpoint:
         host = uri.host.decode("ascii")

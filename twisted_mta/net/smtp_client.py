@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from OpenSSL import SSL
@@ -47,6 +47,8 @@ from twisted_mta.net.scram_client import ScramHelper
 CONNECT_TIMEOUT = 30.0
 #: Seconds that a connection we closed may take to go.
 LINGER = 10.0
+
+T = TypeVar("T")
 
 #: Gives the next octets of a message, b"" at its end.
 ReadBody = Callable[[], Awaitable[bytes]]
@@ -137,6 +139,10 @@ class SmtpConnection(protocol.Protocol):
             pumping, self._pumping = self._pumping, None
             await pumping
         return result
+
+    def look(self, check: Callable[[Any, T], TlsFailure | None], policy: T) -> TlsFailure | None:
+        """What another policy than that of `examine` would find, while the connection is there and under TLS."""
+        return None if self._lost else check(self.transport.getHandle(), policy)
 
     def quit(self) -> None:
         """End the session politely."""

@@ -20,12 +20,16 @@ from twisted_mta.delivery.alias import AliasDelivery
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.smtp import SmtpDelivery
+from twisted_mta.delivery.tls_memory import TlsMemory
+from twisted_mta.delivery.tls_policy import Check
 from twisted_mta.interfaces import IDelivery, IDirectory, IMailResolver, IPolicyCheck
 from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
+from twisted_mta.net.https import Https, Requests
 from twisted_mta.net.own_addresses import OwnSockets, is_local
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
+from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
 from twisted_mta.policy.helo import HeloCheck
 from twisted_mta.policy.rates import RateCheck
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
@@ -36,6 +40,7 @@ from twisted_mta.service.control import AlreadyRunning
 from twisted_mta.service.history import HistoryKeeper
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.lock import DataLock
+from twisted_mta.service.outgoing_tls import OutgoingTls, outgoing_tls
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.queue_admin import QueueAdmin
 from twisted_mta.service.reception import Reception
@@ -46,12 +51,13 @@ from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.history import HistoryRules
 from twisted_mta.store.queue.schema import QueueFileError
 from twisted_mta.store.threads import InlineWorkers, Workers
+from twisted_mta.store.tls_policies import TlsFile, TlsFileError
 from twisted_mta.store.usage import UsageFile, UsageFileError
 
 #: Threads for mailboxes and their files, for password hashes, and for the rest.
 _DISK_THREADS = 8
 _HASH_THREADS = 2
-_CANNOT_START = (AlreadyRunning, QueueFileError, UsageFileError, OSError, UnicodeDecodeError)
+_CANNOT_START = (AlreadyRunning, QueueFileError, UsageFileError, TlsFileError, OSError, UnicodeDecodeError)
 
 
 class StartError(Exception):
@@ -77,6 +83,7 @@ class Parts:
     admin: QueueAdmin
     reception: Reception
     usage: UsageKeeper
+    tls: OutgoingTls
     alarms: Alarms
 
     async def close(self) -> None:
@@ -85,8 +92,10 @@ class Parts:
         self.history.stop()
         await self.queue.stopService()
         await self.usage.stop()
+        self.tls.stop_work()
         for delivery in self.deliveries.values():
             await delivery.close()
+        await self.tls.close()
         if isinstance(self.resolver, StubResolver):
             self.resolver.close()
         await self.store.close()
@@ -177,6 +186,9 @@ class Platform:
     resolver: Callable[[Dns], IMailResolver]
     #: Whether an IP address is this machine's own.
     is_local: Callable[[str], bool]
+    web: Callable[[IMailResolver], Requests]
+    #: Looks at the certificates of other mail hosts.
+    certificates: Check
 
 
 def real_platform(reactor: Any) -> Platform:
@@ -191,6 +203,8 @@ def real_platform(reactor: Any) -> Platform:
             reactor, chance, dns_servers(dns), dns.timeout, validating=dns.validating
         ),
         is_local=is_local,
+        web=lambda resolver: Https(reactor, resolver),
+        certificates=CertificateCheck(system_authorities()),
     )
 
 
@@ -208,6 +222,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         hashing = platform.workers(_HASH_THREADS, "hashing")
         accounts = Accounts(config, hashing, reactor, os.urandom)
         usage = UsageKeeper(UsageFile(config.usage_file), disk, reactor)
+        memory = TlsMemory(TlsFile(config.tls_file), platform.workers(1, "tls"), reactor)
     except BaseException as error:
         lock.release()  # the next one to try may be in this process
         if isinstance(error, _CANNOT_START):
@@ -217,6 +232,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
     ids = QueueIds(reactor.seconds, chance.random)
     mailboxes = MaildirMailboxes(disk, reactor)
     resolver = platform.resolver(config.dns)
+    tls = outgoing_tls(memory, resolver, platform.web(resolver), platform.certificates, reactor)
     smtp = SmtpDelivery(
         reactor,
         resolver,
@@ -227,6 +243,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         opportunistic_context(),
         login,
         is_own=OwnSockets(config.listen, platform.is_local),
+        tls=tls.steps,
     )
     local = LocalDelivery(
         directory,
@@ -254,6 +271,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
         concurrency=config.relay.concurrency,
     )
+    tls.report(config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random)
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
     receiving = rules(config, directory, usage, alarms, resolver, reactor)
     intake = Intake(queue=queue, directory=directory, ids=ids, seconds=reactor.seconds)
@@ -273,5 +291,6 @@ def assemble(config: Config, platform: Platform) -> Parts:
         admin=QueueAdmin(store, reactor.seconds, wake=queue.wake, forget=queue.forget),
         reception=Reception(receiving, intake, accounts, disk),
         usage=usage,
+        tls=tls,
         alarms=alarms,
     )

@@ -62,6 +62,7 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     parts.local.reconfigure(config.accounts.separator)
     parts.smtp.set_login(login)
     parts.smtp.reconfigure(config.relay)
+    parts.tls.reconfigure(config)
     if isinstance(parts.resolver, StubResolver):  # a simulation has a DNS of its own
         parts.resolver.reconfigure(
             dns_servers(config.dns), config.dns.timeout, validating=config.dns.validating

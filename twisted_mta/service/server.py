@@ -27,6 +27,7 @@ from twisted_mta.service.listeners import BindError, Listeners, Serving
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
 from twisted_mta.service.queue_control import queue_handlers
 from twisted_mta.service.reload import reload
+from twisted_mta.service.tls_control import tls_handlers
 from twisted_mta.store.queue import SQLiteQueueStore
 
 
@@ -105,6 +106,7 @@ class MailServer(Service):
         parts.queue.startService()
         parts.accounts.start()
         parts.usage.start()
+        parts.tls.start()
         parts.history.start()
         self._certificates = CertificateWatch(self._serving, tls_options, parts.disk, self._reactor)
         self._certificates.start()
@@ -147,6 +149,7 @@ class MailServer(Service):
             "reload": self._reload,
             "accounts.refresh": self._refresh_accounts,
             **queue,
+            **tls_handlers(parts.tls.memory),
         }
 
     async def _reload(self, arguments: Mapping[str, Any]) -> Any:

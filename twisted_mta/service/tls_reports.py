@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -18,6 +18,7 @@ from twisted_mta.core.route import LookupFailed, NoSuchDomain
 from twisted_mta.core.tls_report import DAY, Report, Reporter, places, record_name
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.interfaces import IMailResolver, IQueue, StoreFull
+from twisted_mta.net.https import HttpsError, Requests
 
 #: NewMessage.origin of reports: sessions that carry them are not counted.
 ORIGIN = "tls report"
@@ -32,12 +33,6 @@ POST_ANSWER = 65536
 MAX_REPORTS = 10_000
 
 
-class Post(Protocol):
-    """Sends octets to an https URL, and gives the status code; raises HttpsError."""
-
-    def __call__(self, url: str, body: bytes, media_type: str) -> Awaitable[int]: ...
-
-
 @attrs.define(kw_only=True)
 class TlsReporter:
     """Wakes once a day. `settings` may be replaced at any time."""
@@ -47,7 +42,7 @@ class TlsReporter:
     memory: TlsMemory
     resolver: IMailResolver
     queue: IQueue
-    post: Post
+    web: Requests
     ids: Callable[[], str]
     #: Where mail to an address goes; () if nowhere.
     route: Callable[[Iterable[Recipient]], tuple[NewRecipient, ...]]
@@ -116,16 +111,23 @@ class TlsReporter:
 
     async def _upload(self, report: Report, url: str) -> bool:
         try:
-            status = await self.post(url, report.compressed(), "application/tlsrpt+gzip")  # RFC 8460 §5.4
-        except Exception as error:  # noqa: BLE001  a report is not worth more than a line in the log
+            answer = await self.web.request(
+                "POST",
+                url,
+                timeout=POST_TIMEOUT,
+                limit=POST_ANSWER,
+                body=report.compressed(),
+                media_type="application/tlsrpt+gzip",  # RFC 8460 §5.4
+            )
+        except HttpsError as error:
             self.log.warn(
                 "TLS report for {domain}: {url}: {error}", domain=report.domain, url=url, error=str(error)
             )
             return False
         self.log.info(
-            "TLS report for {domain}: {url}: {status}", domain=report.domain, url=url, status=status
+            "TLS report for {domain}: {url}: {status}", domain=report.domain, url=url, status=answer.status
         )
-        return 200 <= status < 300
+        return 200 <= answer.status < 300
 
     async def _mail(self, report: Report, to: Address) -> bool:
         recipients = self.route([Recipient(to, Notify.NEVER)])

@@ -13,6 +13,9 @@ from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from twisted_mta.core.tls_policy.decision import HostPolicy
+from twisted_mta.core.tls_policy.results import Failure as TlsFailure
+
 #: Octets in flight at which a producer is paused.
 WINDOW = 65536
 
@@ -31,6 +34,9 @@ class MemoryNetwork(Clock):
         self.servers: dict[tuple[str, int], ServerFactory] = {}
         self.unreachable: set[str] = set()
         self.broken_tls: set[str] = set()
+        #: Address -> what is wrong with its certificate, and all policies that certificates were checked by.
+        self.distrusted: dict[str, TlsFailure] = {}
+        self.checked: list[HostPolicy] = []
         #: Every connection attempt: (address, port).
         self.attempts: list[tuple[str, int]] = []
         #: Where each of them came from; "" for any address.
@@ -70,6 +76,11 @@ class MemoryNetwork(Clock):
             if end.accepted:
                 end.protocol.connectionLost(Failure(ConnectionLost()))  # type: ignore[no-untyped-call]
 
+    def check(self, connection: MemoryTransport, policy: HostPolicy) -> TlsFailure | None:
+        """In place of net.tls_verify.CertificateCheck: all certificates are good but those that `distrusted` speaks of."""
+        self.checked.append(policy)
+        return self.distrusted.get(connection.server) if policy.verified else None
+
 
 class _Connector:
     def __init__(self, network: MemoryNetwork, host: str, port: int, factory: Any) -> None:
@@ -96,6 +107,7 @@ class _Connector:
         for one, other in (ends, ends[::-1]):
             one.peer = other
             one.broken_tls = broken
+            one.server = self._address.host
             self._network.open.add(one)
         for one in ends:
             one.protocol.makeConnection(one)
@@ -113,6 +125,8 @@ class MemoryTransport:
         self.number = len(network.attempts)
         self.protocol = protocol
         self.broken_tls = False
+        #: The address of the server's end.
+        self.server = ""
         self.tls = False
         self.disconnecting = False
         self.connected = True

@@ -31,6 +31,7 @@ from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.dns import FakeResolver
+from twisted_mta.testing.https import FakeWeb
 from twisted_mta.testing.network import MemoryNetwork
 from twisted_mta.testing.smtp_peer import SmtpPeer
 
@@ -71,6 +72,8 @@ class World:
         self.network = MemoryNetwork()
         self.network.advance(BEGIN)
         self.resolver = FakeResolver()
+        #: The web servers of the world: MTA-STS policies, and who gets reports.
+        self.web = FakeWeb()
         #: The IP addresses of the server's machine.
         self.own_addresses = {"127.0.0.1", "::1"}
         self._seed = seed
@@ -89,6 +92,8 @@ class World:
             open_queue=lambda path, reserve: SQLiteQueueStore.inline(path, network, disk_reserve=reserve),
             resolver=lambda dns: self.resolver,
             is_local=self.own_addresses.__contains__,
+            web=lambda resolver: self.web,
+            certificates=network.check,
         )
         parts = assemble(self.config, platform)
         self.listeners = Listeners(network, self.config)
@@ -106,6 +111,7 @@ class World:
         self._mx = self.listeners.factory(Role.MX)
         parts.queue.startService()
         parts.history.start()
+        parts.tls.start()
         self._lives += 1
         return parts
 
@@ -121,6 +127,12 @@ class World:
     def restart(self) -> None:
         """Stop it and start it again on the same files."""
         self.close()
+        self.parts = self._start()
+
+    def config_text(self, config: str) -> None:
+        """Restart it with another configuration."""
+        self.close()
+        (self.directory / "mta.toml").write_text(_CONFIG + config, encoding="utf-8")
         self.parts = self._start()
 
     def crash(self) -> None:
