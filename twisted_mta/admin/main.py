@@ -22,6 +22,7 @@ Every day:
   mta user add carol              asks for a password; --random makes one
   mta queue list                  what waits, since when, and why
   mta queue retry --all           try everything now
+  mta tls --plaintext             which domains get mail without TLS?
   mta simulate --down example.org=3d --from-queue
                                   what would become of it?
   mta reload                      read the configuration and the accounts again
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate(
         command("simulate", "simulate:simulate", "tell what would become of messages, without sending any")
     )
+    _add_tls(command("tls", "tls:show", "tell which TLS other domains have and demand"))
     status = command("status", "server:status", "tell what the server is doing")
     status.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser(
@@ -176,6 +178,13 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog, parser.formatter_class = _SIMULATE, argparse.RawDescriptionHelpFormatter
     add_arguments(parser)
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("domain", nargs="?", metavar="DOMAIN", help="only this one")
+    parser.add_argument("--plaintext", action="store_true", help="only those whose last session had no TLS")
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (1000)")
+    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_users(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:
