@@ -134,6 +134,6 @@ class TlsMemory:
         """Mail does not stop because this file can't be used: a policy can be fetched anew."""
         try:
             return await self._workers.run(function, *args, **kwargs)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self.log.error("what is known of others' TLS can't be read or written: {error}", error=error)
             return otherwise

@@ -52,6 +52,7 @@ STEPS: Mapping[str, str] = {
     "subscriptions.rename": "they replace the old ones",
     "keywords.sync": "the fsync of the new dovecot-keywords",
     "keywords.rename": "they replace the old ones",
+    "tls.policy": "a policy of MTA-STS is written and synced",
     "edit.sync": "the fsync of a new text file (accounts, a secret)",
     "edit.rename": "it replaces the old one",
     "edit.sync-directory": "the fsync of its directory",

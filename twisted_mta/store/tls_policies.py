@@ -18,6 +18,7 @@ from twisted_mta.core.tls_policy.cache import StsEntry
 from twisted_mta.core.tls_policy.seen import Seen, Sighting, after, is_fall
 from twisted_mta.core.tls_policy.sts import PolicyError, StsPolicy, parse_policy
 from twisted_mta.core.tls_report import MAX_CODE, Applied, FailureCount, PolicyCount, Session
+from twisted_mta.store.faults import fault
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -132,6 +133,7 @@ class TlsFile:
         # A policy that was forgotten after a power cut could be kept from us at the next fetch: RFC 8461 §10.
         self._connection.execute("PRAGMA synchronous=FULL")
         try:
+            fault("tls.policy")
             self._connection.execute(
                 "INSERT OR REPLACE INTO sts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
