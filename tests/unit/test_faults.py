@@ -27,7 +27,6 @@ _WITHOUT = {
     "store/maildir/layout.py": 1,  # abandoned files
     "store/tls_policies.py": 1,  # notes and counts, not durable on purpose
     "store/usage.py": 1,  # not durable on purpose
-    "store/tls_policies.py": 1,  # a cache
     "store/queue/bodies.py": 1,  # sync_directory: those who call it have one
     "delivery/local.py": 1,  # a file in tmp/ that is in the way
 }
