@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import socket
-import time
 
 from twisted_mta.testing.site import Site
 
@@ -33,11 +32,13 @@ def test_messages_that_wait_for_their_end_are_on_the_disk() -> None:
         def files() -> int:
             return len(list((site.directory / "data/queue/bodies/tmp").iterdir()))
 
+        def in_memory() -> int:
+            incoming: dict[str, int] = site.control("status")["messages coming in"]
+            assert incoming["limit"] == 1 << 20
+            return incoming["in memory"]
+
         # 2.4 MB came; what is over the limit goes to the disk, the oldest first.
-        site.wait_for(lambda: files() >= 15)
-        incoming = site.control("status")["messages coming in"]
-        assert incoming == {"in memory": incoming["in memory"], "limit": 1 << 20}
-        assert incoming["in memory"] <= 1 << 20
+        site.wait_for(lambda: files() >= 15 and in_memory() <= 1 << 20)
         for client in clients:
             client.send(line * 1000 + b".\r\n")
         for client in clients:
@@ -47,7 +48,7 @@ def test_messages_that_wait_for_their_end_are_on_the_disk() -> None:
         assert [subject(text) for text in texts] == list(range(len(clients)))
         for text in texts:
             assert text.endswith(b"\n\n" + (b"x" * 78 + b"\n") * 2000)
-        site.wait_for(lambda: site.control("status")["messages coming in"]["in memory"] == 0)
+        site.wait_for(lambda: in_memory() == 0)
         assert files() == 0
 
 
@@ -62,13 +63,11 @@ def test_who_reads_no_replies_is_not_read_and_then_cut_off() -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.connect(("127.0.0.1", site.port("mx")))
-        client.settimeout(1)
+        client.settimeout(60)
         sent = 0
-        began = time.monotonic()
-        with client, contextlib.suppress(OSError):
-            while time.monotonic() - began < 30:
+        with client, contextlib.suppress(ConnectionError):
+            while True:
                 sent += client.send(b"EHLO x\r\n" * 1000)
         # What the kernel takes on both sides, and what was answered until our buffers were full.
         assert sent < 10_000_000
-        assert time.monotonic() - began < 30
         site.wait_for(lambda: site.control("status")["connections"] == 0)
