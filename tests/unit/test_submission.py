@@ -332,6 +332,16 @@ class ReceptionTests(SynchronousTestCase):
         self.assertEqual(self.receive([COMPLETE[:20], COMPLETE[20:]]), "250 2.0.0 Queued as A")
         self.assertEqual(self.queue.body.octets, COMPLETE)
 
+    def test_a_header_without_a_body_on_a_slow_disk(self) -> None:
+        self.queue.body.wait = Deferred()
+        envelope = Envelope(ALICE, (Recipient(Address("bob", "example.test")),))
+        sink = self.reception.message(self.peer, envelope)
+        sink.write(COMPLETE)
+        ending = Deferred.fromCoroutine(sink.finish())
+        self.assertNoResult(ending)
+        self.queue.body.wait.callback(None)
+        self.assertEqual(self.successResultOf(ending).code, 250)
+
     def test_refused(self) -> None:
         self.assertIn("554 5.1.7", self.receive([b"From: what is this\r\n\r\n", b"body"]))
         self.assertEqual((self.queue.messages, self.queue.body.octets), ([], b""))
