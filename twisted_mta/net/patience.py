@@ -12,6 +12,8 @@ from twisted_mta.core.effects import Pace
 class Patience:
     """The time that a peer has by a `Pace`. It passes only while it is the peer's turn; `over` is called at its end."""
 
+    __slots__ = ("_clock", "_doing", "_left", "_over", "_since", "_timer")
+
     def __init__(self, clock: IReactorTime, over: Callable[[], None]) -> None:
         self._clock = clock
         self._over = over

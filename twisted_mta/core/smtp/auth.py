@@ -46,6 +46,8 @@ class Login:
     """Whether a session is logged in, and the exchange by which it comes to be. One object a connection, and another once
     it has TLS."""
 
+    __slots__ = ("_exchange", "_mechanism", "_offer", "done")
+
     def __init__(self, scram: bool, bindings: Mapping[str, bytes] = NO_BINDINGS) -> None:
         """`scram`: whether it is among the mechanisms; `bindings`: what it can be bound to, once there is TLS."""
         self._offer = sasl.Offer(scram, bindings)

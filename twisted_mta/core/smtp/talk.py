@@ -17,6 +17,8 @@ from twisted_mta.core.smtp.states import State
 class Talk:
     """One session. The methods give the effects of what they do, to be yielded on."""
 
+    __slots__ = ("_errors", "asked", "envelope", "input", "settings", "state")
+
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.state = State.CONNECTED

@@ -24,6 +24,8 @@ _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
 class Transfer:
     """The messages of one session, one after the other."""
 
+    __slots__ = ("_body", "_chunks", "_outside", "_talk", "open")
+
     def __init__(self, talk: Talk) -> None:
         self._talk = talk
         self._body: Body
