@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from datetime import datetime
 
 from twisted_mta.core.schedule import parse_duration
 
@@ -57,6 +58,21 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--smaller", metavar="SIZE", type=octets)
     group.add_argument("--status", choices=("new", "deferred", "held"))
     group.add_argument("--reply", metavar="TEXT", help="which stands in the last reply")
+
+
+def add_trace(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mta trace`."""
+    parser.add_argument("what", nargs="?", metavar="WHAT", help="a queue id, a Message-ID, or an address")
+    parser.add_argument("--since", metavar="TIME", type=duration, help='instead: what came in the last "2h"')
+    parser.add_argument("--from", dest="start", metavar="WHEN", type=moment, help='since "2026-11-22 14:30"')
+    parser.add_argument("--to", dest="end", metavar="WHEN", type=moment, help="until then")
+    parser.add_argument("--transcripts", action="store_true", help="with the last sessions that ended badly")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def moment(text: str) -> float:
+    """For argparse: "2026-11-22 14:30", "2026-11-22", local time unless it says otherwise; or Unix seconds."""
+    return float(text) if text.isdecimal() else datetime.fromisoformat(text).timestamp()
 
 
 def duration(text: str) -> float:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from twisted_mta.admin.arguments import add_queue
+from twisted_mta.admin.arguments import add_queue, add_trace
 from twisted_mta.admin.errors import EX_CONFIG, EX_IOERR, EX_NOPERM, EX_USAGE, AdminError
 
 _EPILOG = """\
@@ -23,6 +23,7 @@ Every day:
   mta queue list                  what waits, since when, and why
   mta queue retry --all           try everything now
   mta tls --plaintext             which domains get mail without TLS?
+  mta trace bob@example.org       what became of the mail for bob?
   mta simulate --down example.org=3d --from-queue
                                   what would become of it?
   mta reload                      read the configuration and the accounts again
@@ -143,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
             "queue", help="the queue: list, show, hold, release, retry, expire, delete, reroute"
         ),
     )
+    add_trace(command("trace", "trace:trace", "tell what happened to a message"))
     command("reload", "server:reload", "let the server read its configuration, aliases and accounts again")
     _add_simulate(
         command("simulate", "simulate:simulate", "tell what would become of messages, without sending any")

@@ -24,7 +24,7 @@ _PATIENCE = 3600.0
 
 def list_queue(options: argparse.Namespace) -> int:
     """mta queue list"""
-    result = _ask(options, "queue.list", _filters(options) | {"limit": options.limit, "after": options.after})
+    result = ask(options, "queue.list", _filters(options) | {"limit": options.limit, "after": options.after})
     if not options.json:
         for line in listing_lines(result["messages"], time.time()):
             print(line)
@@ -35,7 +35,7 @@ def list_queue(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """mta queue show ID"""
-    result = _ask(options, "queue.show", {"ids": [options.id]})
+    result = ask(options, "queue.show", {"ids": [options.id]})
     if not options.json:
         for line in listing_lines([result], time.time()):
             print(line)
@@ -44,7 +44,7 @@ def show(options: argparse.Namespace) -> int:
         for line in wishes(result):
             print(line)
         print()
-        print(_visible(result["text"]) + ("\n[... cut]" if result["cut"] else ""))
+        print(visible(result["text"]) + ("\n[... cut]" if result["cut"] else ""))
     return 0
 
 
@@ -101,7 +101,7 @@ def _order(options: argparse.Namespace, command: str, arguments: dict[str, Any],
     if bool(given) == options.all:
         raise AdminError("name queue ids, or filters such as --domain, or --all", EX_USAGE)
     dry = {"dry_run": True} if options.dry_run else {}
-    result = _ask(options, command, {"all": options.all} | given | arguments | dry)
+    result = ask(options, command, {"all": options.all} | given | arguments | dry)
     messages, recipients = result["messages"], result["recipients"]
     if not options.json:
         found = f"{_count(recipients, 'recipient')} of {_count(messages, 'message')}"
@@ -121,7 +121,8 @@ def _filters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any]) -> Any:
+def ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any]) -> Any:
+    """Ask the server, or without one its queue; prints the answer with --json. Raises AdminError."""
     data = load_data_directory(config_path(options))
     try:
         result = call(data / CONTROL, command, arguments, _PATIENCE)
@@ -158,6 +159,7 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
     from twisted_mta.service.control import ControlError
     from twisted_mta.service.queue_admin import QueueAdmin
     from twisted_mta.service.queue_control import queue_handlers
+    from twisted_mta.service.trace_control import trace_handlers
     from twisted_mta.store.queue import SQLiteQueueStore
     from twisted_mta.store.queue.schema import QueueFileError
 
@@ -171,7 +173,9 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
 
     async def run() -> Any:
         try:
-            return await queue_handlers(QueueAdmin(store, time.time))[command](arguments)
+            queue = queue_handlers(QueueAdmin(store, time.time))
+            past = trace_handlers(store, lambda: store.history.keep)
+            return await {**queue, **past}[command](arguments)
         finally:
             await store.close()
 
@@ -192,11 +196,11 @@ def listing_lines(messages: list[dict[str, Any]], now: float) -> Iterator[str]:
         return
     for message in messages:
         age = format_duration(max(0.0, now - message["arrived"]))
-        sender = _visible(message["sender"] or "<>")
+        sender = visible(message["sender"] or "<>")
         held = message["held_until"]
         until = f", held until {format_date(held)}" if held > now else ""
         if message["hold"]:
-            until += f", on hold: {_visible(message['hold'])}"
+            until += f", on hold: {visible(message['hold'])}"
         yield f"{message['id']}  {message['size']} octets, {age} old, from {sender}{until}"
         for recipient in message["recipients"]:
             yield f"    {_recipient(recipient, now)}"
@@ -211,13 +215,13 @@ def _recipient(recipient: dict[str, Any], now: float) -> str:
     if recipient["status"] == "held":
         when = "on hold"
     by = recipient["transport"] + (f" by {recipient['hop']}" if recipient["hop"] else "")
-    text = f"{_visible(recipient['address'])} ({by}): {when}"
+    text = f"{visible(recipient['address'])} ({by}): {when}"
     if recipient["attempts"]:
-        text += f", {recipient['attempts']} made: {_visible(recipient['last_reply'])}"
+        text += f", {recipient['attempts']} made: {visible(recipient['last_reply'])}"
     return text
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """What others wrote must not move the administrator's cursor."""
     return "".join(
         character if character.isprintable() or character in "\n\t" else "\ufffd"

@@ -28,6 +28,7 @@ from twisted_mta.service.privileges import PrivilegeError, drop_privileges
 from twisted_mta.service.queue_control import queue_handlers
 from twisted_mta.service.reload import reload
 from twisted_mta.service.tls_control import tls_handlers
+from twisted_mta.service.trace_control import trace_handlers
 from twisted_mta.store.queue import SQLiteQueueStore
 
 
@@ -144,12 +145,14 @@ class MailServer(Service):
     def _handlers(self, parts: Parts) -> Mapping[str, Handler]:
         """The commands of the control socket."""
         queue = queue_handlers(parts.admin)
+        trace = trace_handlers(parts.store, lambda: parts.store.history.keep)
         return {
             "status": self._status,
             "reload": self._reload,
             "accounts.refresh": self._refresh_accounts,
             **queue,
             **tls_handlers(parts.tls.memory),
+            **trace,
         }
 
     async def _reload(self, arguments: Mapping[str, Any]) -> Any:
