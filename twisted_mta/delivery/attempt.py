@@ -10,7 +10,15 @@ from twisted.logger import Logger
 
 from twisted_mta.core.downgrade import Undowngradable
 from twisted_mta.core.envelope import Notify, Recipient, TlsWish
-from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
+from twisted_mta.core.queue import (
+    Contact,
+    Delivered,
+    Failed,
+    Outcome,
+    QueuedMessage,
+    QueuedRecipient,
+    TryLater,
+)
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.transaction import TimeLeft, Transaction, unpromised
 from twisted_mta.delivery.body import MessageReader
@@ -73,13 +81,35 @@ class Attempt:
         self._workers = workers
         self._converter = converter
         self._converted: ConvertedBody | None = None
-        self._outcomes: dict[int, Outcome] = {}
+        self._outcomes: dict[int, Delivered | TryLater | Failed] = {}
         #: What ended the last session that was lost.
         self.lost = Reply(451, "4.4.2", "lost the connection")
+        self._contacts: list[Contact] = []
+        #: When the last contact ended, or the attempt began.
+        self._mark = seconds()
 
     def outcomes(self) -> Sequence[Outcome]:
         """One for each recipient. All must have been decided."""
-        return [self._outcomes[index] for index in range(len(self.recipients))]
+        contacts = tuple(self._contacts)
+        found = (self._outcomes[index] for index in range(len(self.recipients)))
+        return [attrs.evolve(outcome, contacts=contacts) for outcome in found]
+
+    def met(
+        self, remote: str, reply: Reply, transcript: str = "", tls: str = "", verified: bool = False
+    ) -> None:
+        """A host was turned to, and said this in the end; for the history."""
+        began, self._mark = self._mark, self._seconds()
+        reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
+        contact = Contact(
+            remote=remote,
+            reply=reply,
+            began=began,
+            took=self._mark - began,
+            tls=tls,
+            verified=verified,
+            transcript=transcript,
+        )
+        self._contacts.append(contact)
 
     def close(self) -> None:
         """Let go of what was made for it."""
@@ -134,6 +164,9 @@ class Attempt:
         finally:
             reader.close()
         progress = any(reply.positive for reply in done.replies)
+        worst = min(done.replies, key=lambda reply: reply.positive)
+        said = "" if worst.positive else connection.transcript.text()
+        self.met(connection.remote, worst, said, connection.tls, connection.verified)
         again: list[int] = []
         lost: list[int] = []
         for position, (index, reply) in enumerate(zip(batch, done.replies, strict=True)):
@@ -239,7 +272,7 @@ class Attempt:
         doubtful: bool = False,
     ) -> None:
         reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
-        outcome: Outcome
+        outcome: Delivered | TryLater | Failed
         if reply.positive:
             # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
             confirms = connection is not None and "DSN" in connection.core.extensions

@@ -209,6 +209,7 @@ class SmtpDelivery:
             remote=remote,
             reply=str(error.reply),
         )
+        errand.attempt.met(remote, error.reply, error.transcript)
         # RFC 5321 §5.1: a 554 greeting, or a refused EHLO, is one host's word; there may be others. What it
         # thinks of our password is a matter between us and the smarthost, and no fault of the message.
         final = error.reply.permanent and error.state not in AUTH_STATES

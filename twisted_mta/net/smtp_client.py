@@ -29,6 +29,7 @@ from zope.interface import implementer
 from twisted_mta.core.effects import Close, Send, StartTLS
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.client import (
+    AUTH_STATES,
     ClientEffect,
     Derive,
     ReadyForBody,
@@ -39,6 +40,7 @@ from twisted_mta.core.smtp.client import (
     TransactionDone,
 )
 from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.smtp.transcript import Transcript
 from twisted_mta.core.tls_policy.results import Failure as TlsFailure
 from twisted_mta.net.bindings import channel_bindings
 from twisted_mta.net.scram_client import ScramHelper
@@ -57,8 +59,9 @@ ReadBody = Callable[[], Awaitable[bytes]]
 class SessionError(Exception):
     """There is no session: `reply` says why, `state` how far it got (None: there is no connection)."""
 
-    def __init__(self, state: State | None, reply: Reply) -> None:
+    def __init__(self, state: State | None, reply: Reply, transcript: str = "") -> None:
         super().__init__(str(reply))
+        self.transcript = transcript
         self.state = state
         self.reply = reply
 
@@ -99,6 +102,9 @@ class SmtpConnection(protocol.Protocol):
         self.tls = ""
         #: Transactions begun.
         self.transactions = 0
+        #: What was said.
+        self.transcript = Transcript()
+        self._sending_body = False
         self._lost = False
         self._timer: IDelayedCall | None = None
         self._progress: tuple[State, int] | None = None
@@ -130,6 +136,7 @@ class SmtpConnection(protocol.Protocol):
             gone = Reply(451, "4.4.2", "the session ended before the message was sent")
             return attrs.evolve(_nobody(transaction, gone), undecided=everybody)
         self.transactions += 1
+        self.transcript.begin()
         self._read = read
         done: Deferred[TransactionDone] = Deferred()
         self._done = done
@@ -161,6 +168,7 @@ class SmtpConnection(protocol.Protocol):
         self._arm_on_progress()
 
     def dataReceived(self, data: bytes) -> None:
+        self.transcript.received(data)
         self._perform(self.core.receive(data))
 
     def handshakeCompleted(self) -> None:
@@ -202,13 +210,13 @@ class SmtpConnection(protocol.Protocol):
             match effect:
                 case Send(data):
                     if not self._lost:
-                        self.transport.write(data)
+                        self._write(data)
                 case StartTLS():
                     self.transport.startTLS(self._tls_creator)
                 case SessionReady():
                     self._tell_ready(None)
                 case SessionFailed(state, reply):
-                    self._tell_ready(SessionError(state, reply))
+                    self._tell_ready(SessionError(state, reply, self.transcript.text()))
                 case Derive():
                     self._deriving = Deferred.fromCoroutine(self._derive(effect))
                 case ReadyForBody():
@@ -220,6 +228,13 @@ class SmtpConnection(protocol.Protocol):
                 case Close():
                     self._close()
         self._arm_on_progress()
+
+    def _write(self, data: bytes) -> None:
+        if self._sending_body:
+            self.transcript.message(len(data))
+        else:
+            self.transcript.sent(data, secret=self.core.state in AUTH_STATES)
+        self.transport.write(data)
 
     def _cancelled(self, _: Deferred[None]) -> None:
         self._ready_told = True
@@ -250,7 +265,9 @@ class SmtpConnection(protocol.Protocol):
         self.transport.registerProducer(self, True)
         try:
             while self.core.wants_body and (chunk := await self._read()):
+                self._sending_body = True
                 self._perform(self.core.body(chunk))
+                self._sending_body = False
                 self._arm()  # RFC 5321 §4.5.3.2.5: for each block
                 if self._blocked and not self._lost:
                     self._drained = Deferred()

@@ -1,0 +1,84 @@
+"""The transcript of a session that sends mail."""
+
+from __future__ import annotations
+
+from twisted.trial import unittest
+
+from twisted_mta.core.smtp.transcript import LIMIT, Transcript
+
+
+class TranscriptTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.transcript = Transcript()
+
+    def lines(self) -> list[str]:
+        return self.transcript.text().splitlines()
+
+    def test_the_last_transaction_behind_the_opening(self) -> None:
+        self.assertEqual(self.transcript.text(), "")
+        self.transcript.received(b"220 hi\r\n")
+        self.transcript.sent(b"EHLO me\r\n")
+        self.transcript.received(b"250-mx\r\n250 SIZE\r\n")
+        for name in (b"one", b"two"):
+            self.transcript.begin()
+            self.transcript.sent(b"MAIL FROM:<" + name + b"@x>\r\nDATA\r\n")
+            self.transcript.message(100)
+            self.transcript.message(20)
+            self.transcript.sent(b".\r\n")
+            self.transcript.received(b"550 5.7.1 no, \xff\r\n")
+        self.assertEqual(
+            self.lines(),
+            [
+                "S: 220 hi",
+                "C: EHLO me",
+                "S: 250-mx",
+                "S: 250 SIZE",
+                "C: MAIL FROM:<two@x>",
+                "C: DATA",
+                "C: [120 octets of the message]",
+                "C: .",
+                "S: 550 5.7.1 no, \ufffd",
+            ],
+        )
+
+    def test_no_passwords(self) -> None:
+        self.transcript.sent(b"AUTH PLAIN c2VjcmV0\r\n", secret=True)
+        self.transcript.sent(b"AUTH LOGIN\r\n", secret=True)
+        self.transcript.received(b"334 c2VjcmV0\r\n")
+        self.transcript.sent(b"c2VjcmV0\r\n", secret=True)
+        self.transcript.received(b"235 2.7.0 ok\r\n")
+        self.assertNotIn("c2Vj", self.transcript.text())
+        self.assertEqual(
+            self.lines(),
+            ["C: AUTH PLAIN [...]", "C: AUTH LOGIN", "S: 334 [...]", "C: [...]", "S: 235 2.7.0 ok"],
+        )
+
+    def test_no_messages_behind_bdat(self) -> None:
+        body = b"secret\r\n" * 1000
+        self.transcript.sent(b"MAIL FROM:<a@x>\r\nBDAT %d\r\n" % len(body) + body + b"BDAT 0 LAST\r\n")
+        self.transcript.sent(b"BDAT 6\r\nsec")
+        self.transcript.sent(b"retRSET\r\n")
+        self.transcript.sent(b"BDAT 10000\r\nsecret")
+        self.transcript.sent(b"secret\r\n" * 10)
+        self.transcript.sent(b"QUIT")
+        self.assertNotIn("secret", self.transcript.text())
+        self.assertEqual(
+            self.lines(),
+            [
+                "C: MAIL FROM:<a@x>",
+                "C: BDAT 8000",
+                "C: [8000 octets of the message]",
+                "C: BDAT 6",
+                "C: [6 octets of the message]",
+                "C: RSET",
+                "C: BDAT 10000",
+                "C: [10000 octets of the message]",
+            ],
+        )
+
+    def test_it_is_bounded(self) -> None:
+        for number in range(1000):
+            self.transcript.received(b"250 %d " % number + b"x" * 100 + b"\r\n")
+        self.transcript.received(b"y" * (2 * LIMIT))
+        self.assertLess(len(self.transcript.text()), LIMIT + 100)
+        self.assertEqual(self.lines()[0], "[...]")
