@@ -111,10 +111,10 @@ def _attempt(when: float, line: str, data: Mapping[str, Any]) -> Iterator[str]:
     yield "    " + line
     contacts = data.get("contacts", ())
     for one in contacts:
-        tls = one.get("tls") or "no TLS"
+        tls = f", {one['tls']}" if one.get("tls") else ""
         proven = ", certificate verified" if one.get("verified") else ""
         said = f": {one['reply']}" if len(contacts) > 1 else ""
-        yield f"      {one['remote']}, {one['took']:.1f} s, {tls}{proven}{said}"
+        yield f"      {one['remote']}, {one['took']:.1f} s{tls}{proven}{said}"
 
 
 def _by(data: Mapping[str, Any]) -> str:

@@ -211,7 +211,8 @@ class Contact:
     #: Unix time, and seconds until that.
     began: float
     took: float
-    #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or ""; and whether the certificate had to prove the host's name.
+    #: "TLSv1.3 TLS_AES_256_GCM_SHA384" or "plaintext", "" where there was no session; and whether the certificate had to
+    #: prove the host's name.
     tls: str = ""
     verified: bool = False
     #: What was said in the session, without the message; "" where there was none.

@@ -166,7 +166,7 @@ class Attempt:
         progress = any(reply.positive for reply in done.replies)
         worst = min(done.replies, key=lambda reply: reply.positive)
         said = "" if worst.positive else connection.transcript.text()
-        self.met(connection.remote, worst, said, connection.tls, connection.verified)
+        self.met(connection.remote, worst, said, connection.tls or "plaintext", connection.verified)
         again: list[int] = []
         lost: list[int] = []
         for position, (index, reply) in enumerate(zip(batch, done.replies, strict=True)):

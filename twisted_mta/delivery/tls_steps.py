@@ -110,7 +110,7 @@ class TlsSteps:
             return error
         why = _WHO.get(policy.source, "the login requires it").format(domain=demand.domain)
         text = f"{error.reply.text}; {why}"
-        return SessionError(error.state, attrs.evolve(error.reply, text=text))
+        return SessionError(error.state, attrs.evolve(error.reply, text=text), error.transcript)
 
     def _refused(self, demand: Demand) -> None:
         policy = demand.policy
