@@ -69,6 +69,8 @@ class Unroutable(Exception):
 
 def most_specific(table: Mapping[str, V], domain: str) -> V | None:
     """The entry for a domain: its own, else that of the longest ".suffix", which stands for all subdomains of suffix."""
+    if not table:  # mostly, and this is asked for each attempt
+        return None
     found = table.get(domain)
     rest = domain
     while found is None and not domain.startswith("[") and "." in rest:
