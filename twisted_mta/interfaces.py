@@ -30,6 +30,10 @@ class StoreFull(Exception):
     """There is no room on the disk (or the quota is reached). Nothing was stored; trying later may work."""
 
 
+class DamagedBody(Exception):
+    """The body of a message is not what was stored: the text tells an administrator what is wrong with it."""
+
+
 class IBodyWriter(Interface):
     """A body on its way in. Small ones stay in memory, large ones go to a file; the caller can't tell."""
 
@@ -104,7 +108,7 @@ class IQueueStore(Interface):
         """The earliest next attempt among recipients that nobody has claimed; None when there is none."""
 
     def body(message: QueuedMessage) -> Awaitable[IStoredBody]:
-        """The body of a message. Raises KeyError when it is gone."""
+        """The body of a message. Raises KeyError when it is gone, DamagedBody when it can't be what was stored."""
 
     def record(updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()) -> Awaitable[None]:
         """Note how attempts ended, in one commit, together with the messages they cause.

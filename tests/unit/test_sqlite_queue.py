@@ -18,7 +18,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
 from twisted_mta.core.envelope import TlsWish
-from twisted_mta.interfaces import StoreFull, Update
+from twisted_mta.interfaces import DamagedBody, StoreFull, Update
 from twisted_mta.store.queue import SQLiteQueueStore, schema
 from twisted_mta.store.queue.bodies import WRITE_SIZE, BodyFiles, BodyWriter, FileBody, MemoryBody
 from twisted_mta.store.queue.body_memory import BodyMemory
@@ -222,10 +222,10 @@ class MemoryTests(StoreTestCase):
     def test_a_claimed_body_is_not_read_back(self) -> None:
         store = self.open()
         (item,) = self.run_async(put(store, message("a"), claim=True))
-        self.sql("UPDATE body SET data = x'00'")
+        self.sql("UPDATE body SET data = zeroblob(size)")
         self.assertEqual(octets(self.run_async(store.body(item.message))), b"Subject: x\r\n\r\nhi\r\n")
         self.run_async(store.release(rows_of([item])))
-        self.assertEqual(octets(self.run_async(store.body(item.message))), b"\x00")
+        self.assertEqual(octets(self.run_async(store.body(item.message))), bytes(18))
 
     def test_it_is_kept_until_the_last_recipient(self) -> None:
         store = self.open()
@@ -258,7 +258,7 @@ class MemoryTests(StoreTestCase):
         self.assertEqual(kinds, [MemoryBody, FileBody])
         (self.directory / "queue" / "bodies" / "mta-1").unlink()
         self.run_async(store.release(rows_of([item])))
-        self.fails(store.body(item.message), KeyError)
+        self.fails(store.body(item.message), DamagedBody)
 
 
 class FullTests(StoreTestCase):
@@ -458,9 +458,46 @@ class DamageTests(StoreTestCase):
         items = self.run_async(store.claim_due(1000.0, 100))
         self.assertEqual(locals_of(items), ["f", "g"])
         self.assertEqual(items[0].recipients[0].last_reply, "\udcffA")
-        self.assertEqual(sum("is corrupt" in (event.get("log_format") or "") for event in self.events), 5)
+        self.assertEqual(sum(event.get("event") == "damaged" for event in self.events), 5)
         self.assertIsNone(self.run_async(store.next_due()))
-        self.assertEqual([item.message.id for item in self.run_async(store.listing())], ["f", "g"])
+
+    def test_damaged_rows_are_shown_with_the_reason_and_can_be_removed(self) -> None:
+        store = self.open()
+        for name in ("a", "b"):
+            self.run_async(put(store, message(name, "one", "two")))
+        self.sql("UPDATE recipient SET notify = 'x' WHERE message = 'a' AND address LIKE 'one%'")
+        self.sql("UPDATE message SET arrived = 'noon' WHERE id = 'b'")
+        items = self.run_async(store.claim_due(1000.0, 100))
+        self.assertEqual(locals_of(items), ["two"], "the other recipient of a is not kept waiting")
+        self.kill(store)
+        store = self.open()
+        self.assertEqual(locals_of(self.run_async(store.claim_due(1000.0, 100))), ["two"])
+        first, second = self.run_async(store.listing())
+        self.assertEqual(str(first.recipients[0].address), "damaged-row-1@invalid")
+        self.assertIn("damaged, set aside: ", first.recipients[0].last_reply)
+        self.assertEqual(first.message.hold, "")
+        self.assertIn("damaged: message 'b' has a value of a wrong type", second.message.hold)
+        self.assertEqual(len(second.recipients), 2)
+        self.assertEqual(self.run_async(store.let_go(["b"])), 1)
+        self.assertEqual(self.run_async(store.claim_due(1000.0, 100)), [])
+        self.assertIn("damaged", self.run_async(store.find("b")).message.hold, "it is still not to be read")
+        self.assertEqual(self.run_async(store.delete(["b"])), 1)
+        self.assertEqual([item.message.id for item in self.run_async(store.listing())], ["a"])
+
+    def test_damaged_bodies(self) -> None:
+        store = self.open(threshold=10)
+        for name, size in (("a", 5), ("b", 100), ("c", 100)):
+            self.run_async(put(store, message(name), body=b"x" * size))
+        self.sql("UPDATE body SET data = 'x' WHERE file IS NULL")
+        short, missing = sorted((self.directory / "queue" / "bodies").glob("mta-*"))
+        short.write_bytes(b"x" * 99)
+        missing.unlink()
+        for item, words in zip(
+            self.run_async(store.listing()),
+            ("not the 5 octets", "99 octets instead of 100", "is missing"),
+            strict=True,
+        ):
+            self.assertIn(words, str(self.fails(store.body(item.message), DamagedBody)))
 
     def test_addresses(self) -> None:
         for packed in ("", 7, None, b"\xff"):
@@ -526,7 +563,7 @@ class DamageTests(StoreTestCase):
     def test_what_is_no_database_is_refused(self) -> None:
         (self.directory / "queue").mkdir()
         (self.directory / "queue" / "queue.sqlite").write_bytes(b"not a database" * 100)
-        with self.assertRaisesRegex(QueueFileError, "can't open the queue"):
+        with self.assertRaisesRegex(QueueFileError, "the queue's database is damaged: file is not"):
             self.open()
 
     def test_a_directory_that_cannot_be(self) -> None:

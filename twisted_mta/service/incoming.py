@@ -78,16 +78,27 @@ class Incoming:
             return None
         try:
             pending = self._body.write(data)
-        except StoreFull:
-            self._fail(FULL)
+        except Exception as error:  # noqa: BLE001  a sink never raises; told at the end of the message
+            self._refused(error)
             return None
         return None if pending is None else self._written(pending)
 
     async def _written(self, pending: Awaitable[None]) -> None:
         try:
             await pending
-        except StoreFull:
-            self._fail(FULL)
+        except Exception as error:  # noqa: BLE001  as above
+            self._refused(error)
+
+    def _refused(self, error: Exception) -> None:
+        """The body can't be stored."""
+        if not isinstance(error, StoreFull):
+            self.log.error(
+                "could not store a message from {peer}: {error}",
+                peer=self._peer.address,
+                session=self._peer.session_id,
+                error=str(error),
+            )
+        self._fail(FULL if isinstance(error, StoreFull) else _FAULT)
 
     def _fail(self, reply: Reply) -> None:
         """The message can't be taken, which is told at its end; what there is of it need not take up room until then."""

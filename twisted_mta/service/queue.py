@@ -34,7 +34,15 @@ from twisted_mta.core.queue import (
 )
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
-from twisted_mta.interfaces import IBodyWriter, IDelivery, IQueue, IQueueStore, IStoredBody, Update
+from twisted_mta.interfaces import (
+    DamagedBody,
+    IBodyWriter,
+    IDelivery,
+    IQueue,
+    IQueueStore,
+    IStoredBody,
+    Update,
+)
 from twisted_mta.service.lanes import Lanes
 from twisted_mta.service.notices import Notices
 from twisted_mta.service.outcomes import Judge, out_of_time
@@ -403,9 +411,24 @@ class QueueManager(Service):
             if not self.running:
                 raise
             self.log.failure("delivery of {queue_id} was cancelled", queue_id=message.id)
+        except DamagedBody as error:
+            return await self._set_aside(attempt, str(error))
         except Exception:  # noqa: BLE001  a bug of one delivery must not lose the message
             self.log.failure("delivery of {queue_id} failed because of a bug", queue_id=message.id)
         return [_BUG] * len(attempt.recipients)
+
+    async def _set_aside(self, attempt: _Attempt, reason: str) -> Sequence[Outcome]:
+        """A message that can't be delivered as it was received waits for an administrator; the others go on."""
+        queue_id = attempt.job.message.id
+        self.log.error(
+            "{queue_id} is damaged and held: {reason}", event="damaged", queue_id=queue_id, reason=reason
+        )
+        try:
+            await self._store.hold([queue_id], f"damaged: {reason}")
+        except Exception:  # noqa: BLE001  then the next attempt comes here again
+            self.log.failure("can't hold {queue_id}", queue_id=queue_id)
+        reply = Reply(451, "4.3.0", f"the message is damaged and held: {reason}")
+        return [TryLater(reply)] * len(attempt.recipients)
 
     # --- outcomes --------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from twisted_mta.config.fields import host_and_port
 from twisted_mta.core.envelope import TlsWish
 from twisted_mta.core.queue import Order, QueuedRecipient, WorkItem
 from twisted_mta.core.selection import Selection, Status, status
+from twisted_mta.interfaces import DamagedBody
 from twisted_mta.service.control import ControlError, Handler
 from twisted_mta.service.queue_admin import Done, Named, QueueAdmin
 
@@ -90,6 +91,8 @@ def queue_handlers(queue: QueueAdmin) -> Mapping[str, Handler]:
             body = await queue.body(message)
         except KeyError:
             raise ControlError(f"message {queue_id} has just left the queue") from None
+        except DamagedBody as error:
+            return describe(item) | {"text": f"[{error}]", "cut": False}
         with body.open() as file:
             head = message.prefix + file.read(MAX_SHOWN)
         return describe(item) | {

@@ -14,8 +14,8 @@ from twisted_mta.core.queue import Transport, WorkItem
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import FileBody, MemoryBody
+from twisted_mta.store.queue.reading import readable
 from twisted_mta.store.queue.schema import QueueFileError, decode
-from twisted_mta.store.queue.tables import work_items
 
 _EMPTY = MemoryBody(b"")
 
@@ -44,7 +44,7 @@ def _messages(connection: sqlite3.Connection, files: Path) -> Iterator[tuple[Wor
         "AND +r.message = m.id WHERE NOT m.doomed ORDER BY m.id"
     )
     for _, group in groupby(found, key=itemgetter(0)):
-        for item in work_items(group):
+        for item in readable(group):
             yield item, _body(connection, files, item)
 
 

@@ -19,15 +19,16 @@ from zope.interface import implementer
 
 from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.queue import NewMessage, Order, QueuedMessage, WorkItem
-from twisted_mta.interfaces import IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, Update
+from twisted_mta.interfaces import DamagedBody, IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, Update
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
 from twisted_mta.store.queue.body_memory import BodyMemory
 from twisted_mta.store.queue.disk import DiskRoom
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.history import HistoryReader, HistoryRules
-from twisted_mta.store.queue.schema import QueueFileError, connect
-from twisted_mta.store.queue.tables import BodyRow, Held, Tables, work_items
+from twisted_mta.store.queue.reading import shown
+from twisted_mta.store.queue.schema import QueueFileError, connect, trouble
+from twisted_mta.store.queue.tables import BodyRow, Held, Tables
 from twisted_mta.store.queue.writer import GroupCommitWriter, InlineWriter, Writer
 from twisted_mta.store.threads import InlineWorkers, Workers
 
@@ -136,7 +137,7 @@ class SQLiteQueueStore:
         self._counted = False
         tables = Tables(path, owner, quota)
         self._history = tables.history
-        recovered = _recover(tables)
+        recovered = _recover(tables, path)
         # SQLite sees to its log; the file itself, and our directories, were made by us.
         for made in (directory, directory.parent):
             sync_directory(made)
@@ -257,10 +258,11 @@ class SQLiteQueueStore:
             size, file, data = found[0]
             if file is not None:
                 body = FileBody(self._files.path(file), size)
-                if not body.path.exists():
-                    raise KeyError(f"the body file {file} of {message.id} is gone")
-            else:
+                _check_size(body)
+            elif isinstance(data, bytes) and len(data) == size:
                 body = MemoryBody(data)
+            else:
+                raise DamagedBody(f"its body in the queue's database is not the {size} octets that it was")
             self._claims.keep(message.body_id, body)
         return body
 
@@ -403,7 +405,7 @@ class SQLiteQueueStore:
             "LEFT JOIN body b ON b.id = m.body CROSS JOIN recipient r ON r.row BETWEEN m.first AND m.last "
             "AND +r.message = m.id WHERE NOT m.doomed ORDER BY m.id, r.row",
             *values,
-            convert=work_items,
+            convert=shown,
         )
         return found
 
@@ -423,9 +425,19 @@ class SQLiteQueueStore:
         return result
 
 
-def _recover(tables: Tables) -> int:
-    """Blocking, at the start. Raises what went wrong."""
+def _check_size(body: FileBody) -> None:
+    """Raises DamagedBody."""
+    try:
+        found = body.path.stat().st_size
+    except FileNotFoundError:
+        raise DamagedBody(f"its body file {body.path} is missing") from None
+    if found != body.size:
+        raise DamagedBody(f"its body file {body.path} has {found} octets instead of {body.size}")
+
+
+def _recover(tables: Tables, path: Path) -> int:
+    """Blocking, at the start. Raises QueueFileError."""
     (result,) = tables.commit([lambda those: those.recover()])
     if isinstance(result, int):
         return result
-    raise QueueFileError(f"can't recover the queue: {result.getErrorMessage()}")
+    raise QueueFileError(trouble(path, result.value))

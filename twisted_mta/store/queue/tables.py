@@ -21,7 +21,8 @@ from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.history import HistoryTables
 from twisted_mta.store.queue.orders import IDLE, Orders
-from twisted_mta.store.queue.schema import HOLD, connect, limit_size
+from twisted_mta.store.queue.reading import Reading, read
+from twisted_mta.store.queue.schema import HOLD, check, connect, limit_size
 
 #: Part of a transaction. Its result is its caller's once the commit is done.
 Operation = Callable[["Tables"], Any]
@@ -169,12 +170,13 @@ class Tables:
             "ORDER BY r.next_attempt, r.row",
             (now, limit),
         ).fetchall()
-        # A row that can't be read is claimed too: set aside, it keeps nobody from the others.
+        reading = read(found)
+        items = reading.items
         self._cursor.executemany(
             "UPDATE recipient SET owner = ? WHERE row = ?",
-            [(self._owner, values[rows.MESSAGE_WIDTH]) for values in found],
+            [(self._owner, recipient.row) for item in items for recipient in item.recipients],
         )
-        items = work_items(found)
+        self._set_aside(reading, now)
         files = {values[3]: values[-1] or "" for values in found}
         held = {
             recipient.row: Held(item.message.id, item.message.body_id, files[item.message.body_id])
@@ -182,6 +184,22 @@ class Tables:
             for recipient in item.recipients
         }
         return items, held
+
+    def _set_aside(self, reading: Reading, now: float) -> None:
+        """What can't be read waits for an administrator, and keeps nobody from the others."""
+        for name, reason in reading.messages.items():
+            self.log.error(
+                "{queue_id} is damaged and held: {reason}", event="damaged", queue_id=name, reason=reason
+            )
+            self.orders.hold([name], f"damaged: {reason}", now)
+        for row, reason in reading.recipients.items():
+            self.log.error(
+                "a recipient in the queue is damaged and set aside, row {row}: {reason}",
+                event="damaged",
+                row=row,
+                reason=reason,
+            )
+            self._cursor.execute("UPDATE recipient SET owner = ? WHERE row = ?", (HOLD, row))
 
     def release(self, held: Iterable[tuple[int, Held]]) -> list[str]:
         """Give rows back; the files of bodies that this was the end of (of messages deleted meanwhile)."""
@@ -213,6 +231,7 @@ class Tables:
 
     def recover(self) -> int:
         """Take back the claims of an earlier process of our name: how many there were."""
+        check(self._connection)
         self._cursor.execute(
             f"UPDATE recipient SET owner = {_FREE} WHERE owner = ?",  # noqa: S608  a constant
             (self._owner,),
@@ -355,28 +374,3 @@ class Tables:
         """The names of all body files that belong to the queue."""
         found = self._cursor.execute("SELECT file FROM body WHERE file IS NOT NULL").fetchall()
         return {name for (name,) in found}
-
-
-_log = Logger()
-
-
-def work_items(found: Iterable[Sequence[Any]]) -> list[WorkItem]:
-    """Rows of MESSAGE_COLUMNS and RECIPIENT_COLUMNS as WorkItems, by first appearance. Corrupt ones are logged and left out."""
-    messages: dict[str, Any] = {}
-    recipients: dict[str, list[Any]] = {}
-    for values in found:
-        name = values[0]
-        try:
-            if name not in messages:
-                messages[name] = rows.read_message(values[: rows.MESSAGE_WIDTH])
-            recipient = rows.read_recipient(
-                values[rows.MESSAGE_WIDTH : rows.MESSAGE_WIDTH + rows.RECIPIENT_WIDTH]
-            )
-        except rows.CorruptRow as error:
-            row = values[rows.MESSAGE_WIDTH]
-            _log.error(
-                "queue row {row} is corrupt and left alone: {error}", row=row, error=error, queue_id=name
-            )
-            continue
-        recipients.setdefault(name, []).append(recipient)
-    return [WorkItem(messages[name], tuple(found)) for name, found in recipients.items()]
