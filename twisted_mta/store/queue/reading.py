@@ -90,7 +90,7 @@ def _instead_of_message(values: Sequence[Any], reason: str) -> QueuedMessage:
 
 
 def _instead_of_recipient(row: int, reason: str) -> QueuedRecipient:
-    address = Address(f"damaged-row-{row}", "invalid")  # RFC 2606 §2: a domain that nobody has
+    address = Address(f"damaged-row-{row}", "invalid")  # a domain that nobody has
     return QueuedRecipient(
         row=row,
         address=address,
