@@ -138,6 +138,17 @@ class ResolverTests(NameServerCase):
         self.assertIn("no name server there", str(caught.exception))
 
 
+def deliver_to(delivery: SmtpDelivery, *addresses: str, body: Any = None) -> Deferred[Any]:
+    """Attempt to deliver a message to some addresses of one destination."""
+    body = body or MemoryBody(b"Subject: hi\r\n\r\n.\r\nend\r\n")
+    message = queued_message(
+        sender=None, prefix=b"Received: here\r\n", body_size=body.size, arrived=0.0, expires=1e9
+    )
+    recipients = [queued_recipient(address, row=row) for row, address in enumerate(addresses)]
+    destination = delivery.destination(recipients[0])
+    return Deferred.fromCoroutine(delivery.deliver(message, body, recipients, destination))
+
+
 class DeliveryTests(NameServerCase):
     workers: Any = InlineWorkers()
 
@@ -157,13 +168,7 @@ class DeliveryTests(NameServerCase):
         )
 
     def deliver(self, *addresses: str, body: Any = None) -> Deferred[Any]:
-        body = body or MemoryBody(b"Subject: hi\r\n\r\n.\r\nend\r\n")
-        message = queued_message(
-            sender=None, prefix=b"Received: here\r\n", body_size=body.size, arrived=0.0, expires=1e9
-        )
-        recipients = [queued_recipient(address, row=row) for row, address in enumerate(addresses)]
-        destination = self.delivery.destination(recipients[0])
-        return Deferred.fromCoroutine(self.delivery.deliver(message, body, recipients, destination))
+        return deliver_to(self.delivery, *addresses, body=body)
 
     async def test_plain_and_reused(self) -> None:
         self.peer.replies = {"RCPT no@x.test": "550 5.1.1 no", "RCPT later@x.test": "450 4.2.1 later"}

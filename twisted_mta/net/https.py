@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import attrs
 from OpenSSL import SSL
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet import protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
@@ -175,8 +175,7 @@ class _Collector(protocol.Protocol):
 def _explained(error: BaseException) -> HttpsError:
     """What the HTTP client raised, in a sentence."""
     causes = [error, *(one.value for one in getattr(error, "reasons", []))]
-    untrusted = any(isinstance(cause, VerificationError) for cause in causes)
-    if untrusted:
+    if any(isinstance(cause, CertificateError | VerificationError) for cause in causes):
         return HttpsError("its certificate is for another name", untrusted=True)
     for cause in causes:
         if isinstance(cause, SSL.Error):
