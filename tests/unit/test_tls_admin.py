@@ -76,7 +76,9 @@ class TlsListTests(SynchronousTestCase):
     def test_selections(self) -> None:
         for domain in ("a.test", "b.test", "c.test"):
             self.see(domain, "" if domain == "b.test" else "TLSv1.3 X")
-        self.assertEqual(self.shown(domain="A.test"), ["a.test: TLSv1.3 X, not proven (2 hours ago, mx.a.test)"])
+        self.assertEqual(
+            self.shown(domain="A.test"), ["a.test: TLSv1.3 X, not proven (2 hours ago, mx.a.test)"]
+        )
         self.assertEqual(self.shown(plaintext=True), ["b.test: PLAINTEXT (2 hours ago, mx.b.test)"])
         self.assertEqual(self.shown(limit=1)[1:], ["and 2 more (see --limit)"])
 
