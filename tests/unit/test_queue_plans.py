@@ -72,6 +72,9 @@ class PlanTests(unittest.SynchronousTestCase):
         for item in items:
             result(store.body(item.message))
         result(store.release(rows_of(items)))
+        waiting = rows_of(result(store.claim_due(3000.0, 10)))
+        result(store.postpone(waiting, 4000.0, "not now"))
+        self.assertEqual(result(store.hasten(waiting, 1000.0)), 2)
         (post,) = result(store.claim_due(1000.0, 1))
         expanded = Expanded((message("c"),), Reply(250, "2.0.0", "to the members"))
         result(store.record([Update(row=post.recipients[0].row, outcome=expanded)], [(message("d"), b"x")]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.config.schema import Queue, Route
@@ -13,9 +14,12 @@ from twisted_mta.core.conditions import Condition, Conditions, Kind
 from twisted_mta.core.envelope import Notify
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Status, Transport, WorkItem
 from twisted_mta.core.route import Routing
+from twisted_mta.interfaces import Update
 from twisted_mta.service.simulation.run import Arrival, Setup, Simulation
 from twisted_mta.service.simulation.timeline import DETAILED, Event, Story, Timeline, What
 from twisted_mta.store.queue.bodies import MemoryBody
+from twisted_mta.store.queue.memory import MemoryQueueStore
+from twisted_mta.testing.contracts.queue import LATER
 from twisted_mta.testing.directory import make_directory, make_list
 
 BEGIN = 1_800_000_000.0
@@ -240,3 +244,36 @@ class SimulationTests(SynchronousTestCase):
         self.assertEqual(
             self.run_one(conditions=("reject example.org",)).domains["example.org"].delay(0.5), 0.0
         )
+
+    def test_what_is_put_off_is_told_once_in_a_row(self) -> None:
+        timeline = Timeline(BEGIN, DAY, True)
+        (carol,) = waiting("a", CAROL).recipients
+        message = waiting("a", CAROL).message
+        timeline.queued(message, [str(CAROL)])
+        for now, note in ((1.0, "not tried, since it is down"), (2.0, "not tried, since it is down")):
+            timeline.postponed(BEGIN + now, message, carol, note)
+        timeline.recorded(
+            BEGIN + 3.0,
+            [(message, carol, Update(row=carol.row, outcome=LATER, next_attempt=BEGIN + 4.0))],
+            [],
+        )
+        timeline.postponed(BEGIN + 4.0, message, carol, "")
+        events = timeline.stories["a"].recipients[str(CAROL)]
+        self.assertEqual(self.told(events), [(1.0, "put off"), (3.0, "deferred"), (4.0, "put off")])
+        self.assertEqual(events[2].reply, "not tried, since others had to have their turn")
+        self.assertEqual(timeline.total.attempts, 1)
+        Timeline(BEGIN, DAY, False).postponed(BEGIN, message, carol, "")
+
+    def test_the_queue_in_memory_tells_what_it_postpones(self) -> None:
+        told: list[tuple[str, float, str]] = []
+        store = MemoryQueueStore(
+            postponed=lambda message, was, note: told.append((message.id, was.next_attempt, note))
+        )
+        store.load(waiting("a", CAROL), MemoryBody(b""))
+
+        async def postpone() -> None:
+            (item,) = await store.claim_due(BEGIN, 10)
+            await store.postpone([item.recipients[0].row], BEGIN + 60.0, "later")
+
+        self.successResultOf(Deferred.fromCoroutine(postpone()))
+        self.assertEqual(told, [("a", BEGIN, "later")])

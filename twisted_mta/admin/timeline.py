@@ -38,7 +38,7 @@ def _story(timeline: Timeline, story: Story) -> Iterator[str]:
             yield f"    {_at(timeline, event.time)}  {_event(timeline, event)}"
         if not events:
             yield "    not tried"
-        elif events[-1].what is What.DEFERRED:
+        elif events[-1].what in (What.DEFERRED, What.PUT_OFF):
             yield "    still waiting in the end"
 
 

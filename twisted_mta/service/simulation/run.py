@@ -64,7 +64,7 @@ class Simulation:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._clock = SimulatedClock(setup.begin, setup.resolution)
-        self._store = MemoryQueueStore(self._recorded)
+        self._store = MemoryQueueStore(self._recorded, self._postponed)
         self._ids = QueueIds(self._clock.seconds, setup.random)
         self.timeline = Timeline(setup.begin, setup.seconds, setup.detailed)
         self._over = False
@@ -150,6 +150,10 @@ class Simulation:
             now = self._clock.seconds()
             self.timeline.recorded(now, noted, [message for message, _ in new])
             self.timeline.depth(now, self._store.depth)
+
+    def _postponed(self, message: QueuedMessage, recipient: QueuedRecipient, note: str) -> None:
+        if not self._over:
+            self.timeline.postponed(self._clock.seconds(), message, recipient, note)
 
 
 def _done(work: Deferred[None]) -> None:

@@ -27,12 +27,13 @@ STRETCHES = 28
 
 
 class What(enum.StrEnum):
-    """How an attempt ended."""
+    """How an attempt ended, or that none was made."""
 
     DELIVERED = "delivered"
     DEFERRED = "deferred"
     FAILED = "failed"
     EXPANDED = "expanded"
+    PUT_OFF = "put off"
 
 
 _WHAT: dict[type, What] = {
@@ -45,7 +46,7 @@ _WHAT: dict[type, What] = {
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """One attempt for one recipient. Times are Unix seconds."""
+    """One attempt for one recipient, or what it was put off for, once or several times. Times are Unix seconds."""
 
     time: float
     what: What
@@ -153,6 +154,14 @@ class Timeline:
                     self.queued(post, [str(each.address) for each in post.recipients])
         for notice in new:
             self.queued(notice, [str(each.address) for each in notice.recipients])
+
+    def postponed(self, now: float, message: QueuedMessage, recipient: QueuedRecipient, note: str) -> None:
+        """A recipient was put off without an attempt; only the first time in a row is kept."""
+        if self._detailed:
+            events = self.stories[message.id].recipients.setdefault(str(recipient.address), [])
+            if not events or events[-1].what is not What.PUT_OFF:
+                reply = note or "not tried, since others had to have their turn"
+                events.append(Event(time=now, what=What.PUT_OFF, reply=reply))
 
     def _tallies(self, message: NewMessage | QueuedMessage, address: str) -> tuple[Tally, ...]:
         if message.sender is None:

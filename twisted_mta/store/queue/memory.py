@@ -32,6 +32,9 @@ Recorded = Callable[
     [Sequence[tuple[QueuedMessage, QueuedRecipient, Update]], Sequence[tuple[NewMessage, bytes]]], None
 ]
 
+#: What `postpone` was given: the message, the recipient as it was, and the note.
+Postponed = Callable[[QueuedMessage, QueuedRecipient, str], None]
+
 #: The fields that a message has before and in the queue.
 _MESSAGE_FIELDS = tuple(
     field.name for field in attrs.fields(NewMessage) if field.name not in ("recipients", "arrival")
@@ -96,10 +99,11 @@ class _Body:
 
 @implementer(IQueueStore)
 class MemoryQueueStore:
-    """A queue for one process, gone with it. `recorded` is told what `record` notes."""
+    """A queue for one process, gone with it. `recorded` is told what `record` notes, `postponed` what `postpone` does."""
 
-    def __init__(self, recorded: Recorded | None = None) -> None:
+    def __init__(self, recorded: Recorded | None = None, postponed: Postponed | None = None) -> None:
         self._recorded = recorded
+        self._postponed = postponed
         self._entries: dict[str, _Entry] = {}
         self._rows: dict[int, _Row] = {}
         self._bodies: dict[int, _Body] = {}
@@ -277,6 +281,8 @@ class MemoryQueueStore:
                 was = row.recipient
                 row.recipient = attrs.evolve(was, next_attempt=until, last_reply=note or was.last_reply)
                 self._give_back(row)
+                if self._postponed is not None:
+                    self._postponed(row.entry.message, was, note)
 
     async def hasten(self, rows: Sequence[int], now: float) -> int:
         found = [self._rows[number] for number in dict.fromkeys(rows) if number in self._rows]
