@@ -16,6 +16,7 @@ from twisted_mta.core.expand import route
 from twisted_mta.core.queue import NewMessage, QueuedMessage, QueuedRecipient, Transport, WorkItem
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.route import Routing
+from twisted_mta.delivery.alias import AliasDelivery
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.interfaces import IDirectory, IStoredBody, Update
 from twisted_mta.service.queue import QueueManager
@@ -74,6 +75,7 @@ class Simulation:
             {
                 Transport.LOCAL: SimulatedLocal(directory),
                 Transport.LIST: ListDelivery(directory, self._ids, self._clock, InlineWorkers()),
+                Transport.ALIAS: AliasDelivery(),
                 Transport.SMTP: SimulatedSmtp(setup.conditions, setup.routing, self._clock),
             },
             self._clock,
