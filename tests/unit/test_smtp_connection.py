@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.core.smtp.client import SmtpClient, State, TlsUse
+from twisted_mta.core.smtp.client import Login, SmtpClient, State, TlsUse
+from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import (
     LINGER,
     OpportunisticTls,
@@ -20,6 +22,7 @@ from twisted_mta.net.smtp_client import (
     SmtpConnection,
     opportunistic_context,
 )
+from twisted_mta.store.threads import InlineWorkers
 
 CREATOR = OpportunisticTls(opportunistic_context(), "mx.test")
 
@@ -85,6 +88,37 @@ class ConnectionTests(SynchronousTestCase):
         self.failureResultOf(self.connection.ready, CancelledError)
         self.connection.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def log_in(self, workers: InlineWorkers) -> None:
+        """Up to the server's first message of SCRAM."""
+        scram = ScramHelper(workers, lambda size: bytes(size))
+        core = SmtpClient("me.test", login=Login("me", "secret"), nonces=scram.nonce)
+        core.secured()
+        self.connection = SmtpConnection(core, self.clock, CREATOR, scram)
+        self.connection.makeConnection(self.transport)
+        self.connection.dataReceived(b"220 mx\r\n250-mx\r\n250 AUTH SCRAM-SHA-256\r\n")
+        self.transport.clear()
+        first = base64.b64encode(b"r=" + scram.nonce() + b"x,s=c2FsdA==,i=4096")
+        self.connection.dataReceived(b"334 " + first + b"\r\n")
+
+    def test_keys_for_scram(self) -> None:
+        self.log_in(InlineWorkers())
+        self.assertTrue(base64.b64decode(self.transport.value()).startswith(b"c=biws,r=AAAA"))
+        self.assertNoResult(self.connection.ready)
+
+    def test_keys_that_can_not_be_computed(self) -> None:
+        class Broken(InlineWorkers):
+            def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+                return fail(RuntimeError("no thread"))
+
+        self.log_in(Broken())
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        error = self.failureResultOf(self.connection.ready, SessionError).value
+        self.assertEqual(
+            (error.state, str(error.reply)),
+            (State.DERIVING, "451 4.3.0 the keys for SCRAM can't be computed"),
+        )
+        self.assertTrue(self.transport.disconnecting)
 
     def test_name_for_the_server(self) -> None:
         """RFC 6066 §3: no SNI with an IP address."""

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.config.schema import Relay, Route
+from twisted_mta.config.schema import Relay, RelayTimeouts, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import (
     Delivered,
@@ -496,6 +496,10 @@ class SilenceTests(DeliveryCase):
         """It may have been taken: no other host is tried in this attempt."""
         self.assertEqual(self.silent_at(".", 600), "451 4.4.2 timeout, waiting for end of message")
         self.assertEqual(self.network.attempts, [(A, 25)])
+
+    def test_as_configured(self) -> None:
+        self.delivery.reconfigure(attrs.evolve(self.settings, timeouts=RelayTimeouts(final=20.0)))
+        self.assertIn("end of message", self.silent_at(".", 20))
 
     def test_octets_without_an_end_do_not_hold_us(self) -> None:
         self.peer.replies = {"greeting": SILENCE}

@@ -152,6 +152,19 @@ class RelaySource:
 
 
 @attrs.frozen(kw_only=True)
+class RelayTimeouts:
+    """[relay.timeouts]: seconds to wait for other mail servers; RFC 5321 §4.5.3.2 asks for these at least."""
+
+    greeting: float = 300.0
+    #: The answer to EHLO, MAIL, RCPT and all commands that have none of their own.
+    command: float = 300.0
+    data: float = 120.0
+    #: Each block of the message, until it is taken.
+    block: float = 180.0
+    final: float = 600.0
+
+
+@attrs.frozen(kw_only=True)
 class Relay:
     """[relay]: who may send through us besides logged-in users, and where everything goes."""
 
@@ -181,6 +194,7 @@ class Relay:
     chunking: bool = True
     #: Seconds for a connection to one address; the next one of the same host is tried sooner.
     connect_timeout: float = 30.0
+    timeouts: RelayTimeouts = RelayTimeouts()
     #: Which addresses of a host are used, the preferred ones first: "ipv4", "ipv6".
     families: tuple[str, ...] = ("ipv4", "ipv6")
     #: Local addresses to send from, one IPv4 and one IPv6 address at most; none: any.

@@ -277,6 +277,9 @@ RELAY_SOURCE: Mapping[str, Reader[Any]] = {
     "bind": fields.bind_addresses,
     "helo": fields.hostname,
 }
+RELAY_TIMEOUTS: Mapping[str, Reader[Any]] = dict.fromkeys(
+    ("greeting", "command", "data", "block", "final"), fields.duration(1, 86400)
+)
 RELAY: Mapping[str, Reader[Any]] = {
     "networks": fields.array(fields.network),
     "xclient_networks": fields.array(fields.proxy_network),
@@ -291,6 +294,7 @@ RELAY: Mapping[str, Reader[Any]] = {
     "mta_sts": fields.boolean,
     "dane": fields.boolean,
     "own_addresses": fields.array(fields.ip_address),
+    "timeouts": partial(table, schema.RelayTimeouts, RELAY_TIMEOUTS, {}),
     "overrides": _tables(partial(table, schema.RelayDomain, RELAY_DOMAIN, {})),
     "sources": _tables(partial(table, schema.RelaySource, RELAY_SOURCE, {})),
 }

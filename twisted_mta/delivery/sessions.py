@@ -17,7 +17,7 @@ from twisted_mta.config.destinations import Source
 from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Target, dns_name
-from twisted_mta.core.smtp.client import Login, SmtpClient, State
+from twisted_mta.core.smtp.client import Login, SmtpClient, State, Timeouts
 from twisted_mta.delivery.connections import ConnectionCache
 from twisted_mta.delivery.families import Families, family
 from twisted_mta.delivery.hosts import Way
@@ -75,6 +75,7 @@ class Sessions:
         self._closed = False
         self.login = login
         self._scram = scram
+        self._timeouts = Timeouts()
         self._tls = tls
         #: Where to log in.
         self.smarthost: Route | None = None
@@ -84,6 +85,7 @@ class Sessions:
         self._cache.keep_open = settings.keep_open
         self._families.preferred = settings.families
         self.smarthost = settings.smarthost
+        self._timeouts = Timeouts(**attrs.asdict(settings.timeouts))
         self._cache.quit_idle()
 
     def set_login(self, login: Login | None) -> None:
@@ -220,7 +222,11 @@ class Sessions:
         creator = OpportunisticTls(self._tls_context, step.demand.policy.sni)
         login = self.login if self._logs_in(way) else None
         core = SmtpClient(
-            line.source.helo or self._hostname, tls=step.use, login=login, nonces=self._scram.nonce
+            line.source.helo or self._hostname,
+            tls=step.use,
+            login=login,
+            nonces=self._scram.nonce,
+            timeouts=self._timeouts,
         )
         connection = SmtpConnection(core, self._reactor, creator, self._scram)
         connection.remote = _remote(target, address)
