@@ -355,6 +355,17 @@ class TidyTests(HistoryTestCase):
         self.wait(self.store.tidy(1101.0))
         self.assertEqual((self.past(), self.count("event")), ([], 0))
 
+    def test_what_was_begun_before_it_was_switched_off(self) -> None:
+        bob, _ = self.put(message("a", "bob", "carol"))
+        (row,) = self.put(message("b"))
+        for each in (bob, row):
+            self.record(each, TryLater(BUSY, contacts=(contact(),)), next_attempt=0.0)
+        self.store.history = HistoryRules(keep=0.0)
+        self.assertEqual(len(rows_of(self.wait(self.store.claim_due(9e9, 10)))), 2)
+        self.record(row, DELIVERED)
+        self.assertFalse(self.wait(self.store.tidy(9e9)))
+        self.assertEqual([self.count(name) for name in ("event", "transcript")], [1, 1])
+
     def test_by_number_counted_from_what_was_there(self) -> None:
         for name in "abc":
             self.finish(name, 1000.0)

@@ -157,7 +157,19 @@ class HistoryTables:
         ):
             self._cursor.executemany(statement, gone)
         self.count -= len(gone)
-        return len(gone) == STEP
+        return len(gone) == STEP or (not keep and self._sweep())
+
+    def _sweep(self) -> bool:
+        """Nothing is kept any more: remove what messages left behind that went since then; whether there may be more."""
+        removed = 0
+        for table in ("past_recipient", "event", "transcript"):
+            self._cursor.execute(
+                f"DELETE FROM {table} WHERE message IN (SELECT message FROM {table} t WHERE NOT EXISTS "  # noqa: S608  constants
+                "(SELECT 1 FROM message WHERE id = t.message) LIMIT ?)",
+                (STEP,),
+            )
+            removed = max(removed, self._cursor.rowcount)
+        return removed >= STEP
 
 
 def _end(update: Update) -> tuple[Any, ...]:
