@@ -14,6 +14,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.route import LookupFailed
+from twisted_mta.core.smtp.client import TlsUse
 from twisted_mta.core.tls_policy.cache import REFRESH, RETRY, StsEntry
 from twisted_mta.core.tls_policy.decision import Require
 from twisted_mta.core.tls_policy.results import Failure, FetchFailed, Result
@@ -26,6 +27,8 @@ from twisted_mta.delivery import tls_memory
 from twisted_mta.delivery.sts import StsPolicies
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.delivery.tls_policy import Demand, Need, Next, Pin, TlsPolicies, lookup_failed
+from twisted_mta.delivery.tls_steps import TlsSteps
+from twisted_mta.net.smtp_client import SessionError
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.store.tls_policies import TlsFile
 from twisted_mta.testing.dns import FakeResolver
@@ -294,6 +297,33 @@ class RefreshTests(StsCase):
         self.publish("1", ZeroDivisionError("bug"))
         self.sts.start()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class StepTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.resolver = FakeResolver(addresses={"smart.test": ["192.0.2.1"]})
+        check: Any = None
+        self.steps = TlsSteps(TlsPolicies(self.resolver, None), check, None)
+
+    def plan(self, need: Need = Need.NONE, pin: Require | None = None, **given: Any) -> Deferred[Any]:
+        to = Next(**({"domain": "", "host": "smart.test", "port": 587, "fixed": True} | given))
+        return Deferred.fromCoroutine(self.steps.plan(to, Pin(require=pin), need, login=True))
+
+    def test_a_password_needs_a_proven_name(self) -> None:
+        for need in Need:
+            [step] = self.successResultOf(self.plan(need))
+            self.assertEqual((step.use, step.demand.policy.pkix_names), (TlsUse.REQUIRED, ("smart.test",)))
+        [step] = self.successResultOf(self.plan(host="192.0.2.1", literal=True))
+        self.assertEqual((step.demand.policy.pkix_names, step.demand.policy.sni), (("192.0.2.1",), ""))
+
+    def test_a_login_overrides_no_refusal(self) -> None:
+        error = self.failureResultOf(self.plan(pin=Require.DANE), SessionError).value
+        self.assertIn('require = "dane"', error.reply.text)
+
+    def test_what_can_not_be_found_out(self) -> None:
+        self.resolver.failing.add("x.test")
+        error = self.failureResultOf(self.plan(domain="x.test"), SessionError).value
+        self.assertEqual(error.reply.enhanced, "4.4.3")
 
 
 class DemandTests(SynchronousTestCase):

@@ -6,13 +6,14 @@ import hashlib
 import unittest
 from contextlib import suppress
 from typing import Any
+from unittest import mock
 
 from OpenSSL import SSL
 
 from tests.certificates import Authority, Certificate, TlsServer, self_signed
 from twisted_mta.core.tls_policy.decision import HostPolicy
 from twisted_mta.core.tls_policy.results import Failure, Result
-from twisted_mta.core.tls_policy.tlsa import TlsaRecord, public_key_info
+from twisted_mta.core.tls_policy.tlsa import BadDer, TlsaRecord, public_key_info
 from twisted_mta.net.smtp_client import OpportunisticTls, opportunistic_context
 from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
 
@@ -130,6 +131,18 @@ class PkixTests(CheckCase):
         failure = CertificateCheck(ROOT.context())(unconnected, pkix("mx.x.test"))
         assert failure is not None
         self.assertEqual(failure.text, "it has no certificate")
+
+
+class MalformedTests(CheckCase):
+    def test_certificates_that_can_not_be_read(self) -> None:
+        certificate = ROOT.issue("mx.x.test")
+        for broken, policy in (
+            ("matching_end", dane(tlsa(3, certificate))),
+            ("_check_names", pkix("mx.x.test")),
+        ):
+            with mock.patch(f"twisted_mta.net.tls_verify.{broken}", side_effect=BadDer("it ends early")):
+                text = self.bad(Result.VALIDATION_FAILURE, certificate, policy)
+            self.assertEqual(text, "its certificate is malformed (it ends early)")
 
 
 class DaneTests(CheckCase):

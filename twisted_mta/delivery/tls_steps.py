@@ -60,7 +60,7 @@ class TlsSteps:
             plain = await self.policies.demand(to, pin, Need.NONE) if need is Need.PROOF_IF_POSSIBLE else None
         except LookupFailed as error:
             raise SessionError(None, lookup_failed(to, error)) from None
-        if login:
+        if login and demand.policy.refusal is None:
             return [Step(TlsUse.REQUIRED, _with_proof(demand, to))]
         if plain is None:
             return self._steps(demand, need)
