@@ -13,7 +13,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.conditions import Condition, Conditions, Kind
-from twisted_mta.core.route import Routing
 from twisted_mta.service.simulation.run import Arrival, Setup, Simulation
 from twisted_mta.service.simulation.timeline import What
 from twisted_mta.testing.smtp_peer import SmtpPeer
@@ -95,8 +94,7 @@ def foretold(kind: Kind, seconds: float) -> tuple[Steps, int]:
     simulation = Simulation(
         Setup(
             queue=config.queue,
-            concurrency=config.relay.concurrency,
-            routing=Routing(),
+            relay=config.relay,
             directory=directory,
             hostname=config.hostname,
             postmaster=config.postmaster,

@@ -16,8 +16,10 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 
+from twisted_mta.core.queue import Order
 from twisted_mta.core.route import NoSuchDomain
 from twisted_mta.service.assembly import StartError
+from twisted_mta.service.queue_admin import Named
 from twisted_mta.store.faults import STEPS, arm
 from twisted_mta.testing.smtp_peer import DROP, SILENCE, TAKE, Received, SmtpPeer
 from twisted_mta.testing.world import World
@@ -197,7 +199,7 @@ class Weather:
             self._crash()
         self._disk.crash_in = None
         self._do(self.world.parts.store.let_go(self._listed()))
-        self._do(self.world.parts.queue.retry())
+        self._do(self.world.parts.admin.order(Named(), Order.RETRY))
         for _ in range(200):
             if not self.world.queued():
                 return
@@ -217,7 +219,7 @@ class Weather:
             match chance.randint(0, 9):
                 case 0:
                     self._tell("retry")
-                    self._do(self.world.parts.queue.retry())
+                    self._do(self.world.parts.admin.order(Named(), Order.RETRY))
                 case 1:
                     held = self._listed()
                     self._tell(f"hold {held}")

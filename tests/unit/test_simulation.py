@@ -8,12 +8,11 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.config.schema import Queue, Route
+from twisted_mta.config.schema import Queue, Relay, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.conditions import Condition, Conditions, Kind
 from twisted_mta.core.envelope import Notify
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Status, Transport, WorkItem
-from twisted_mta.core.route import Routing
 from twisted_mta.interfaces import Update
 from twisted_mta.service.simulation.run import Arrival, Setup, Simulation
 from twisted_mta.service.simulation.timeline import DETAILED, Event, Story, Timeline, What
@@ -32,8 +31,7 @@ def setup(*conditions: str, **changes: Any) -> Setup:
     split = [text.partition(" ") for text in conditions]
     made = Setup(
         queue=Queue(schedule=(HOUR, 2 * HOUR), expire=DAY, warn_after=4 * HOUR),
-        concurrency=2,
-        routing=Routing(),
+        relay=Relay(concurrency=2),
         directory=make_directory(),
         hostname="mx.example.test",
         postmaster=ALICE,
@@ -179,9 +177,9 @@ class SimulationTests(SynchronousTestCase):
         self.assertEqual((timeline.peak, timeline.depths[:2]), (6, [6, 0]))
 
     def test_a_smarthost_is_what_counts(self) -> None:
-        routing = Routing(smarthost=Route(host="smart.example.net", port=587))
-        self.assertEqual(self.history("down example.org=1d", routing=routing), [(0.0, "delivered")])
-        self.assertEqual(self.history("down smart.example.net=1m", routing=routing)[0], (30.0, "deferred"))
+        relay = Relay(smarthost=Route(host="smart.example.net", port=587))
+        self.assertEqual(self.history("down example.org=1d", relay=relay), [(0.0, "delivered")])
+        self.assertEqual(self.history("down smart.example.net=1m", relay=relay)[0], (30.0, "deferred"))
 
     def test_local_recipients(self) -> None:
         timeline = self.run_one(ALICE, Address("nobody", "example.test"))

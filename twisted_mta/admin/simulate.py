@@ -31,7 +31,6 @@ from twisted_mta.config.loader import load
 from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address, AddressError, parse_domain
 from twisted_mta.core.conditions import Condition, Conditions, Kind
-from twisted_mta.core.route import Routing
 from twisted_mta.core.schedule import parse_duration
 from twisted_mta.service.simulation.run import Arrival, Setup, Simulation
 from twisted_mta.service.simulation.timeline import DETAILED, Timeline
@@ -73,11 +72,9 @@ def _setup(options: argparse.Namespace, config: Config) -> Setup:
     directory, told = read_directory(config)
     for text in told:
         print(f"warning: {text}", file=sys.stderr)
-    relay = config.relay
     return Setup(
         queue=config.queue,
-        concurrency=relay.concurrency,
-        routing=Routing(smarthost=relay.smarthost, routes=relay.routes, port=relay.port),
+        relay=config.relay,
         directory=directory,
         hostname=config.hostname,
         postmaster=config.postmaster,

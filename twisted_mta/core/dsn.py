@@ -61,6 +61,8 @@ class Report:
     expired: bool = False
     #: Whether this is told because the time of the message's `deliver_by` has passed.
     by_passed: bool = False
+    #: How long it is tried; None: until the message expires.
+    until: float | None = None
     #: Whether it is told though NOTIFY does not ask for it: only NEVER forbids it (RFC 2852 §4.1.4).
     traced: bool = False
 
@@ -257,6 +259,10 @@ def _worst(reports: Sequence[Report]) -> Action:
     return next(action for action in Action if action in present)
 
 
+def _until(message: QueuedMessage, report: Report) -> float:
+    return message.expires if report.until is None else report.until
+
+
 def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
     """What happened to one recipient, and what to do."""
     who = _printable(report.remote) or "This server"
@@ -267,7 +273,7 @@ def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
         told = [f"    It was not delivered by the time that you asked for, {format_date(by.time)}."]
         told += [f"    The last time, {who} said:", *words]
         if report.action is Action.DELAYED:
-            told += [f"    It will be tried until {format_date(message.expires)}."]
+            told += [f"    It will be tried until {format_date(_until(message, report))}."]
         return told
     match report.action:
         case Action.FAILED if report.expired:
@@ -287,7 +293,7 @@ def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
                 *words,
                 *_tried(report),
             ]
-            advice = f"It will be tried until {format_date(message.expires)}."
+            advice = f"It will be tried until {format_date(_until(message, report))}."
         case _:
             return []
     return [*told, *textwrap.wrap(advice, 76, initial_indent="    ", subsequent_indent="    ")]
@@ -387,7 +393,7 @@ def _recipient_fields(message: QueuedMessage, report: Report) -> list[str]:
     if not report.remote:  # RFC 3464 §2.3.8: then the one who decided is this server
         fields.append(_field("Final-Log-ID", message.id))
     if report.action is Action.DELAYED:  # RFC 3464 §2.3.9: in no other
-        fields.append(f"Will-Retry-Until: {format_date(message.expires)}")
+        fields.append(f"Will-Retry-Until: {format_date(_until(message, report))}")
     return fields
 
 

@@ -245,6 +245,8 @@ class TryLater:
     remote: str = ""
     #: The next host may have the message: it got all of it, and then nothing more was heard (RFC 1047).
     doubtful: bool = False
+    #: False: no host could be asked, so no other message would have fared better.
+    reached: bool = True
     contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 

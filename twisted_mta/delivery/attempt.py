@@ -38,9 +38,12 @@ class Trouble:
     reply: Reply
     remote: str = ""
     temporary: bool = False
+    #: Whether any host was there.
+    reached: bool = False
 
-    def note(self, reply: Reply, remote: str = "", *, final: bool = False) -> None:
+    def note(self, reply: Reply, remote: str = "", *, final: bool = False, reached: bool = False) -> None:
         """Another host that did not work. A temporary trouble is remembered over a refusal."""
+        self.reached |= reached
         if final and self.temporary:
             return
         self.reply, self.remote = reply, remote
@@ -120,7 +123,7 @@ class Attempt:
         """No host was left to try for these."""
         final = trouble.reply.permanent and not trouble.temporary
         for index in indexes:
-            self._decide(index, trouble.reply, trouble.remote, None, final=final)
+            self._decide(index, trouble.reply, trouble.remote, None, final=final, reached=trouble.reached)
 
     async def use(self, connection: SmtpConnection, indexes: Sequence[int], max_recipients: int) -> list[int]:
         """Send the message over a session; those that another session may be tried for at once."""
@@ -270,6 +273,7 @@ class Attempt:
         final: bool,
         traced: bool = False,
         doubtful: bool = False,
+        reached: bool = True,
     ) -> None:
         reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
         outcome: Delivered | TryLater | Failed
@@ -281,7 +285,7 @@ class Attempt:
         elif final:
             outcome = Failed(reply, remote)
         else:
-            outcome = TryLater(reply, remote, doubtful=doubtful)
+            outcome = TryLater(reply, remote, doubtful=doubtful, reached=reached)
         self._outcomes[index] = outcome
         self.log.debug(  # the queue tells what comes of it
             "{queue_id}: {result} to {recipient} by {remote}: {reply}",

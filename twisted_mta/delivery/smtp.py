@@ -16,7 +16,7 @@ from twisted_mta.core.envelope import TlsWish
 from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Shuffler, Target, Unroutable
-from twisted_mta.core.smtp.client import AUTH_STATES, Login
+from twisted_mta.core.smtp.client import AUTH_STATES, Login, State
 from twisted_mta.delivery.attempt import Attempt, Trouble
 from twisted_mta.delivery.convert import Converter
 from twisted_mta.delivery.hosts import Hosts, IsOwn, Way
@@ -200,7 +200,7 @@ class SmtpDelivery:
             return
         await self._use(errand, connection)
         if errand.left:
-            errand.trouble.note(errand.attempt.lost, connection.remote)
+            errand.trouble.note(errand.attempt.lost, connection.remote, reached=True)
 
     def _no_session(self, errand: _Errand, remote: str, error: SessionError) -> None:
         self.log.info(
@@ -216,7 +216,7 @@ class SmtpDelivery:
         reply = error.reply
         if errand.line.need is Need.PROOF and lacks_tls(error):
             reply, final = _tls_needed(reply), True
-        errand.trouble.note(reply, remote, final=final)
+        errand.trouble.note(reply, remote, final=final, reached=_spoke(error))
 
     async def _use(self, errand: _Errand, connection: SmtpConnection) -> None:
         manner = errand.manner
@@ -224,6 +224,15 @@ class SmtpDelivery:
             errand.left = await errand.attempt.use(connection, errand.left, manner.max_recipients)
         finally:
             self._sessions.give_back(errand.line, connection, manner.max_messages)
+
+
+def _spoke(error: SessionError) -> bool:
+    """Whether there was a mail server. What accepts a connection and never greets is none.
+
+    What we have against its TLS is no reason to keep other messages from it.
+    """
+    # RFC 3463 §3.5: X.4.1 no answer, X.4.2 bad connection.
+    return error.state not in (None, State.GREETING) or not error.reply.enhanced.startswith("4.4.")
 
 
 def _need(attempt: Attempt) -> Need:

@@ -269,7 +269,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
         hostname=config.hostname,
         postmaster=config.postmaster,
         bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
-        concurrency=config.relay.concurrency,
+        relay=config.relay,
     )
     tls.report(config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random)
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)

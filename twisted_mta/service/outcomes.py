@@ -7,6 +7,8 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.config.destinations import Destinations
+from twisted_mta.config.schema import Relay
 from twisted_mta.core.dsn import Action, Report
 from twisted_mta.core.envelope import Notify
 from twisted_mta.core.queue import (
@@ -16,6 +18,7 @@ from twisted_mta.core.queue import (
     Outcome,
     QueuedMessage,
     QueuedRecipient,
+    Transport,
     TryLater,
 )
 from twisted_mta.core.schedule import Schedule
@@ -31,8 +34,50 @@ class Judge:
 
     log = Logger()
 
+    #: As [queue] says.
     schedule: Schedule
     random: Callable[[], float]
+    destinations: Destinations = attrs.field(factory=lambda: Destinations(Relay()))
+
+    def schedule_of(self, recipient: QueuedRecipient) -> Schedule:
+        """The schedule of the recipient's destination."""
+        if recipient.transport is not Transport.SMTP:
+            return self.schedule
+        manner = self.destinations.of(recipient.address.domain, recipient.hop).manner
+        return attrs.evolve(self.schedule, delays=manner.schedule) if manner.schedule else self.schedule
+
+    def expires(self, message: QueuedMessage, recipient: QueuedRecipient) -> float:
+        """When a recipient is given up."""
+        expire = None
+        if recipient.transport is Transport.SMTP:
+            expire = self.destinations.of(recipient.address.domain, recipient.hop).manner.expire
+        return message.expires if expire is None else message.released + expire
+
+    def is_over(self, message: QueuedMessage, recipient: QueuedRecipient, now: float) -> bool:
+        """Whether a recipient that is not delivered now is given up."""
+        return out_of_time(message, now) or now >= self.expires(message, recipient)
+
+    def next_word(self, message: QueuedMessage, recipient: QueuedRecipient, now: float) -> float:
+        """The next time at which the sender may have to be told something; never before `now`."""
+        times = [self.expires(message, recipient)]
+        if message.deliver_by is not None:
+            times.append(message.deliver_by.time)
+        if self.schedule.warn_after:
+            times.append(message.released + self.schedule.warn_after)
+        return min((time for time in times if time > now), default=now)
+
+    def warning(
+        self, message: QueuedMessage, recipient: QueuedRecipient, outcome: TryLater, now: float
+    ) -> Report | None:
+        """What the sender is to be told of a recipient that is late."""
+        by = message.deliver_by
+        # RFC 2852 §4.1.3: told at the time, whether or not it had been told before that the message is late.
+        late = by is not None and now >= by.time and not recipient.late
+        warn = not recipient.warned and self.schedule.warning_due(now, message.released)
+        if not warn and not late:
+            return None
+        until = self.expires(message, recipient)
+        return _report(recipient, outcome, Action.DELAYED, now, by_passed=late, until=until)
 
     def judge(
         self, message: QueuedMessage, recipient: QueuedRecipient, outcome: Outcome, now: float
@@ -62,16 +107,17 @@ class Judge:
             return Update(row=row, outcome=failed), _report(
                 recipient, outcome, Action.FAILED, now, expired=True, by_passed=True
             )
-        if self.schedule.expired(now, message.expires):
+        expires, schedule = self.expires(message, recipient), self.schedule_of(recipient)
+        if schedule.expired(now, expires):
             self._tell("expired", message, recipient, outcome, now)
             failed = Failed(outcome.reply, outcome.remote, contacts=outcome.contacts)
             return Update(row=row, outcome=failed), _report(
                 recipient, outcome, Action.FAILED, now, expired=True
             )
-        following = self.schedule.next_attempt(now, recipient.attempts + 1, message.expires, self.random)
+        following = schedule.next_attempt(now, recipient.attempts + 1, expires, self.random)
         if outcome.doubtful:
             # RFC 1047: that host may well be busy with what it has. Then it would get the message twice.
-            following = max(following, min(now + DOUBT, message.expires))
+            following = max(following, min(now + DOUBT, expires))
             self.log.warn(
                 "{queue_id} may arrive twice: {remote} got all of it for {recipient} and said nothing more",
                 event="doubtful",
@@ -83,13 +129,9 @@ class Judge:
         if by is not None and now < by.time:
             following = min(following, by.time)  # RFC 2852 §4.1.3: then something is due
         self._tell("deferred", message, recipient, outcome, now, following)
-        # RFC 2852 §4.1.3: told at the time, whether or not it had been told before that the message is late.
-        late = by is not None and now >= by.time and not recipient.late
-        warn = not recipient.warned and self.schedule.warning_due(now, message.released)
-        update = Update(row=row, outcome=outcome, next_attempt=following, warned=warn or late, late=late)
-        if not update.warned:
-            return update, None
-        return update, _report(recipient, outcome, Action.DELAYED, now, by_passed=late)
+        warning = self.warning(message, recipient, outcome, now)
+        warned, late = warning is not None, warning is not None and warning.by_passed
+        return Update(row=row, outcome=outcome, next_attempt=following, warned=warned, late=late), warning
 
     def _tell(
         self,
@@ -135,6 +177,7 @@ def _report(
     expired: bool = False,
     by_passed: bool = False,
     traced: bool = False,
+    until: float | None = None,
 ) -> Report:
     return Report(
         recipient=recipient,
@@ -147,4 +190,5 @@ def _report(
         expired=expired,
         by_passed=by_passed,
         traced=traced,
+        until=until,
     )

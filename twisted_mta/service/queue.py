@@ -12,21 +12,19 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from twisted_mta.config.schema import Queue
+from twisted_mta.config.destinations import Destinations
+from twisted_mta.config.schema import Queue, Relay
 from twisted_mta.core.address import Address
-from twisted_mta.core.dsn import Action, Report, Reporter
+from twisted_mta.core.dsn import Reporter
+from twisted_mta.core.pace import Sign, sign
 from twisted_mta.core.queue import (
-    Delivered,
-    Expanded,
     Failed,
     NewMessage,
     NewRecipient,
     Outcome,
-    QueuedMessage,
     QueuedRecipient,
     Transport,
     TryLater,
@@ -34,51 +32,17 @@ from twisted_mta.core.queue import (
 )
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
-from twisted_mta.interfaces import (
-    DamagedBody,
-    IBodyWriter,
-    IDelivery,
-    IQueue,
-    IQueueStore,
-    IStoredBody,
-    Update,
-)
-from twisted_mta.service.lanes import Lanes
+from twisted_mta.interfaces import DamagedBody, IBodyWriter, IDelivery, IQueue, IQueueStore
+from twisted_mta.service.jobs import Attempt, Job, rank
 from twisted_mta.service.notices import Notices
 from twisted_mta.service.outcomes import Judge, out_of_time
+from twisted_mta.service.pacing import Limits, Pacing
+from twisted_mta.service.settling import BUG, STORE_PAUSE, Settled, Settler
 
-#: Seconds after which a store that failed is asked again.
-STORE_PAUSE = 5.0
 #: Recipients claimed in one go.
 _CLAIM = 250
-_BUG = TryLater(Reply(451, "4.3.0", "internal error of this server; it will be tried again"))
-
-
-@attrs.define(eq=False)
-class _Job:
-    """One WorkItem: its failures wait until all its attempts are over, so that the sender gets one notification."""
-
-    message: QueuedMessage
-    attempts: int = 0
-    held: list[tuple[Update, Report]] = attrs.field(factory=list)
-    #: Whether an administrator removed the message meanwhile.
-    deleted: bool = False
-
-
-@attrs.frozen(eq=False)
-class _Attempt:
-    job: _Job
-    recipients: tuple[QueuedRecipient, ...]
-    transport: Transport
-    destination: str
-    #: Whether an administrator wants no attempt, and these recipients to fail.
-    given_up: bool = False
-
-    @property
-    def lane(self) -> tuple[Transport, str] | None:
-        """Where it waits its turn; None: nowhere."""
-        waits = self.transport is Transport.SMTP and not self.given_up
-        return (self.transport, self.destination) if waits else None
+#: Seconds until a destination that is slow makes room for others, while there is none.
+_RELIEF = 5.0
 
 
 def _too_late(recipient: QueuedRecipient) -> Outcome:
@@ -97,18 +61,12 @@ def _given_up(recipient: QueuedRecipient) -> Outcome:
     return Failed(Reply(550, "5.4.7", text))  # RFC 3463 §3.5: delivery time expired
 
 
-def _rank(attempt: _Attempt) -> tuple[int, float]:
-    """RFC 6710 §5.1: the higher priority first; among equals the older message."""
-    message = attempt.job.message
-    return -message.priority, message.released
-
-
 @implementer(IQueue)
 class QueueManager(Service):
     """Runs the queue in `store`. Does not close the store or the deliveries: stop it first, then close those.
 
-    `random` gives 0 <= x < 1, `ids` a new queue id; `bounce_router` tells where mail to a sender goes; `concurrency`
-    limits the attempts at once to one remote destination; `grace` is how many seconds attempts may go on at a stop.
+    `random` gives 0 <= x < 1, `ids` a new queue id; `bounce_router` tells where mail to a sender goes; `relay` how
+    it goes to each destination; `grace` is how many seconds attempts may go on at a stop.
     """
 
     log = Logger()
@@ -125,7 +83,7 @@ class QueueManager(Service):
         hostname: str,
         postmaster: Address,
         bounce_router: Callable[[Address], tuple[NewRecipient, ...]],
-        concurrency: int = 5,
+        relay: Relay,
         grace: float = 5.0,
     ) -> None:
         self._store = store
@@ -139,24 +97,38 @@ class QueueManager(Service):
             expire=settings.expire,
             double_bounces=settings.double_bounces == "postmaster",
         )
-        self._lanes: Lanes[_Attempt] = Lanes(concurrency, self._start_attempt, _rank)
-        self._judge = Judge(Schedule(settings.schedule, settings.expire, settings.warn_after), random)
+        self._destinations = Destinations(relay)
+        schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)
+        self._judge = Judge(schedule, random, self._destinations)
+        self._settler = Settler(
+            store, self._judge, self._notices, clock, lambda: bool(self.running), self._settled
+        )
+        self._pacing: Pacing[Attempt] = Pacing(
+            clock,
+            start=self._start_attempt,
+            put_off=self._put_off,
+            call_back=self._call_back,
+            rank=rank,
+            random=random,
+        )
+        self._relief: IDelayedCall | None = None
         self._limit = settings.active
         #: Rows that are claimed, and room taken by those about to be.
         self._rows: set[int] = set()
         self._reserved = 0
-        self._jobs: set[_Job] = set()
+        self._jobs: set[Job] = set()
         self._live: set[Deferred[None]] = set()
         self._timer: IDelayedCall | None = None
         self._pumping = self._again = False
         #: Whether more may be due than there was room for.
         self._backlog = False
 
-    def reconfigure(self, settings: Queue, concurrency: int, postmaster: Address) -> None:
+    def reconfigure(self, settings: Queue, relay: Relay, postmaster: Address) -> None:
         """Take over changed settings; what is scheduled already keeps its time."""
+        self._destinations = self._judge.destinations = Destinations(relay)
+        self._pacing.probe_now()  # a route may lead elsewhere now
         self._judge.schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)
         self._limit = settings.active
-        self._lanes.limit = concurrency
         self._notices.expire = settings.expire
         self._notices.double_bounces = settings.double_bounces == "postmaster"
         self._notices.reporter = attrs.evolve(
@@ -217,7 +189,8 @@ class QueueManager(Service):
     # --- the administrator -----------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Something in the store may be due that was not before."""
+        """Something in the store may be due that was not before, and an administrator wants it tried."""
+        self._pacing.probe_now()
         self._pump()
 
     def forget(self, queue_ids: Collection[str]) -> None:
@@ -239,9 +212,11 @@ class QueueManager(Service):
     async def _stop(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
-        for attempt in self._lanes.clear():
-            self._watch(self._settle(attempt.job, []))
+        if self._relief is not None and self._relief.active():
+            self._relief.cancel()
+        self._timer = self._relief = None
+        for attempt in self._pacing.clear():
+            self._watch(self._settle(attempt, self._settler.settle(attempt.job, [])))
         if self._live:
             ended = DeferredList(list(self._live))
             force = self._clock.callLater(self._grace, self._cut_off)
@@ -307,6 +282,8 @@ class QueueManager(Service):
                 self._again = False
                 room = min(self._limit - self.active, _CLAIM)
                 self._backlog = room <= 0
+                if self._backlog:
+                    self._seek_relief()
                 if room > 0:
                     self._reserved += room
                     try:
@@ -345,11 +322,16 @@ class QueueManager(Service):
             self._jobs.add(job)
             for attempt in attempts:
                 if attempt.lane is not None:
-                    self._lanes.enter(attempt.lane, attempt)
+                    limits = self._limits(attempt.recipients[0])
+                    self._pacing.enter(attempt.lane, attempt.destination, limits, attempt)
                 else:
                     self._start_attempt(attempt)
 
-    def _group(self, item: WorkItem) -> list[_Attempt]:
+    def _limits(self, recipient: QueuedRecipient) -> Limits:
+        manner = self._destinations.of(recipient.address.domain, recipient.hop).manner
+        return Limits(manner.concurrency, manner.rate, manner.schedule or self._judge.schedule.delays)
+
+    def _group(self, item: WorkItem) -> list[Attempt]:
         groups: dict[tuple[Transport, str, bool], list[QueuedRecipient]] = {}
         for recipient in item.recipients:
             try:
@@ -359,42 +341,56 @@ class QueueManager(Service):
                 destination = ""
             key = (recipient.transport, destination, recipient.given_up)
             groups.setdefault(key, []).append(recipient)
-        job = _Job(item.message)
+        job = Job(item.message)
         return [
-            _Attempt(job, tuple(found), transport, destination, given_up)
+            Attempt(job, tuple(found), transport, destination, given_up)
             for (transport, destination, given_up), found in groups.items()
         ]
 
-    def _start_attempt(self, attempt: _Attempt) -> None:
+    def _start_attempt(self, attempt: Attempt) -> None:
         self._watch(self._attempt(attempt))
 
-    async def _attempt(self, attempt: _Attempt) -> None:
+    async def _attempt(self, attempt: Attempt) -> None:
         began = self._clock.seconds()
+        told, reply = Sign.NONE, None
         try:
             outcomes = await self._deliver(attempt)
-            if attempt.lane is not None:
-                self._spare(attempt, outcomes[0])
+            told, reply = sign(outcomes), outcomes[0].reply
         finally:
             if attempt.lane is not None:
-                self._lanes.leave(attempt.lane)
-        await self._settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)), began)
-
-    def _spare(self, attempt: _Attempt, outcome: Outcome) -> None:
-        """When a destination can't be reached at all, what waits for it is put off untried.
-
-        Else the mail for one dead host would fill the window, each message with a timeout of its own.
-        """
-        # The words are our own: no host has spoken.
-        if not isinstance(outcome, TryLater) or outcome.remote or outcome is _BUG:
-            return
-        text = (
-            f"not tried, since {attempt.destination} was just found to be out of reach: {outcome.reply.text}"
+                self._pacing.leave(attempt.lane, attempt, told, reply)
+        await self._settle(
+            attempt,
+            self._settler.settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)), began),
         )
-        put_off = TryLater(Reply(outcome.reply.code, outcome.reply.enhanced, text))
-        for waiting in self._lanes.drain(attempt.lane):
-            self._watch(self._settle(waiting.job, [(recipient, put_off) for recipient in waiting.recipients]))
 
-    async def _deliver(self, attempt: _Attempt) -> Sequence[Outcome]:
+    def _put_off(self, attempt: Attempt, until: float, reply: Reply | None) -> None:
+        self._watch(self._settle(attempt, self._settler.put_off(attempt, until, reply)))
+
+    async def _settle(self, attempt: Attempt, settling: Awaitable[None]) -> None:
+        await settling
+        if attempt.job.attempts <= 0:
+            self._jobs.discard(attempt.job)
+
+    def _call_back(self, rows: Sequence[int]) -> None:
+        """A destination has room for what was put off."""
+        self._watch(self._hasten(rows))
+
+    async def _hasten(self, rows: Sequence[int]) -> None:
+        await self._store.hasten(rows, self._clock.seconds())
+        self._pump()
+
+    def _seek_relief(self) -> None:
+        """There is no room: if it stays so, those destinations that take theirs for long make some."""
+        if self._relief is None or not self._relief.active():
+            self._relief = self._clock.callLater(_RELIEF, self._relieve)
+
+    def _relieve(self) -> None:
+        if self._backlog and self.active * 4 > self._limit * 3:
+            self._pacing.relieve(self._limit)
+            self._seek_relief()
+
+    async def _deliver(self, attempt: Attempt) -> Sequence[Outcome]:
         message = attempt.job.message
         if attempt.given_up:
             return [_given_up(recipient) for recipient in attempt.recipients]
@@ -415,9 +411,9 @@ class QueueManager(Service):
             return await self._set_aside(attempt, str(error))
         except Exception:  # noqa: BLE001  a bug of one delivery must not lose the message
             self.log.failure("delivery of {queue_id} failed because of a bug", queue_id=message.id)
-        return [_BUG] * len(attempt.recipients)
+        return [BUG] * len(attempt.recipients)
 
-    async def _set_aside(self, attempt: _Attempt, reason: str) -> Sequence[Outcome]:
+    async def _set_aside(self, attempt: Attempt, reason: str) -> Sequence[Outcome]:
         """A message that can't be delivered as it was received waits for an administrator; the others go on."""
         queue_id = attempt.job.message.id
         self.log.error(
@@ -432,80 +428,11 @@ class QueueManager(Service):
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    async def _settle(
-        self, job: _Job, outcomes: Sequence[tuple[QueuedRecipient, Outcome]], began: float | None = None
-    ) -> None:
-        """Record how an attempt ended; with the last one of the job, tell the sender what failed.
-
-        `began`: when the attempt did; None if it was not made.
-        """
-        message, now = job.message, self._clock.seconds()
-        took = 0.0 if began is None else max(now - began, 0.0)
-        updates: list[Update] = []
-        reports: list[Report] = []
-        for recipient, outcome in outcomes:
-            update, report = self._judge.judge(message, recipient, outcome, now)
-            update = attrs.evolve(update, at=now, took=took)
-            if report is None or not self._notices.wanted(message, report):
-                updates.append(attrs.evolve(update, warned=False) if update.warned else update)
-                if report is not None and report.action is Action.FAILED and message.sender is None:
-                    self.log.warn(
-                        "dropped {queue_id} to {recipient}: it has no sender, and nobody is told",
-                        event="dropped",
-                        queue_id=message.id,
-                        recipient=str(recipient.address),
-                    )
-            elif isinstance(outcome, Delivered | Expanded):
-                # What has arrived is recorded at once, lest it arrives twice.
-                updates.append(update)
-                reports.append(report)
-            else:
-                job.held.append((update, report))
-        job.attempts -= 1
-        if job.attempts <= 0:
-            self._jobs.discard(job)
-            updates += [update for update, _ in job.held]
-            reports += [report for _, report in job.held]
-        if updates:
-            await self._record(message, updates, [] if job.deleted else reports, now)
-
-    async def _record(
-        self, message: QueuedMessage, updates: Sequence[Update], reports: Sequence[Report], now: float
-    ) -> None:
-        """Record until the store takes it; then see to what came of it."""
-        new: list[tuple[NewMessage, bytes]] = []
-        if reports:
-            try:
-                new = self._notices.write(message, await self._quotable(message), reports, now)
-            except Exception:  # noqa: BLE001  then nothing is given up, lest it is lost without a word
-                self.log.failure("can't write the notification about {queue_id}", queue_id=message.id)
-                updates = [self._unless_failed(update, now) for update in updates]
-        while True:
-            try:
-                await self._store.record(updates, new)
-                break
-            except Exception:  # noqa: BLE001  a full disk may get room; the claims are ours until then
-                self.log.failure("can't record outcomes of {queue_id}", queue_id=message.id)
-                if not self.running:
-                    return
-            await deferLater(self._clock, STORE_PAUSE)
-        self._rows.difference_update(update.row for update in updates)
-        later = [update.next_attempt for update in updates if isinstance(update.outcome, TryLater)]
-        if later:
-            self._wake_at(min(later))
-        if new or any(isinstance(update.outcome, Expanded) for update in updates):
+    def _settled(self, settled: Settled) -> None:
+        self._rows.difference_update(settled.rows)
+        if settled.due is not None:
+            self._wake_at(settled.due)
+        if settled.more:
             self._pump()
         else:
             self._refill()
-
-    def _unless_failed(self, update: Update, now: float) -> Update:
-        if not isinstance(update.outcome, Failed):
-            return update
-        return Update(row=update.row, outcome=_BUG, next_attempt=now + self._judge.schedule.delays[-1])
-
-    async def _quotable(self, message: QueuedMessage) -> IStoredBody | None:
-        try:
-            return await self._store.body(message)
-        except Exception:  # noqa: BLE001  then the notification quotes what we have
-            self.log.failure("can't read {queue_id} to quote it", queue_id=message.id)
-            return None

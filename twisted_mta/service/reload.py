@@ -56,7 +56,7 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     parts.reception.rules = rules(
         config, parts.accounts.directory, parts.usage, parts.alarms, parts.resolver, serving.reactor
     )
-    parts.queue.reconfigure(config.queue, config.relay.concurrency, config.postmaster)
+    parts.queue.reconfigure(config.queue, config.relay, config.postmaster)
     parts.store.history = history_rules(config.queue)
     parts.store.reconfigure(config.limits.disk_reserve, config.limits.memory)
     parts.local.reconfigure(config.accounts.separator)

@@ -8,13 +8,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from twisted_mta.config.schema import Route
+from twisted_mta.config.destinations import Destinations
 from twisted_mta.core.conditions import Conditions, Kind
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.route import Routing
 from twisted_mta.interfaces import IDelivery, IDirectory, IStoredBody
-from twisted_mta.net.smtp_client import CONNECT_TIMEOUT
 
 _KEPT = Delivered(Reply(250, "2.0.0", "delivered to the mailbox"))
 _UNKNOWN = Failed(Reply(550, "5.1.1", "no such mailbox here"))
@@ -24,10 +22,10 @@ _UNKNOWN = Failed(Reply(550, "5.1.1", "no such mailbox here"))
 class SimulatedSmtp:
     """Stands in for `delivery.smtp.SmtpDelivery`: the same destinations, and one host for each of them."""
 
-    def __init__(self, conditions: Conditions, routing: Routing[Route], clock: IReactorTime) -> None:
+    def __init__(self, conditions: Conditions, destinations: Destinations, clock: IReactorTime) -> None:
         """Conditions count from now on."""
         self._conditions = conditions
-        self._routing = routing
+        self._destinations = destinations
         self._clock = clock
         self._begin = clock.seconds()
         #: (destination, sender, recipient) -> the first attempt.
@@ -35,7 +33,7 @@ class SimulatedSmtp:
 
     def destination(self, recipient: QueuedRecipient) -> str:
         """See IDelivery."""
-        return self._routing.destination(recipient.address.domain)
+        return self._destinations.of(recipient.address.domain, recipient.hop).key
 
     async def deliver(
         self,
@@ -46,13 +44,13 @@ class SimulatedSmtp:
     ) -> Sequence[Outcome]:
         """See IDelivery."""
         domain = recipients[0].address.domain
-        hop = self._routing.next_hop(domain)
-        host = domain if hop is None else hop.host
+        where = self._destinations.of(domain, recipients[0].hop)
+        host = domain if where.hop is None else where.hop.host
         matter = self._conditions.at(host, self._clock.seconds() - self._begin)
         if Kind.DOWN in matter:
-            await deferLater(self._clock, CONNECT_TIMEOUT)
+            await deferLater(self._clock, where.manner.connect_timeout)
             text = f"can't connect to {host}: the connection timed out"
-            return [TryLater(Reply(451, "4.4.1", text), host)] * len(recipients)
+            return [TryLater(Reply(451, "4.4.1", text), host, reached=False)] * len(recipients)
         if Kind.SLOW in matter:
             await deferLater(self._clock, matter[Kind.SLOW].seconds)
         if Kind.REJECT in matter:

@@ -8,14 +8,14 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from twisted_mta.config.schema import Queue, Route
+from twisted_mta.config.destinations import Destinations
+from twisted_mta.config.schema import Queue, Relay
 from twisted_mta.core.address import Address
 from twisted_mta.core.conditions import Conditions
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
 from twisted_mta.core.queue import NewMessage, QueuedMessage, QueuedRecipient, Transport, WorkItem
 from twisted_mta.core.queueids import QueueIds
-from twisted_mta.core.route import Routing
 from twisted_mta.delivery.alias import AliasDelivery
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.interfaces import IDirectory, IStoredBody, Update
@@ -33,8 +33,7 @@ class Setup:
     """The server that is simulated, and the world around it. `random` gives 0 <= x < 1; times are Unix seconds."""
 
     queue: Queue
-    concurrency: int
-    routing: Routing[Route]
+    relay: Relay
     directory: IDirectory
     hostname: str
     postmaster: Address
@@ -76,7 +75,7 @@ class Simulation:
                 Transport.LOCAL: SimulatedLocal(directory),
                 Transport.LIST: ListDelivery(directory, self._ids, self._clock, InlineWorkers()),
                 Transport.ALIAS: AliasDelivery(),
-                Transport.SMTP: SimulatedSmtp(setup.conditions, setup.routing, self._clock),
+                Transport.SMTP: SimulatedSmtp(setup.conditions, Destinations(setup.relay), self._clock),
             },
             self._clock,
             random=setup.random,
@@ -85,7 +84,7 @@ class Simulation:
             hostname=setup.hostname,
             postmaster=setup.postmaster,
             bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
-            concurrency=setup.concurrency,
+            relay=setup.relay,
         )
 
     def load(self, item: WorkItem, body: IStoredBody) -> None:

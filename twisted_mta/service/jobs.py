@@ -1,0 +1,51 @@
+"""What the queue manager works on: the due recipients of a message, and the attempts that they make up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from twisted_mta.core.dsn import Report
+from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Transport
+from twisted_mta.interfaces import Update
+
+
+@attrs.define(eq=False)
+class Job:
+    """One WorkItem: its failures wait until all its attempts are over, so that the sender gets one notification."""
+
+    message: QueuedMessage
+    attempts: int = 0
+    held: list[tuple[Update, Report]] = attrs.field(factory=list)
+    #: Whether an administrator removed the message meanwhile.
+    deleted: bool = False
+
+
+@attrs.frozen(eq=False)
+class Attempt:
+    """Recipients of one message that go to one destination together."""
+
+    job: Job
+    recipients: tuple[QueuedRecipient, ...]
+    transport: Transport
+    destination: str
+    #: Whether an administrator wants no attempt, and these recipients to fail.
+    given_up: bool = False
+
+    @property
+    def lane(self) -> tuple[Transport, str] | None:
+        """Where it waits its turn; None: nowhere."""
+        waits = self.transport is Transport.SMTP and not self.given_up
+        return (self.transport, self.destination) if waits else None
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The recipients' rows in the queue."""
+        return [recipient.row for recipient in self.recipients]
+
+
+def rank(attempt: Attempt) -> tuple[int, float]:
+    """RFC 6710 §5.1: the higher priority first; among equals the older message."""
+    message = attempt.job.message
+    return -message.priority, message.released
