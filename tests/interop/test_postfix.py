@@ -132,6 +132,18 @@ class ToPostfixTests:
         assert re.search(r"Anonymous TLS connection established from .*: TLSv1\.3 with cipher", target.log())
         assert re.search(r"Received: from mx\.example\.test \(.*\[127\.0\.0\.1\]\)", text)
 
+    def test_a_large_one_comes_in_chunks(self, target: Postfix, relaying: Site) -> None:
+        """RFC 3030: a small message in one, a large one in several, and every octet is there."""
+        lines = "\r\n".join([".", "..", *(f"{number} " + "x" * 900 for number in range(300)), "."])
+        submit(relaying, "alice@example.test", ["dave@example.net"], message("chunks", lines))
+        path = relaying.wait_for(
+            lambda: [path for path in received(target, "dave") if "Subject: chunks" in path.read_text()]
+        )[0]
+        assert path.read_text().endswith("\n\n" + lines.replace("\r\n", "\n") + "\n")
+        # What Postfix counts of a session, which ends when it was idle for a while.
+        wait_for(lambda: re.search(r"disconnect from .* bdat=[3-9]", target.log()), "the end of the session")
+        assert not re.search(r"disconnect from .* data=", target.log())
+
     def test_recipients_of_one_domain_share_a_transaction(self, target: Postfix, relaying: Site) -> None:
         to = ["carol@example.net", "dave@example.net", "bob@example.net"]
         submit(relaying, "alice@example.test", to, message("together"))

@@ -354,6 +354,21 @@ class ChunkingTests(DeliveryCase):
         self.assertEqual(self.verbs(), ["EHLO", "MAIL", "RCPT", "BDAT"])
         self.assertEqual(self.peer.commands[-1], f"BDAT {len(received.data)} LAST")
 
+    def test_it_takes_one_round_trip_instead_of_two(self) -> None:
+        trips = []
+        for chunking in (True, False):
+            self.delivery.reconfigure(attrs.evolve(self.settings, chunking=chunking))
+            self.network.latency = 0.0
+            self.deliver("b@x.test")
+            self.network.latency = 0.5
+            started = self.start("b@x.test")
+            seconds = 0.0
+            while not started.called:
+                self.network.advance(0.5)
+                seconds += 0.5
+            trips.append(seconds)
+        self.assertEqual(trips, [1.0, 2.0])
+
     def test_a_large_one_goes_in_chunks(self) -> None:
         text = b"Subject: hi\r\n\r\n" + (b"." * 70 + b"\r\n") * 5000
         self.assertEqual(
