@@ -368,6 +368,7 @@ class ChunkingTests(DeliveryCase):
                 seconds += 0.5
             trips.append(seconds)
         self.assertEqual(trips, [1.0, 2.0])
+        self.network.latency = 0.0
 
     def test_a_large_one_goes_in_chunks(self) -> None:
         text = b"Subject: hi\r\n\r\n" + (b"." * 70 + b"\r\n") * 5000
