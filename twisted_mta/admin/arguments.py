@@ -21,6 +21,7 @@ def add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.
     listed.add_argument("--after", default="", metavar="ID", help="only those behind this one")
     shown = command("show", "queue:show", "show one message and how its delivery stands", into)
     shown.add_argument("id", metavar="ID")
+    saved = command("salvage", "salvage:salvage", "get back what can be read of a damaged queue", into)
     orders = {
         name: command(name, f"queue:{name}", text, into)
         for name, text in (
@@ -43,7 +44,7 @@ def add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.
         each.add_argument("--dry-run", action="store_true", help="only tell which messages are meant")
     for each in (listed, *orders.values()):
         _add_filters(each)
-    for each in (listed, shown, *orders.values()):
+    for each in (listed, shown, saved, *orders.values()):
         each.add_argument("--json", action="store_true", help="for programs")
 
 

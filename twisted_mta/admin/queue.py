@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,13 @@ def ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any])
 
 def _without_server(directory: Path, command: str, arguments: Mapping[str, Any]) -> Any:
     """The same handlers on the queue's files, in this thread, while no server can start."""
+    with locked(directory):
+        return _on_files(directory, command, arguments)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep servers from the queue in `directory`. Raises AdminError if there is one, or no queue."""
     from twisted_mta.service.control import AlreadyRunning
     from twisted_mta.service.lock import DataLock
 
@@ -146,7 +154,7 @@ def _without_server(directory: Path, command: str, arguments: Mapping[str, Any])
     except AlreadyRunning as error:
         raise AdminError(f"{error}: try again in a moment", EX_TEMPFAIL) from None
     try:
-        return _on_files(directory, command, arguments)
+        yield
     finally:
         lock.release()
 

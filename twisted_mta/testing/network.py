@@ -43,6 +43,7 @@ class MemoryNetwork(Clock):
         self.sources: list[str] = []
         #: Address -> seconds until it accepts or refuses, instead of the latency.
         self.slow: dict[str, float] = {}
+        self._buried: list[object] = []
         #: The ends of connections that are open.
         self.open: set[MemoryTransport] = set()
         #: The most octets that were in flight on one connection in one direction.
@@ -68,9 +69,13 @@ class MemoryNetwork(Clock):
 
     def cut(self) -> None:
         """The machine of the clients is gone: nothing that was to happen there does, and servers lose their connections."""
+        # Kept, for what waits for them would come to its end, and act, as soon as nobody knows it any more.
+        ends = sorted(self.open, key=lambda end: end.number)
+        self._buried += [(call.func, call.args, call.kw) for call in self.getDelayedCalls()]
+        self._buried += ends
+        self.open = set()
         for call in self.getDelayedCalls():
             call.cancel()
-        ends, self.open = sorted(self.open, key=lambda end: end.number), set()
         for end in ends:
             end.connected = False
             if end.accepted:
