@@ -50,7 +50,7 @@ _WAYS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 _MESSAGES, _CONNECTIONS = 6, 3
 _LARGE = 300_000
 #: Seconds from a copy for another host to the kill that may make a second one of it: the note of it is on its way.
-_IN_FLIGHT = 5.0
+_IN_FLIGHT = 30.0
 _SUBJECT = re.compile(rb"^Subject: (\S+) ([0-9a-f]{64})\r?$", re.M)
 
 
@@ -81,6 +81,7 @@ class MailTrial:
             roles=("mx",),
             spawn=nursery.spawn,
         )
+        self.site.patience = 300.0  # the machine may have other things to do
         self._ledger: dict[str, Entry] = {}
         #: Copies that were counted and removed: (message, recipient).
         self._seen: Counter[tuple[str, str]] = Counter()
@@ -149,7 +150,7 @@ class MailTrial:
             thread.start()
         for thread in threads:
             thread.join()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not self._over():
             try:
                 if not self.site.control("queue.list")["messages"]:
@@ -165,7 +166,7 @@ class MailTrial:
         """Stop it in an orderly way; whether it died of that."""
         assert self.site.process is not None
         self.site.process.terminate()
-        return self.site.process.wait(30) == -signal.SIGKILL
+        return self.site.process.wait(300) == -signal.SIGKILL
 
     def _over(self) -> bool:
         assert self.site.process is not None

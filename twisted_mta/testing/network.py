@@ -71,7 +71,7 @@ class MemoryNetwork(Clock):
         """The machine of the clients is gone: nothing that was to happen there does, and servers lose their connections."""
         # Kept, for what waits for them would come to its end, and act, as soon as nobody knows it any more.
         ends = sorted(self.open, key=lambda end: end.number)
-        self._buried += [(call.func, call.args, call.kw) for call in self.getDelayedCalls()]
+        self._buried += [(call.func, call.args, call.kw) for call in self.calls]
         self._buried += ends
         self.open = set()
         for call in self.getDelayedCalls():

@@ -101,6 +101,8 @@ class Site:
         self._owned = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="mta-site-"))
         self.process: Process | None = None
+        #: Seconds that a start may take.
+        self.patience = 30.0
         self._spawn = spawn or _spawn
         self.domain = domain
         self.environment = dict(environment or {})
@@ -130,7 +132,7 @@ class Site:
         log = (self.directory / "log").open("ab")
         self.process = self._spawn(self.command, log, {**os.environ, **self.environment})
         log.close()
-        self.wait_for(self._answers, 30)
+        self.wait_for(self._answers, self.patience)
         return self
 
     @property
