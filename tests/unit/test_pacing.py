@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from twisted_mta.admin.destinations import destination_lines
 from twisted_mta.core.pace import EARLY, Sign
 from twisted_mta.core.replies import Reply
 from twisted_mta.service import pacing
-from twisted_mta.service.pacing import AWAY, CHUNK, COMING, SETTLE, SLOW, SPREAD, Limits, Pacing
+from twisted_mta.service.pacing import AWAY, CHUNK, COMING, CROWDED, SETTLE, SLOW, SPREAD, Limits, Pacing
 
 OUT = Reply(451, "4.4.1", "connection timed out")
 FINE = Reply(250, "2.0.0", "ok")
@@ -147,13 +148,13 @@ class DownTests(Case):
         self.clock.advance(DELAY)
         self.enter("1z", row=9999)
         self.leave()
-        self.assertEqual(self.called, list(range(2, 2 + CHUNK)))
+        self.assertEqual(self.called, list(range(1, 1 + CHUNK)))
         for row in self.called[:CHUNK]:
             self.enter("1b", row=row)
         self.assertEqual(len(self.started), 1)
         while self.started:
             self.leave()
-        self.assertEqual(self.called, list(range(2, 152)))
+        self.assertEqual(self.called, list(range(1, 152)))
 
     def test_and_the_next_ones_though_the_first_do_not_come(self) -> None:
         self.down(*["1b"] * 150)
@@ -166,7 +167,7 @@ class DownTests(Case):
         self.clock.advance(COMING)
         self.enter("1z", row=9999)
         self.leave()
-        self.assertEqual(len(self.called), 150)
+        self.assertEqual(len(self.called), 151)
 
     def test_an_administrator_need_not_wait(self) -> None:
         self.down()
@@ -207,7 +208,7 @@ class DownTests(Case):
                 "state": "down",
                 "running": 0,
                 "waiting": 0,
-                "put_off": 2,
+                "put_off": 3,
                 "concurrency": 1,
                 "limit": 5,
                 "rate": 600,
@@ -232,6 +233,11 @@ class ReliefTests(Case):
         self.pacing.relieve(8)
         self.assertEqual([name for name, _, _ in self.put_off], ["3b"] * 20)
         self.assertEqual(set(self.put_off), {("3b", 1000 + SLOW + AWAY + SPREAD / 2, "")})
+        self.enter("4c")
+        self.assertEqual(self.put_off[-1][0], "4c")
+        self.clock.advance(CROWDED)
+        self.enter("5d")
+        self.assertEqual(self.put_off[-1][0], "4c")
         self.leave()
         self.assertEqual(self.names, ["0x", "1c"])
 
@@ -300,3 +306,57 @@ class AnyOrderTests(SynchronousTestCase):
                 made.leave("x", job, sign, OUT)
             self.assertLessEqual(len(running), concurrency + 1)
         self.assertEqual(left, set())
+
+
+_FINE: dict[str, object] = {
+    "destination": "x.test",
+    "state": "open",
+    "running": 1,
+    "waiting": 2,
+    "put_off": 3,
+    "concurrency": 2,
+    "limit": 5,
+    "rate": 0,
+    "down_since": 0.0,
+    "next_probe": 0.0,
+    "last_reply": "",
+    "last_heard": 0.0,
+}
+
+
+class LinesTests(SynchronousTestCase):
+    """What `mta queue destinations` prints."""
+
+    def lines(self, **changes: object) -> list[str]:
+        return list(destination_lines([_FINE | changes], 10_000.0))
+
+    def test_well(self) -> None:
+        self.assertEqual(
+            self.lines(),
+            [
+                "x.test: well",
+                "    1 under way, 2 wait, 3 recipients put off; 2 of 5 connections at a time",
+            ],
+        )
+
+    def test_slowed(self) -> None:
+        first, second, third = self.lines(
+            state="slowed", rate=60, last_reply="421 4.7.0 b\x1busy", last_heard=9940.0
+        )
+        self.assertEqual(first, "x.test: fewer connections, since it minded")
+        self.assertTrue(second.endswith("at a time, 60 a minute"))
+        self.assertTrue(third.startswith("    1 minute ago: 421 4.7.0 b"))
+        self.assertNotIn("\x1b", third)
+
+    def test_down(self) -> None:
+        down = {"state": "down", "down_since": 2800.0}
+        self.assertEqual(
+            self.lines(next_probe=10_600.0, **down)[0],
+            "x.test: out of reach for 2 hours, tried again in 10 minutes",
+        )
+        self.assertTrue(
+            self.lines(next_probe=9000.0, **down)[0].endswith("tried again with the next message")
+        )
+
+    def test_none(self) -> None:
+        self.assertEqual(len(list(destination_lines([], 0.0))), 1)

@@ -22,6 +22,8 @@ def add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.
     shown = command("show", "queue:show", "show one message and how its delivery stands", into)
     shown.add_argument("id", metavar="ID")
     saved = command("salvage", "salvage:salvage", "get back what can be read of a damaged queue", into)
+    destinations = "how the server gets on with other hosts: who is out of reach, or busy"
+    places = command("destinations", "destinations:list_destinations", destinations, into)
     orders = {
         name: command(name, f"queue:{name}", text, into)
         for name, text in (
@@ -44,7 +46,7 @@ def add_queue(command: Callable[..., argparse.ArgumentParser], parser: argparse.
         each.add_argument("--dry-run", action="store_true", help="only tell which messages are meant")
     for each in (listed, *orders.values()):
         _add_filters(each)
-    for each in (listed, shown, saved, *orders.values()):
+    for each in (listed, shown, saved, places, *orders.values()):
         each.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add_queue(
         command,
         commands.add_parser(
-            "queue", help="the queue: list, show, hold, release, retry, expire, delete, reroute"
+            "queue", help="the queue: list, show, destinations, hold, release, retry, expire, delete, reroute"
         ),
     )
     add_trace(command("trace", "trace:trace", "tell what happened to a message"))

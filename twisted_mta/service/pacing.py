@@ -31,6 +31,8 @@ SETTLE = 60.0
 #: Seconds that an attempt may wait before it has to make room for other destinations, and how long it then goes.
 SLOW = 10.0
 AWAY = 300.0
+#: Seconds for which a destination that had to make room gets no more than its share.
+CROWDED = 60.0
 
 
 class Paced(Protocol):
@@ -70,6 +72,9 @@ class _Place(Generic[J]):
     parked: dict[int, None] = attrs.field(factory=dict)
     coming: set[int] = attrs.field(factory=set)
     called: float = 0.0
+    #: How many may wait, until then.
+    share: int = 0
+    crowded_until: float = 0.0
     timer: IDelayedCall | None = None
     advancing: bool = False
     reply: Reply | None = None
@@ -117,6 +122,9 @@ class Pacing(Generic[J]):
         if place.pace.shuts_out(now):
             self._park(place, [job])
             return
+        if now < place.crowded_until and len(place.waiting) >= place.share:
+            self._send_away(place, [job])
+            return
         heapq.heappush(place.waiting, (self._rank(job), next(self._count), now, job))
         self._advance(place)
 
@@ -130,6 +138,8 @@ class Pacing(Generic[J]):
             place.reply, place.heard = reply, now
         self._tell(place, before, now)
         if place.pace.state is State.DOWN:
+            if sign in (Sign.GONE, Sign.BUSY):  # it waits for the same as the others
+                self._remember(place, job.rows)
             self._park(place, self._drain(place))
         else:
             self._advance(place)
@@ -150,10 +160,9 @@ class Pacing(Generic[J]):
                 continue
             keep, rest = heapq.nsmallest(share, place.waiting), self._drain(place)[share:]
             place.waiting = keep  # in order, which a heap may be
+            place.share, place.crowded_until = share, now + CROWDED
             self._advance(place)
-            for job in rest:
-                self._remember(place, job.rows)
-                self._put_off(job, now + AWAY + SPREAD * self._random(), None)
+            self._send_away(place, rest)
 
     def clear(self) -> list[J]:
         """Take out the jobs that wait, and start no more."""
@@ -233,6 +242,13 @@ class Pacing(Generic[J]):
         for job in jobs:
             self._remember(place, job.rows)
             self._put_off(job, until + SPREAD * self._random(), told)
+
+    def _send_away(self, place: _Place[J], jobs: Iterable[J]) -> None:
+        """Others must have their turn; these come back as there is room."""
+        now = self._clock.seconds()
+        for job in jobs:
+            self._remember(place, job.rows)
+            self._put_off(job, now + AWAY + SPREAD * self._random(), None)
 
     def _remember(self, place: _Place[J], rows: Iterable[int]) -> None:
         for row in islice(rows, max(MAX_PARKED - len(place.parked), 0)):

@@ -7,6 +7,7 @@ and its claim ends with the very commit that records the outcome, and with it th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
 from twisted.application.service import Service
@@ -193,6 +194,10 @@ class QueueManager(Service):
         self._pacing.probe_now()
         self._pump()
 
+    def destinations(self) -> list[dict[str, Any]]:
+        """See `Pacing.status`."""
+        return self._pacing.status()
+
     def forget(self, queue_ids: Collection[str]) -> None:
         """These messages were deleted: nor is there to be a bounce from an attempt under way."""
         for job in self._jobs:
@@ -254,6 +259,8 @@ class QueueManager(Service):
         """There may be room now for what waits in the store. Not for every single place: claims go in batches."""
         if self._backlog and (self._pumping or self.active * 4 <= self._limit * 3):
             self._pump()
+        elif self._backlog:
+            self._seek_relief()
 
     def _wake_at(self, when: float) -> None:
         """Have a look at the store at `when`, or earlier."""
@@ -282,8 +289,6 @@ class QueueManager(Service):
                 self._again = False
                 room = min(self._limit - self.active, _CLAIM)
                 self._backlog = room <= 0
-                if self._backlog:
-                    self._seek_relief()
                 if room > 0:
                     self._reserved += room
                     try:
@@ -292,7 +297,9 @@ class QueueManager(Service):
                         self._reserved -= room
                     await self._take(items)
                     self._again |= bool(items)
-            if not self._backlog and self.running:
+            if self._backlog:
+                self._seek_relief()
+            elif self.running:
                 due = await self._store.next_due()
                 if due is not None:
                     self._wake_at(due)
@@ -382,6 +389,8 @@ class QueueManager(Service):
 
     def _seek_relief(self) -> None:
         """There is no room: if it stays so, those destinations that take theirs for long make some."""
+        if not self.running:
+            return
         if self._relief is None or not self._relief.active():
             self._relief = self._clock.callLater(_RELIEF, self._relieve)
 

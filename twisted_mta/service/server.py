@@ -150,6 +150,7 @@ class MailServer(Service):
             "status": self._status,
             "reload": self._reload,
             "accounts.refresh": self._refresh_accounts,
+            "queue.destinations": self._destinations,
             **queue,
             **tls_handlers(parts.tls.memory),
             **trace,
@@ -173,6 +174,10 @@ class MailServer(Service):
         if self._parts is not None and self._serving is not None:
             await self._parts.accounts.reload(self._serving.config)
         return {}
+
+    async def _destinations(self, arguments: Mapping[str, Any]) -> Any:
+        assert self._parts is not None  # the control socket is open only while they are
+        return {"destinations": self._parts.queue.destinations()}
 
     async def _status(self, arguments: Mapping[str, Any]) -> Any:
         assert self._parts is not None  # the control socket is open only while they are
