@@ -238,3 +238,51 @@ class MannerTests(AddressesCase):
         self.deliver("a@r.test")
         self.assertEqual([len(one.recipients) for one in self.v4.messages], [2, 1])
         self.assertEqual(self.v4.connections, 2)
+
+
+class LimitsTests(AddressesCase):
+    """RFC 9422: what a host says that it takes."""
+
+    settings = Relay(smarthost=Route(host="mx.d.test"))
+
+    def limits(self, text: str) -> None:
+        self.v4.extensions.append(f"LIMITS {text}")
+
+    def recipients(self) -> list[list[str]]:
+        return [one.recipients for one in self.v4.messages]
+
+    def test_recipients_in_a_transaction(self) -> None:
+        self.limits("RCPTMAX=2")
+        self.deliver("a@d.test", "b@d.test", "c@d.test")
+        self.assertEqual(self.recipients(), [["a@d.test", "b@d.test"], ["c@d.test"]])
+        self.assertEqual(self.v4.connections, 1)
+
+    def test_messages_in_a_session(self) -> None:
+        self.limits("MAILMAX=2 RCPTMAX=1")
+        outcomes = self.summary(*(f"{name}@d.test" for name in "abcde"))
+        self.assertEqual(set(outcomes), {f"Delivered 250 2.0.0 mx.d.test [{V4}]"})
+        self.assertEqual((len(self.v4.messages), self.v4.connections), (5, 3))
+        self.deliver("f@d.test")
+        self.deliver("g@d.test")
+        self.assertEqual((len(self.v4.messages), self.v4.connections), (7, 4))
+
+    def test_domains_in_a_session(self) -> None:
+        self.limits("RCPTDOMAINMAX=1")
+        self.deliver("a@d.test", "b@e.test", "c@d.test", "d@e.test")
+        self.assertEqual(self.recipients(), [["a@d.test", "c@d.test"], ["b@e.test", "d@e.test"]])
+        self.assertEqual(self.v4.connections, 2)
+        self.deliver("a@e.test")
+        self.deliver("b@f.test")
+        self.assertEqual(self.v4.connections, 3)
+
+    def test_nonsense_is_passed_over(self) -> None:
+        self.limits("RCPTMAX=x MAILMAX=-1 RCPTMAX RCPTDOMAINMAX=1234567890 WHAT=1")
+        self.deliver("a@d.test", "b@e.test")
+        self.assertEqual(self.recipients(), [["a@d.test", "b@e.test"]])
+
+    def test_a_host_that_breaks_off_beside_its_limits(self) -> None:
+        self.limits("MAILMAX=1 RCPTMAX=1")
+        self.v4.replies = {"MAIL": ["421 4.3.2 bye"] * 3}
+        self.v6.extensions.append("LIMITS MAILMAX=1 RCPTMAX=1")
+        self.assertEqual(len(self.summary("a@d.test", "b@d.test")), 2)
+        self.assertEqual((len(self.v4.messages), len(self.v6.messages)), (0, 2))

@@ -20,7 +20,7 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.smtp.transaction import TimeLeft, Transaction, unpromised
+from twisted_mta.core.smtp.transaction import TimeLeft, Transaction, peer_limits, unpromised
 from twisted_mta.delivery.body import MessageReader
 from twisted_mta.delivery.convert import ConvertedBody, Converter
 from twisted_mta.interfaces import IStoredBody
@@ -85,6 +85,8 @@ class Attempt:
         self._converter = converter
         self._converted: ConvertedBody | None = None
         self._outcomes: dict[int, Delivered | TryLater | Failed] = {}
+        #: Whether the last session was left because the host names a limit for each.
+        self.spent = False
         #: What ended the last session that was lost.
         self.lost = Reply(451, "4.4.2", "lost the connection")
         self._contacts: list[Contact] = []
@@ -126,17 +128,42 @@ class Attempt:
             self._decide(index, trouble.reply, trouble.remote, None, final=final, reached=trouble.reached)
 
     async def use(self, connection: SmtpConnection, indexes: Sequence[int], max_recipients: int) -> list[int]:
-        """Send the message over a session; those that another session may be tried for at once."""
+        """Send the message over a session; those that another session may be tried for at once.
+
+        `spent` then tells whether the session is only at the end of what the host takes in one.
+        """
         waiting = list(indexes)
         undecided: list[int] = []
+        self.spent = False
         while waiting:
-            batch, waiting = waiting[:max_recipients], waiting[max_recipients:]
+            batch = self._batch(connection, waiting, max_recipients)
+            if not batch:
+                self.spent = True
+                return undecided + waiting
+            waiting = [index for index in waiting if index not in batch]
             again, lost = await self._transaction(connection, batch)
             undecided += lost
             waiting = again + waiting
             if lost and not connection.idle:
                 return undecided + waiting
         return undecided
+
+    def _batch(self, connection: SmtpConnection, waiting: Sequence[int], most: int) -> list[int]:
+        """The recipients of the next transaction on a session; none if the host takes no more on it (RFC 9422 §4)."""
+        limits = peer_limits(connection.core.extensions)
+        if limits.messages and connection.transactions >= limits.messages:
+            return []
+        most = min(most, limits.recipients or most)
+        batch: list[int] = []
+        for index in waiting:
+            domain = self.recipients[index].address.domain
+            new = domain not in connection.domains
+            if not new or not limits.domains or len(connection.domains) < limits.domains:
+                connection.domains.add(domain)
+                batch.append(index)
+            if len(batch) >= most:
+                break
+        return batch
 
     async def _transaction(
         self, connection: SmtpConnection, batch: Sequence[int]

@@ -230,6 +230,7 @@ class Sessions:
         )
         connection = SmtpConnection(core, self._reactor, creator, self._scram)
         connection.remote = _remote(target, address)
+        connection.address = address
         self._tls.prepare(connection, step)
         bind = next((one for one in line.source.bind if family(one) == family(address)), "")
         return await dial(self._reactor, connection, address, target.port, timeout=timeout, bind=bind)

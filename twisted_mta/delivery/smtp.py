@@ -199,8 +199,14 @@ class SmtpDelivery:
         if connection is None:
             return
         await self._use(errand, connection)
-        if errand.left:
-            errand.trouble.note(errand.attempt.lost, connection.remote, reached=True)
+        if not errand.left:
+            return
+        if errand.attempt.spent:
+            addresses.insert(0, connection.address)  # for another session with the same host
+            reply = Reply(451, "4.5.3", "the host takes only so much in one session")
+        else:
+            reply = errand.attempt.lost
+        errand.trouble.note(reply, connection.remote, reached=True)
 
     def _no_session(self, errand: _Errand, remote: str, error: SessionError) -> None:
         self.log.info(
@@ -223,7 +229,9 @@ class SmtpDelivery:
         try:
             errand.left = await errand.attempt.use(connection, errand.left, manner.max_recipients)
         finally:
-            self._sessions.give_back(errand.line, connection, manner.max_messages)
+            # One that takes no more of this message is of little use to the next.
+            most = 0 if errand.attempt.spent else manner.max_messages
+            self._sessions.give_back(errand.line, connection, most)
 
 
 def _spoke(error: SessionError) -> bool:

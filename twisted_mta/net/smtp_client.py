@@ -92,6 +92,10 @@ class SmtpConnection(protocol.Protocol):
         self.on_end: Callable[[SmtpConnection], None] = lambda connection: None
         #: "mx.example.org [192.0.2.1]", for outcomes and the log.
         self.remote = ""
+        #: The IP address of the host.
+        self.address = ""
+        #: The domains of the recipients so far.
+        self.domains: set[str] = set()
         #: Whether the certificate had to prove the host's name for this session to be.
         self.verified = False
         #: Looks at the SSL.Connection once the handshake is done, before a word is said under TLS: None, or what is wrong.

@@ -71,6 +71,27 @@ def size_limit(extensions: Extensions) -> int:
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 20 else 0
 
 
+@attrs.frozen
+class PeerLimits:
+    """What a peer says that it takes; 0: it names no limit."""
+
+    #: Transactions in a session, recipients in a transaction, domains of recipients in a session.
+    messages: int = 0
+    recipients: int = 0
+    domains: int = 0
+
+
+def peer_limits(extensions: Extensions) -> PeerLimits:
+    """The limits of an EHLO answer (RFC 9422 §4). What can't be read is passed over."""
+    found: dict[str, int] = {}
+    for word in extensions.get("LIMITS", "").upper().split():
+        name, _, value = word.partition("=")
+        if value.isascii() and value.isdigit() and len(value) <= 6:
+            found[name] = int(value)
+    # RFC 9422 §4.1, §4.2, §4.3
+    return PeerLimits(found.get("MAILMAX", 0), found.get("RCPTMAX", 0), found.get("RCPTDOMAINMAX", 0))
+
+
 def refuse_locally(transaction: Transaction, extensions: Extensions) -> Reply | None:
     """Why this peer can't be given this message at all, or None."""
     limit = size_limit(extensions)
