@@ -74,7 +74,7 @@ class MemoryNetwork(Clock):
         self._buried += [(call.func, call.args, call.kw) for call in self.calls]
         self._buried += ends
         self.open = set()
-        for call in self.getDelayedCalls():
+        for call in list(self.calls):  # which cancelling changes
             call.cancel()
         for end in ends:
             end.connected = False

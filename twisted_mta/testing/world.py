@@ -119,7 +119,10 @@ class World:
         """Stop the server in an orderly way."""
         ended: list[Any] = []
         Deferred.fromCoroutine(self.parts.close()).addBoth(ended.append)
-        self.network.pump([0.1] * 100)
+        for _ in range(1000):
+            if ended:
+                break
+            self.network.advance(0.1)
         assert ended
         if isinstance(ended[0], Failure):
             ended[0].raiseException()
