@@ -569,3 +569,51 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(system_servers(path), (Server("127.0.0.1"),))
         path.write_text("nameserver 192.0.2.9\n")
         self.assertEqual(system_servers(path), (Server("192.0.2.9"),))
+
+
+class AdditionalTests(ResolverCase):
+    """Addresses that come along with MX records."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server.additional = ["a.x.test"]
+
+    def addresses(self, host: str = "a.x.test") -> tuple[list[str], int]:
+        """The addresses, and how many questions they took."""
+        before = len(self.server.queries)
+        found = list(self.run_(self.resolver.addresses(host)))
+        return found, len(self.server.queries) - before
+
+    def test_no_question_is_needed(self) -> None:
+        self.run_(self.resolver.mx("x.test"))
+        self.assertEqual(self.addresses(), (["192.0.2.7", "2001:db8::7"], 0))
+
+    def test_only_for_the_family_that_is_missing(self) -> None:
+        del self.server.records["a.x.test", dns.AAAA]
+        self.run_(self.resolver.mx("x.test"))
+        self.assertEqual(self.addresses(), (["192.0.2.7"], 1))
+
+    def test_for_their_time(self) -> None:
+        self.run_(self.resolver.mx("x.test"))
+        self.network.advance(61)
+        self.assertEqual(self.addresses()[1], 2)
+
+    def test_they_are_no_answers(self) -> None:
+        """What asks for records itself may want a proof, and these have none."""
+        self.run_(self.resolver.mx("x.test"))
+        self.run_(self.resolver.lookup("a.x.test", dns.A))
+        self.assertEqual(len(self.server.queries), 2)
+
+    def test_not_of_another_domain_nor_of_other_hosts(self) -> None:
+        self.server.records["evil.test", dns.MX] = [dns.Record_MX(1, "a.x.test", ttl=60)]
+        self.server.records["www.x.test", dns.A] = [dns.Record_A("192.0.2.9", ttl=60)]
+        self.server.additional = ["a.x.test", "www.x.test"]
+        self.run_(self.resolver.mx("evil.test"))
+        self.assertEqual(self.addresses()[1], 2)
+        self.run_(self.resolver.mx("x.test"))
+        self.assertEqual(self.addresses("www.x.test")[1], 2)
+
+    def test_another_view_of_the_dns_forgets_them(self) -> None:
+        self.run_(self.resolver.mx("x.test"))
+        self.resolver.reconfigure([ONE], 5.0)
+        self.assertEqual(self.addresses()[1], 2)

@@ -19,7 +19,16 @@ from twisted_mta.core.route import LookupFailed, NoSuchDomain
 from twisted_mta.core.tls_policy.tlsa import TlsaRecord
 from twisted_mta.interfaces import IMailResolver, Proof
 from twisted_mta.net.dns_exchange import Forged, NoAnswer, Server, ask_tcp, ask_udp
-from twisted_mta.net.dns_message import TLSA, Answer, Question, Response, host_text, is_host, read_answer
+from twisted_mta.net.dns_message import (
+    TLSA,
+    Answer,
+    Question,
+    Response,
+    host_text,
+    is_host,
+    read_additional,
+    read_answer,
+)
 
 #: Seconds to wait for one server in each round over all of them.
 WAITS = (2.0, 3.0, 5.0)
@@ -35,6 +44,9 @@ class RandomId(Protocol):
     def randrange(self, stop: int, /) -> int:
         """A number from 0 up to, but not including, `stop`, that nobody can guess."""
         ...
+
+
+_Cache = OrderedDict[Question, tuple[float, Answer]]
 
 
 @implementer(IMailResolver)
@@ -62,7 +74,9 @@ class StubResolver:
         self._servers = tuple(servers)
         self._timeout = timeout
         self._validating = validating
-        self._cache: OrderedDict[Question, tuple[float, Answer]] = OrderedDict()
+        self._cache: _Cache = OrderedDict()
+        #: Addresses that came with MX records. RFC 2181 §5.4.1: they are no answers, and only `addresses` looks here.
+        self._additional: _Cache = OrderedDict()
         self._waiting: dict[Question, list[Deferred[Answer]]] = {}
         self._slots = DeferredSemaphore(IN_FLIGHT)
         self._running: set[Deferred[Answer]] = set()
@@ -73,6 +87,7 @@ class StubResolver:
         self._timeout = timeout
         self._validating = validating
         self._cache.clear()
+        self._additional.clear()
 
     def close(self) -> None:
         """Give up what is under way: whoever waits gets LookupFailed."""
@@ -92,7 +107,7 @@ class StubResolver:
 
     async def addresses(self, host: str) -> Sequence[str]:
         """See IMailResolver. IPv4 comes first: many hosts have an IPv6 address that mail is not welcome from."""
-        asked = [settle(self.lookup(host, kind)) for kind in (dns.A, dns.AAAA)]  # side by side
+        asked = [settle(self._lookup_address(host, kind)) for kind in (dns.A, dns.AAAA)]  # side by side
         results = [await one for one in asked]
         found: list[str] = []
         for result in results:
@@ -103,6 +118,11 @@ class StubResolver:
             if isinstance(result, Exception) and not found:
                 raise result
         return found
+
+    async def _lookup_address(self, host: str, kind: int) -> Answer:
+        question = Question(_plain(host), kind)
+        known = self._remembered(question) or self._remembered(question, self._additional)
+        return known if known is not None and known.records else await self.lookup(host, kind)
 
     async def txt(self, name: str) -> Sequence[bytes]:
         """See IMailResolver."""
@@ -161,22 +181,23 @@ class StubResolver:
             raise NoSuchDomain(f"{question.name} does not exist")
         return answer
 
-    def _remembered(self, question: Question) -> Answer | None:
-        until, answer = self._cache.get(question, (0.0, None))
+    def _remembered(self, question: Question, cache: _Cache | None = None) -> Answer | None:
+        cache = self._cache if cache is None else cache
+        until, answer = cache.get(question, (0.0, None))
         if answer is None:
             return None
         if until <= self._reactor.seconds():
-            del self._cache[question]
+            del cache[question]
             return None
-        self._cache.move_to_end(question)
+        cache.move_to_end(question)
         return answer
 
-    def _remember(self, question: Question, answer: Answer) -> None:
+    def _remember(self, question: Question, answer: Answer, cache: _Cache) -> None:
         if answer.ttl <= 0:
             return
-        self._cache[question] = (self._reactor.seconds() + answer.ttl, answer)
-        while len(self._cache) > CACHE_SIZE:
-            self._cache.popitem(last=False)
+        cache[question] = (self._reactor.seconds() + answer.ttl, answer)
+        while len(cache) > CACHE_SIZE:
+            cache.popitem(last=False)
 
     def _join(self, question: Question) -> Deferred[Answer]:
         """Wait for the answer to a question, together with all others who ask the same."""
@@ -207,7 +228,7 @@ class StubResolver:
             answer = await self._ask_servers(question)
         finally:
             self._slots.release()
-        self._remember(question, answer)
+        self._remember(question, answer, self._cache)
         return answer
 
     async def _ask_servers(self, question: Question) -> Answer:
@@ -224,7 +245,10 @@ class StubResolver:
                     problem = str(error)
                     continue
                 if response.rcode in (dns.OK, dns.ENAME):
-                    return read_answer(response, question)
+                    answer = read_answer(response, question)
+                    for asked, found in read_additional(response, question, answer).items():
+                        self._remember(asked, found, self._additional)
+                    return answer
                 problem = f"{server.address} answered {_RCODES.get(response.rcode, response.rcode)}"
         raise LookupFailed(problem)
 

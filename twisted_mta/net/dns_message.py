@@ -73,6 +73,8 @@ class Response:
     rcode: int
     truncated: bool
     message: dns.Message
+    #: Whether the additional section is all there.
+    complete: bool = True
 
 
 def parse_response(wire: bytes, question: Question, message_id: int) -> Response | None:
@@ -94,10 +96,10 @@ def parse_response(wire: bytes, question: Question, message_id: int) -> Response
         if record.type == _OPT:
             rcode |= (record.ttl >> 24) << 4
     # The codec stops silently where the octets end: half an answer is none.
-    _, _, _, answers, authority, _ = _HEADER.unpack_from(wire)
+    _, _, _, answers, authority, additional = _HEADER.unpack_from(wire)
     if not message.trunc and (len(message.answers), len(message.authority)) != (answers, authority):
         raise BadMessage("the response ends early")
-    return Response(rcode, bool(message.trunc), message)
+    return Response(rcode, bool(message.trunc), message, len(message.additional) == additional)
 
 
 def read_answer(response: Response, question: Question) -> Answer:
@@ -122,6 +124,32 @@ def read_answer(response: Response, question: Question) -> Answer:
     soa = next((r for r in authority if r.type == dns.SOA), None)
     negative = min(_ttl(soa), soa.payload.minimum, MAX_NEGATIVE_TTL) if soa is not None else 0
     return Answer((), min(ttl, negative), response.rcode != dns.ENAME, authentic, name)
+
+
+def read_additional(response: Response, question: Question, answer: Answer) -> dict[Question, Answer]:
+    """The addresses of mail hosts that came along with the answer for their domain.
+
+    Only of hosts in that very domain: nobody can lend a name of another one an address in this way. They are never
+    authentic, RFC 4035 §3.2.3.
+    """
+    if question.type != dns.MX or not response.complete:
+        return {}
+    hosts = {host_text(record.name.name) for record in answer.records}
+    found: dict[Question, list[Any]] = {}
+    additional: list[Any] = response.message.additional[:MAX_RECORDS]
+    for record in additional:
+        name = host_text(record.name.name)
+        own = name in hosts and f".{name}".endswith(f".{question.name}")
+        if own and record.cls == dns.IN and record.type in (dns.A, dns.AAAA):
+            found.setdefault(Question(name, record.type), []).append(record)
+    return {
+        asked: Answer(
+            tuple(one.payload for one in records),
+            min(MAX_TTL, *(_ttl(one) for one in records)),
+            name=asked.name,
+        )
+        for asked, records in found.items()
+    }
 
 
 def host_text(name: bytes) -> str:

@@ -127,6 +127,8 @@ class FakeNameServer:
         self.without_edns = False
         #: Whether answers are validated, but for those that touch a name in `insecure`.
         self.authentic = False
+        #: Names whose addresses come along with MX records.
+        self.additional: list[str] = []
         self.insecure: set[str] = set()
         #: Every query received, decoded.
         self.queries: list[dns.Message] = []
@@ -145,7 +147,16 @@ class FakeNameServer:
             response.trunc = 1
         else:
             self._fill(response, asked.name.name.decode().lower(), asked.type)
+            if asked.type == dns.MX:
+                self._add(response)
         return response.toStr()
+
+    def _add(self, response: dns.Message) -> None:
+        for name in self.additional:
+            for kind in (dns.A, dns.AAAA):
+                for record in self.records.get((name, kind), ()):
+                    header = dns.RRHeader(name, kind, ttl=record.ttl or 0, payload=record)
+                    response.additional.append(header)
 
     def _fill(self, response: dns.Message, name: str, record_type: int) -> None:
         if name in self.rcodes:
