@@ -14,7 +14,19 @@ from twisted_mta.admin.destinations import destination_lines
 from twisted_mta.core.pace import EARLY, Sign
 from twisted_mta.core.replies import Reply
 from twisted_mta.service import pacing
-from twisted_mta.service.pacing import AWAY, CHUNK, COMING, CROWDED, SETTLE, SLOW, SPREAD, Limits, Pacing
+from twisted_mta.service.pacing import (
+    AWAY,
+    CHUNK,
+    COMING,
+    CROWDED,
+    MAX_SPREAD,
+    SETTLE,
+    SLOW,
+    SPREAD,
+    SPREAD_EACH,
+    Limits,
+    Pacing,
+)
 
 OUT = Reply(451, "4.4.1", "connection timed out")
 FINE = Reply(250, "2.0.0", "ok")
@@ -124,6 +136,16 @@ class DownTests(Case):
         told = "451 4.4.1 not tried, since x.test is out of reach: connection timed out"
         self.assertEqual(self.put_off, [("1b", until, told), ("1c", until, told)])
         self.assertEqual(self.started, [])
+
+    def test_many_come_back_over_a_longer_time(self) -> None:
+        first = 1000 + EARLY * DELAY
+        self.down(*["1b"] * 1000)
+        times = [until for _, until, _ in self.put_off]
+        self.assertEqual(times[0], first + SPREAD / 2)
+        self.assertEqual(times[-1], first + 1000 * SPREAD_EACH / 2)
+        self.put_off.clear()
+        self.enter(*["1b"] * 9000)
+        self.assertEqual(self.put_off[-1][1], first + MAX_SPREAD / 2)
 
     def test_so_is_what_comes_later(self) -> None:
         self.down()

@@ -26,6 +26,10 @@ CHUNK = 100
 COMING = 5.0
 #: What was put off comes back spread over so many seconds.
 SPREAD = 30.0
+#: And at a destination that is down over so many for each that is remembered, up to a limit: to read a million
+#: recipients at each probe, and put them off again, would keep the server busy, and one of them is enough.
+SPREAD_EACH = 5.0
+MAX_SPREAD = 14400.0
 #: Seconds for which messages are put off while a probe is under way: at its end they come at once, or go for longer.
 SETTLE = 60.0
 #: Seconds that an attempt may wait before it has to make room for other destinations, and how long it then goes.
@@ -241,7 +245,8 @@ class Pacing(Generic[J]):
         until = place.pace.probe_at if place.pace.probe_at > now else now + SETTLE
         for job in jobs:
             self._remember(place, job.rows)
-            self._put_off(job, until + SPREAD * self._random(), told)
+            spread = min(max(SPREAD, SPREAD_EACH * len(place.parked)), MAX_SPREAD)
+            self._put_off(job, until + spread * self._random(), told)
 
     def _send_away(self, place: _Place[J], jobs: Iterable[J]) -> None:
         """Others must have their turn; these come back as there is room."""
