@@ -51,4 +51,4 @@ class EditTrial:
     def _add(self, name: str, fault: str) -> int:
         with (self.site.directory / "log").open("ab") as log:
             command = ["mta", "--config", str(self.site.config_file), "user", "add", name, "--random"]
-            return self._nursery.spawn(command, log, {VARIABLE: fault}).wait(30)
+            return self._nursery.spawn(command, log, {VARIABLE: fault}).wait(300)

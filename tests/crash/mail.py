@@ -202,7 +202,7 @@ class MailTrial:
     def _send(self, plan: list[tuple[str, tuple[str, ...], bytes]]) -> None:
         """One connection; over when the server is."""
         try:
-            with closing(smtplib.SMTP("127.0.0.1", self.site.port("mx"), timeout=30)) as client:
+            with closing(smtplib.SMTP("127.0.0.1", self.site.port("mx"), timeout=120)) as client:
                 for name, forward, message in plan:
                     recipients = [to if "@" in to else f"{to}@example.test" for to in forward]
                     try:
