@@ -7,6 +7,7 @@ way would have made of it, and nothing in between.
 from __future__ import annotations
 
 import imaplib
+import os
 import re
 import signal
 import ssl
@@ -130,6 +131,10 @@ class MailboxTrial:
     def _check(self, done: State, pending: State) -> None:
         """Raises Lost."""
         self.site.environment[VARIABLE] = ""
+        for lock in self.site.directory.rglob("dovecot-keywords.lock"):
+            os.utime(
+                lock, (0, 0)
+            )  # others respect the lock of a dead process for half a minute: it has passed
         self.site.start()
         with self._connect() as imap:
             found = self._look(imap)
