@@ -51,6 +51,9 @@ def test_orders_and_the_way_of_a_message() -> None:
         assert "to team@example.test -> bob@example.test (local)" in text
         assert "to team@example.test -> dave@example.org (smtp)" in text
         assert "deferred by 127.0.0.1 [127.0.0.1]: 451 4.4.1" in text
+        assert ": out of reach for " in mta(site, "queue", "destinations")
+        (destination,) = found(site, "queue", "destinations")["destinations"]
+        assert (destination["state"], destination["put_off"]) == ("down", 1)
         assert mta(site, "queue", "hold", "--domain", "example.org", "--reason", "as a test").endswith(
             ": held\n"
         )
