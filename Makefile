@@ -1,11 +1,11 @@
-# What a newcomer needs: `make run`, `make test`. What CI runs: `make lint test interop`.
+# What a newcomer needs: `make run`, `make test`. What CI runs: `make lint test prove interop`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
 
-.PHONY: run test coverage interop testssl fuzz torture lint format bench clean
+.PHONY: run test coverage prove interop testssl fuzz torture lint format bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ coverage: $(STAMP)
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report --include='twisted_mta/core/*' --fail-under=100
 	$(BIN)/coverage report
+
+prove: $(STAMP)
+	MTA_SEEDS=1000 $(BIN)/python -m pytest -n auto tests/crash tests/simulation/test_weather.py $(ARGS)
 
 interop: $(STAMP)
 	tests/interop/install

@@ -8,6 +8,7 @@ import pytest
 
 from tests.crash.edits import EditTrial
 from tests.crash.episodes import (
+    CACHES,
     EDITS,
     MAIL,
     MAILBOXES,
@@ -30,7 +31,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 def test_each_point_has_a_trial() -> None:
-    assert set(MAIL) | set(MAILBOXES) | set(EDITS) == set(POINTS)
+    assert set(MAIL) | set(MAILBOXES) | set(EDITS) | set(CACHES) == set(POINTS)
 
 
 @pytest.mark.parametrize("point", MAIL)

@@ -1,7 +1,11 @@
-"""A thousand simulations of bad weather. One that fails says how to see it again: MTA_SEED=n runs that one alone."""
+"""Simulations of bad weather: a hundred, with MTA_SEEDS=1000 (`make prove`) a thousand.
+
+One that fails says how to see it again: MTA_SEED=n runs that one alone.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -12,7 +16,7 @@ import pytest
 
 from tests.simulation.weather import Weather
 
-_SEEDS = 1000
+_SEEDS = int(os.environ.get("MTA_SEEDS", "100"))
 _AT_A_TIME = 50
 _ONLY = os.environ.get("MTA_SEED")
 
@@ -21,12 +25,14 @@ _ONLY = os.environ.get("MTA_SEED")
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Where syncing costs nothing, if there is such a place."""
     memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
+    if os.access(memory, os.W_OK):
+        directory = Path(tempfile.mkdtemp(prefix="mta-", dir=memory))
+        yield directory
+        shutil.rmtree(directory)
+    else:
         yield tmp_path
-        return
-    directory = Path(tempfile.mkdtemp(prefix="mta-", dir=memory))
-    yield directory
-    shutil.rmtree(directory)
+    # What the crashes left in mid-air complains when it is collected: here, and not in the test that comes next.
+    gc.collect()
 
 
 @pytest.mark.parametrize("first", range(0, _SEEDS, _AT_A_TIME) if _ONLY is None else [int(_ONLY)])
