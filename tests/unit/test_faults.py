@@ -25,9 +25,8 @@ _WITHOUT = {
     "store/maildir/index.py": 1,  # a damaged index
     "store/maildir/keywords.py": 2,  # locks
     "store/maildir/layout.py": 1,  # abandoned files
-    "store/tls_policies.py": 1,  # notes and counts, not durable on purpose
     "store/queue/salvage.py": 3,  # by hand, and the damaged file is still there
-    "store/usage.py": 1,  # not durable on purpose
+    "store/side_file.py": 1,  # notes and counts, not durable on purpose
     "store/queue/bodies.py": 1,  # sync_directory: those who call it have one
     "delivery/local.py": 1,  # a file in tmp/ that is in the way
 }

@@ -22,8 +22,9 @@ from twisted_mta.interfaces import Account, IPolicyCheck, Peer, StoreFull
 from twisted_mta.policy.rates import RateCheck
 from twisted_mta.service.reload import reload
 from twisted_mta.service.usage import INTERVAL, Alarms, UsageKeeper
+from twisted_mta.store.side_file import SideFileError
 from twisted_mta.store.threads import InlineWorkers
-from twisted_mta.store.usage import UsageFile, UsageFileError
+from twisted_mta.store.usage import UsageFile
 from twisted_mta.testing.directory import make_directory
 from twisted_mta.testing.world import World
 
@@ -197,21 +198,21 @@ class FileTests(SynchronousTestCase):
 
     def test_damaged(self) -> None:
         self.path.write_bytes(b"this is no database, not at all" * 100)
-        with self.assertRaisesRegex(UsageFileError, "may be removed"):
+        with self.assertRaisesRegex(SideFileError, "may be removed"):
             self.open()
 
     def test_newer(self) -> None:
         self.open()
         with closing(sqlite3.connect(self.path)) as database:
             database.execute("PRAGMA user_version=99")
-        with self.assertRaisesRegex(UsageFileError, "newer"):
+        with self.assertRaisesRegex(SideFileError, "newer"):
             self.open()
 
     def test_can_not_be_read(self) -> None:
         file = self.open()
         with closing(sqlite3.connect(self.path)) as database:
             database.execute("DROP TABLE usage")
-        with self.assertRaisesRegex(UsageFileError, "may be removed"):
+        with self.assertRaisesRegex(SideFileError, "may be removed"):
             file.load()
 
     def test_all_or_nothing(self) -> None:
@@ -225,7 +226,7 @@ class FileTests(SynchronousTestCase):
 
     def test_no_such_directory(self) -> None:
         self.path = Path(self.mktemp(), "usage")
-        with self.assertRaisesRegex(UsageFileError, "No such file"):
+        with self.assertRaisesRegex(SideFileError, "No such file"):
             self.open()
 
 

@@ -33,7 +33,8 @@ from twisted_mta.core.tls_report import (
     places,
     record_name,
 )
-from twisted_mta.store.tls_policies import FORGET, MAX_DETAILS, TlsFile, TlsFileError
+from twisted_mta.store.side_file import SideFileError
+from twisted_mta.store.tls_policies import FORGET, MAX_DETAILS, TlsFile
 
 WEEK = 7 * 86400
 POLICY = parse_policy(f"version: STSv1\nmode: enforce\nmx: mx.x.test\nmax_age: {WEEK}".encode())
@@ -320,14 +321,14 @@ class FileTests(FileCase):
     def test_files_that_can_not_be_used(self) -> None:
         junk = Path("junk").absolute()
         junk.write_bytes(b"x" * 5000)
-        with self.assertRaisesRegex(TlsFileError, "not a database .*found out anew"):
+        with self.assertRaisesRegex(SideFileError, "not a database .*found out anew"):
             TlsFile(junk)
-        with self.assertRaisesRegex(TlsFileError, "nowhere"):
+        with self.assertRaisesRegex(SideFileError, "nowhere"):
             TlsFile(Path("nowhere/tls").absolute())
         with mock.patch("twisted_mta.store.tls_policies.VERSION", 99):
             self.reopen()
         self.file.close()
-        with self.assertRaisesRegex(TlsFileError, "newer"):
+        with self.assertRaisesRegex(SideFileError, "newer"):
             TlsFile(self.path)
 
 

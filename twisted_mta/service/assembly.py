@@ -50,14 +50,15 @@ from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.history import HistoryRules
 from twisted_mta.store.queue.schema import QueueFileError
+from twisted_mta.store.side_file import SideFileError
 from twisted_mta.store.threads import InlineWorkers, Workers
-from twisted_mta.store.tls_policies import TlsFile, TlsFileError
-from twisted_mta.store.usage import UsageFile, UsageFileError
+from twisted_mta.store.tls_policies import TlsFile
+from twisted_mta.store.usage import UsageFile
 
 #: Threads for mailboxes and their files, for password hashes, and for the rest.
 _DISK_THREADS = 8
 _HASH_THREADS = 2
-_CANNOT_START = (AlreadyRunning, QueueFileError, UsageFileError, TlsFileError, OSError, UnicodeDecodeError)
+_CANNOT_START = (AlreadyRunning, QueueFileError, SideFileError, OSError, UnicodeDecodeError)
 
 
 class StartError(Exception):

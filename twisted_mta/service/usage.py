@@ -32,7 +32,7 @@ class UsageKeeper:
     log = Logger()
 
     def __init__(self, file: UsageFile, workers: Workers | InlineWorkers, clock: Any) -> None:
-        """Reads the file, blocking. Raises UsageFileError."""
+        """Reads the file, blocking. Raises SideFileError."""
         self._file = file
         self._workers = workers
         self._clock = clock

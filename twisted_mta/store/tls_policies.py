@@ -6,10 +6,7 @@ One SQLite file of its own. Everything here blocks; one call at a time, from any
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -19,6 +16,7 @@ from twisted_mta.core.tls_policy.seen import Seen, Sighting, after, is_fall
 from twisted_mta.core.tls_policy.sts import PolicyError, StsPolicy, parse_policy
 from twisted_mta.core.tls_report import MAX_CODE, Applied, FailureCount, PolicyCount, Session
 from twisted_mta.store.faults import fault
+from twisted_mta.store.side_file import SideFile
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -61,60 +59,20 @@ _CREATE = (
     ) WITHOUT ROWID
     """,
 )
-_REMOVABLE = "it holds what is known of others' TLS; without it, that must be found out anew"
-
-
-class TlsFileError(Exception):
-    """The file can't be used; the text says why and what to do."""
+_LOSS = "it holds what is known of others' TLS; without it, that must be found out anew"
 
 
 class TlsFile:
     """The file. A policy is synced when it is stored; of the rest a crash may lose the last moments."""
 
     def __init__(self, path: Path) -> None:
-        """Opens it, or makes it with mode 0600. Raises TlsFileError."""
-        self._path = path
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=10.0, isolation_level=None, check_same_thread=False
-            )
-        except (sqlite3.Error, OSError) as error:
-            raise TlsFileError(f"{path}: {error}") from error
-        try:
-            self._prepare()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise TlsFileError(f"{path}: {error} ({_REMOVABLE})") from error
-        except TlsFileError:
-            self._connection.close()
-            raise
-
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise TlsFileError(
-                f"{self._path} was written by a newer twisted-mta: run that, or remove the file"
-            )
-        for statement in _CREATE:
-            self._connection.execute(statement)
-        self._connection.execute(f"PRAGMA user_version={VERSION}")
-
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
+        """Opens it, or makes it. Raises SideFileError."""
+        self._file = SideFile(path, VERSION, _CREATE, _LOSS)
+        self._connection = self._file.connection
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._file.close()
 
     # --- policies: all may raise sqlite3.Error ---------------------------------------------------
 
@@ -153,7 +111,7 @@ class TlsFile:
     def forget(self, now: float) -> None:
         """Remove what is of no use any more: policies that expired, domains that got no mail for half a year, old counts."""
         gone = [(each.domain,) for each in self.policies() if now > max(each.expires, each.failed) + 86400]
-        with self._change():
+        with self._file.change():
             self._connection.executemany("DELETE FROM sts WHERE domain = ?", gone)
             self._connection.execute("DELETE FROM seen WHERE time < ?", (now - FORGET,))
             for table in ("session", "failure"):
@@ -164,7 +122,7 @@ class TlsFile:
     def see(self, sightings: Iterable[Sighting]) -> Sequence[Sighting]:
         """Take note of sessions, in order. Returns those in which a domain that had TLS had none. May raise sqlite3.Error."""
         falls: list[Sighting] = []
-        with self._change():
+        with self._file.change():
             for sighting in sightings:
                 before = self._seen(sighting.domain)
                 if is_fall(before, sighting):
@@ -189,7 +147,7 @@ class TlsFile:
 
     def count(self, sessions: Iterable[Session]) -> None:
         """Count sessions for reports. May raise sqlite3.Error."""
-        with self._change():
+        with self._file.change():
             for session in sessions:
                 self._count(session)
 
@@ -260,7 +218,7 @@ class TlsFile:
 
     def reported(self, day: int, domain: str) -> None:
         """Forget the counts of a domain and a day: they were sent, or nobody wants them. May raise sqlite3.Error."""
-        with self._change():
+        with self._file.change():
             for table in ("session", "failure"):
                 self._connection.execute(
                     f"DELETE FROM {table} WHERE day = ? AND domain = ?",  # noqa: S608

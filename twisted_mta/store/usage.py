@@ -5,7 +5,6 @@ Everything here blocks; one call at a time, from any thread.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from twisted_mta.core.rates import DAY, HOUR, Counter, Usage
+from twisted_mta.store.side_file import SideFile
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -28,52 +28,22 @@ CREATE TABLE IF NOT EXISTS usage (
 ) WITHOUT ROWID
 """
 _COUNTER = 5
-_REMOVABLE = "it holds what accounts sent of late, and may be removed"
-
-
-class UsageFileError(Exception):
-    """The file can't be used; the text says why and what to do."""
+_LOSS = "it holds what accounts sent of late, and may be removed"
 
 
 class UsageFile:
-    """The file. Losing the last moments of it in a crash costs nothing, so it is not synced with each write."""
+    """The file. Losing the last moments of it in a crash costs nothing."""
 
     def __init__(self, path: Path) -> None:
-        """Opens it, or makes it with mode 0600. Raises UsageFileError."""
-        self._path = path
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=10.0, isolation_level=None, check_same_thread=False
-            )
-        except (sqlite3.Error, OSError) as error:
-            raise UsageFileError(f"{path}: {error}") from error
-        try:
-            self._prepare()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise UsageFileError(f"{path}: {error} ({_REMOVABLE})") from error
-        except UsageFileError:
-            self._connection.close()
-            raise
-
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise UsageFileError(
-                f"{self._path} was written by a newer twisted-mta: run that, or remove the file"
-            )
-        self._connection.execute(_CREATE)
-        self._connection.execute(f"PRAGMA user_version={VERSION}")
+        """Opens it, or makes it. Raises SideFileError."""
+        self._file = SideFile(path, VERSION, (_CREATE,), _LOSS)
 
     def load(self) -> dict[str, Usage]:
-        """All entries by name. Raises UsageFileError."""
+        """All entries by name. Raises SideFileError."""
         try:
-            rows = self._connection.execute("SELECT * FROM usage").fetchall()
+            rows = self._file.connection.execute("SELECT * FROM usage").fetchall()
         except sqlite3.Error as error:
-            raise UsageFileError(f"{self._path}: {error} ({_REMOVABLE})") from error
+            raise self._file.error(error) from error
         return {
             name: Usage(Counter(HOUR, *row[:_COUNTER]), Counter(DAY, *row[_COUNTER:]), told)
             for name, told, *row in rows
@@ -83,20 +53,13 @@ class UsageFile:
         """Write entries; None removes one. Raises sqlite3.Error, and then nothing is written."""
         gone = [(name,) for name, usage in changed.items() if usage is None]
         kept = [_row(name, usage) for name, usage in changed.items() if usage is not None]
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._connection.executemany("DELETE FROM usage WHERE name = ?", gone)
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kept
-            )
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
+        with self._file.change() as db:
+            db.executemany("DELETE FROM usage WHERE name = ?", gone)
+            db.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._file.close()
 
 
 def _row(name: str, usage: Usage) -> tuple[str | int, ...]:

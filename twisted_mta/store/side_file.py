@@ -1,0 +1,75 @@
+"""Small SQLite files beside the queue, for what is good to know and may be lost.
+
+Everything here blocks; one call at a time, from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class SideFileError(Exception):
+    """The file can't be used; the text says why and what to do."""
+
+
+class SideFile:
+    """The file. Of its last moments a crash may lose some: writes are not synced one by one."""
+
+    def __init__(self, path: Path, version: int, tables: Sequence[str], loss: str) -> None:
+        """Opens it, or makes it with mode 0600. Raises SideFileError.
+
+        `version` is PRAGMA user_version, `tables` what makes them where they are missing; `loss` says what it would mean
+        to remove the file.
+        """
+        self._path = path
+        self._loss = loss
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self.connection = sqlite3.connect(
+                path, timeout=10.0, isolation_level=None, check_same_thread=False
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise SideFileError(f"{path}: {error}") from error
+        try:
+            self._prepare(version, tables)
+        except sqlite3.Error as error:
+            self.connection.close()
+            raise self.error(error) from error
+        except SideFileError:
+            self.connection.close()
+            raise
+
+    def _prepare(self, version: int, tables: Sequence[str]) -> None:
+        self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=NORMAL")
+        (found,) = self.connection.execute("PRAGMA user_version").fetchone()
+        if found > version:
+            raise SideFileError(
+                f"{self._path} was written by a newer twisted-mta: run that, or remove the file"
+            )
+        for statement in tables:
+            self.connection.execute(statement)
+        self.connection.execute(f"PRAGMA user_version={version}")
+
+    def error(self, error: sqlite3.Error) -> SideFileError:
+        """What to tell the administrator when SQLite fails."""
+        return SideFileError(f"{self._path}: {error} ({self._loss})")
+
+    @contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """All of it, or nothing."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
