@@ -359,3 +359,21 @@ def test_xclient_from_a_trusted_filter_only() -> None:
         site.wait_for(lambda: site.maildir("bob"))
         assert b"Received: from client.example.org ([192.0.2.7])" in site.maildir("bob")[0].read_bytes()
         assert client.docmd("XCLIENT ADDR=nowhere")[0] == 501
+
+
+def test_source_address_and_name_by_sender() -> None:
+    with Site(domain="example.net", accounts=("carol",), roles=("mx",)) as remote:
+        config = (
+            f'[relay]\nnetworks = ["127.0.0.0/8"]\n[relay.routes]\n"example.net" = "127.0.0.1:{remote.port("mx")}"\n'
+            '[[relay.source]]\nsenders = ["brand.test"]\nbind = ["127.0.0.2"]\nhelo = "out.brand.test"\n'
+        )
+        with Site(config, roles=("mx",)) as site, smtplib.SMTP("127.0.0.1", site.port("mx")) as client:
+            client.sendmail("news@brand.test", ["carol@example.net"], b"Subject: one\r\n\r\n")
+            client.sendmail("alice@example.test", ["carol@example.net"], b"Subject: two\r\n\r\n")
+            remote.wait_for(lambda: len(remote.maildir("carol")) == 2)
+            received = {
+                text.partition("Subject: ")[2].split()[0]: text
+                for text in (path.read_text() for path in remote.maildir("carol"))
+            }
+        assert "from out.brand.test" in received["one"] and "[127.0.0.2]" in received["one"]
+        assert "from mx.example.test" in received["two"] and "[127.0.0.1]" in received["two"]
