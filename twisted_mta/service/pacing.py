@@ -215,19 +215,20 @@ class Pacing(Generic[J]):
         if place.advancing:  # a job that ended at once: the loop below goes on
             return
         place.advancing = True
-        while place.waiting:
-            now = self._clock.seconds()
-            wait = place.pace.wait(now)
-            if wait is None:
-                break
-            if wait > 0:
-                if place.timer is None or not place.timer.active():
-                    place.timer = self._clock.callLater(wait, self._advance, place)
-                break
-            _, _, _, job = heapq.heappop(place.waiting)
-            place.running[job] = place.pace.begin(now)
-            self._start(job)
-        place.advancing = False
+        try:
+            while place.waiting and self._may_start(place):
+                _, _, _, job = heapq.heappop(place.waiting)
+                place.running[job] = place.pace.begin(self._clock.seconds())
+                self._start(job)
+        finally:
+            place.advancing = False
+
+    def _may_start(self, place: _Place[J]) -> bool:
+        """Whether the next attempt may start now; where it is only a matter of time, it will be looked at again then."""
+        wait = place.pace.wait(self._clock.seconds())
+        if wait is not None and wait > 0 and (place.timer is None or not place.timer.active()):
+            place.timer = self._clock.callLater(wait, self._advance, place)
+        return wait is not None and wait <= 0
 
     def _drain(self, place: _Place[J]) -> list[J]:
         jobs = [job for _, _, _, job in sorted(place.waiting, key=lambda entry: entry[:2])]
