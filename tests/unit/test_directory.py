@@ -11,7 +11,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_mta.config.schema import Accounts, Config, MailingList
+from twisted_mta.config.schema import Accounts, Config, Listen, MailingList, Relay, Role
 from twisted_mta.core.address import Address
 from twisted_mta.core.expand import expand
 from twisted_mta.interfaces import Account, IDirectory
@@ -140,17 +140,20 @@ class LoadTests(SynchronousTestCase):
             domains=("Example.test", "second.test", "example.test"),
             data=self.folder,
             postmaster=Address("alice", "example.test"),
-            listen=(),
+            listen=(
+                Listen(role=Role.MX, endpoint="tcp:25"),
+                Listen(role=Role.MX, endpoint=r"tcp6:25:interface=2001\:DB8\:\:1"),
+                Listen(role=Role.IMAPS, endpoint="tcp:993:interface=192.0.2.7"),
+            ),
             accounts=Accounts(file=self.folder / "users", maildir="/var/mail/{user}"),
             aliases=tuple(self.folder / name for name in names),
             lists=lists,
+            relay=Relay(own_addresses=("192.0.2.1",)),
         )
 
     def load(self, *names: str, lists: tuple[MailingList, ...] = ()) -> Directory:
         users = MemoryUsers(["alice@example.test", "bob@example.test"])
-        self.directory, self.problems = load_directory(
-            self.config(*names, lists=lists), users, ["[192.0.2.1]"]
-        )
+        self.directory, self.problems = load_directory(self.config(*names, lists=lists), users)
         return self.directory
 
     def told(self) -> list[str]:
@@ -169,6 +172,7 @@ class LoadTests(SynchronousTestCase):
         directory = self.load("aliases", "more", lists=(team, make_list("open@example.test")))
         self.assertEqual(self.told(), [])
         self.assertEqual(directory.domains, ("example.test", "second.test"))
+        self.assertEqual(directory.literals, {"[192.0.2.1]", "[IPv6:2001:db8::1]"})
         self.assertTrue(directory.is_local("[192.0.2.1]"))
         self.assertEqual(directory.mailing_list(team.address), team)
         self.assertIn("bob@example.test", directory.posters(team.address))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 
-from twisted_mta.config.fields import split_endpoint
-from twisted_mta.config.schema import Listen, Role
+from twisted_mta.config.own_addresses import mail_sockets
+from twisted_mta.config.schema import Listen
 
 #: For documentation only: no machine has them.
 _NOBODYS = {socket.AF_INET: "203.0.113.251", socket.AF_INET6: "2001:db8:ffff::fb"}
@@ -39,20 +38,10 @@ class OwnSockets:
         self._is_local = is_local
         #: Port -> interfaces, "" for all of them.
         self._interfaces: dict[int, set[str]] = {}
-        for one in listen:
-            kind, arguments, options = split_endpoint(one.endpoint)
-            if one.role is Role.MX and kind in ("tcp", "tcp6"):
-                port = int(arguments[0] if arguments else options["port"])
-                self._interfaces.setdefault(port, set()).add(_interface(options.get("interface", "")))
+        for port, address in mail_sockets(listen):
+            self._interfaces.setdefault(port, set()).add(address)
 
     def __call__(self, address: str, port: int) -> bool:
         """Whether this server is what answers there."""
         interfaces = self._interfaces.get(port, set())
         return address in interfaces or ("" in interfaces and self._is_local(address))
-
-
-def _interface(written: str) -> str:
-    if not written:
-        return ""
-    address = ipaddress.ip_address(written)
-    return "" if address.is_unspecified else str(address)

@@ -14,6 +14,7 @@ from typing import Protocol
 import attrs
 from zope.interface import implementer
 
+from twisted_mta.config.own_addresses import own_literals
 from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import (
@@ -214,9 +215,7 @@ class DirectoryHolder:
 # --- Loading -------------------------------------------------------------------------------------
 
 
-def load_directory(
-    config: Config, users: Users, literals: Iterable[str] = ()
-) -> tuple[Directory, tuple[AliasProblem, ...]]:
+def load_directory(config: Config, users: Users) -> tuple[Directory, tuple[AliasProblem, ...]]:
     """Build a snapshot. Blocks: call it in a thread. Never raises for what is in alias files, or for those that
     can't be read: that is told in the problems (`line` 0 where a whole file is missing), and the rest is used.
 
@@ -241,7 +240,7 @@ def load_directory(
         aliases=table,
         includes=loader.includes,
         lists=tuple(lists),
-        literals=frozenset(literals),
+        literals=own_literals(config),
     )
     for settings in lists:
         if settings.members_only:
