@@ -469,6 +469,7 @@ class QueueTests(Commands):
                     "transport": "smtp",
                     "status": "deferred",
                     "hop": "",
+                    "sender": "o@x",
                     "attempts": 2,
                     "next_attempt": 3600.0,
                     "last_reply": "451 4.7.1 later\x07",
@@ -479,7 +480,7 @@ class QueueTests(Commands):
             list(listing_lines([message, message], 1800.0)),
             [
                 "Q1  10 octets, 30 minutes old, from <>",
-                "    x\ufffd@y (smtp): next attempt in 30 minutes, 2 made: 451 4.7.1 later\ufffd",
+                "    x\ufffd@y (smtp, from o@x): next attempt in 30 minutes, 2 made: 451 4.7.1 later\ufffd",
             ]
             * 2
             + ["2 messages, 2 recipients"],

@@ -127,6 +127,23 @@ class LocalDeliveryTests(SynchronousTestCase):
         self.assertEqual(self.files("alice", "tmp"), [])
         self.assertEqual(self.told, [("alice@example.test", "INBOX")])
 
+    def test_copies_with_senders_and_fields_of_their_own(self) -> None:
+        owner = queued_recipient(
+            "bob@example.test",
+            transport=Transport.LOCAL,
+            sender=Address("owner-team", "example.test"),
+            prefix=b"X: y\r\n",
+        )
+        parsed = [recipient("alice@example.test"), owner]
+        self.get(self.delivery.deliver(message(), MemoryBody(BODY), parsed, "local"))
+        (one,), (two,) = self.files("alice", "new"), self.files("bob", "new")
+        self.assertTrue(one.read_bytes().startswith(b"Return-Path: <a@example.org>\nDelivered-To: alice@"))
+        self.assertTrue(
+            two.read_bytes().startswith(
+                b"Return-Path: <owner-team@example.test>\nDelivered-To: bob@example.test\nX: y\nReceived: "
+            )
+        )
+
     def test_a_bounce_has_the_null_return_path(self) -> None:
         self.deliver("alice@example.test", sender=None)
         self.assertTrue(self.files()[0].read_bytes().startswith(b"Return-Path: <>\n"))

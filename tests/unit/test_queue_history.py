@@ -99,6 +99,7 @@ class RecallTests(HistoryTestCase):
                 Transport.LOCAL,
                 Address("staff", "b.example"),
                 via=("team@b.example",),
+                sender=Address("owner-team", "b.example"),
             ),
         )
         (bob, joerg) = self.put(
@@ -129,6 +130,7 @@ class RecallTests(HistoryTestCase):
                     transport="local",
                     original="staff@b.example",
                     via=("team@b.example",),
+                    sender="owner-team@b.example",
                     state=State.QUEUED,
                     attempts=0,
                     next_attempt=1000.0,

@@ -182,6 +182,30 @@ class DeliveryTests(ManagerTestCase):
         )
         self.assertEqual([call.recipients for call in self.local.calls], [("d@example.org",)])
 
+    def test_recipients_with_a_sender_or_fields_of_their_own(self) -> None:
+        owner, forward = Address("owner-team", "example.test"), b"Delivered-To: team@example.test\r\n"
+        self.submit(
+            remote("bob@example.org"),
+            remote("carol@example.org", sender=owner, prefix=forward),
+            remote("dave@example.org", sender=owner, prefix=forward),
+            remote("erin@example.org", sender=owner),
+        )
+        received = b"Received: by mx.example.test\r\n"
+        self.assertEqual(
+            [(call.message.sender, call.message.prefix, call.recipients) for call in self.smtp.calls],
+            [
+                (ALICE, received, ("bob@example.org",)),
+                (owner, forward + received, ("carol@example.org", "dave@example.org")),
+                (owner, received, ("erin@example.org",)),
+            ],
+        )
+
+    def test_copies_for_mailboxes_stay_together(self) -> None:
+        own = remote("b@example.org", transport=Transport.LOCAL, sender=Address("o", "example.test"))
+        self.submit(remote("a@example.org", transport=Transport.LOCAL), own)
+        (call,) = self.local.calls
+        self.assertEqual((call.message.sender, len(call.recipients)), (ALICE, 2))
+
     def test_451_twice_is_retried_on_schedule_and_succeeds(self) -> None:
         self.smtp.script = replies(BUSY, BUSY, DELIVERED)
         name = self.submit()
@@ -372,6 +396,20 @@ class NotificationTests(ManagerTestCase):
         self.assertIn("a@example.org", words)
         self.assertIn("b@example.com", words)
         self.assertNotIn("c@example.net", words)
+
+    def test_each_sender_hears_of_its_own_copies(self) -> None:
+        self.smtp.script = replies(REFUSED)
+        owner = Address("owner-team", "example.test")
+        self.submit(remote("bob@example.org"), remote("carol@example.org", sender=owner))
+        told = {bounce["To"]: next(bounce.iter_parts()).get_content() for bounce in self.notifications()}
+        self.assertEqual(sorted(told), [str(ALICE), str(owner)])
+        self.assertIn("bob@example.org", told[str(ALICE)])
+        self.assertNotIn("carol@example.org", told[str(ALICE)])
+        self.assertIn("carol@example.org", told[str(owner)])
+
+    def test_a_bounce_stays_one_wherever_it_goes_on_to(self) -> None:
+        self.submit(remote("carol@example.org", sender=ALICE), sender=None)
+        self.assertIsNone(self.smtp.calls[0].message.sender)
 
     def test_a_bounce_never_bounces(self) -> None:
         self.smtp.script = replies(REFUSED)

@@ -447,8 +447,9 @@ class BodyWriterTests(StoreTestCase):
 class DamageTests(StoreTestCase):
     def test_corrupt_rows_are_left_alone_and_the_others_go_on(self) -> None:
         store = self.open()
-        for name in ("a", "b", "c", "d", "e", "f", "g"):
+        for name in ("a", "b", "c", "d", "e", "f", "g", "h"):
             self.run_async(put(store, message(name, name)))
+        self.sql("UPDATE recipient SET prefix = 7 WHERE message = 'h'")
         self.sql("UPDATE recipient SET transport = 'pigeon' WHERE message = 'a'")
         self.sql("UPDATE recipient SET address = 'no address' WHERE message = 'b'")
         self.sql("UPDATE message SET prefix = 'text' WHERE id = 'c'")
@@ -458,7 +459,7 @@ class DamageTests(StoreTestCase):
         items = self.run_async(store.claim_due(1000.0, 100))
         self.assertEqual(locals_of(items), ["f", "g"])
         self.assertEqual(items[0].recipients[0].last_reply, "\udcffA")
-        self.assertEqual(sum(event.get("event") == "damaged" for event in self.events), 5)
+        self.assertEqual(sum(event.get("event") == "damaged" for event in self.events), 6)
         self.assertIsNone(self.run_async(store.next_due()))
 
     def test_damaged_rows_are_shown_with_the_reason_and_can_be_removed(self) -> None:
@@ -550,6 +551,7 @@ class DamageTests(StoreTestCase):
         message, recipient = item.message, item.recipients[0]
         self.assertEqual((message.not_before, message.deliver_by, message.priority), (0.0, None, 0))
         self.assertEqual((message.tls, recipient.late), (TlsWish.NONE, False))
+        self.assertEqual((recipient.sender, recipient.prefix), (None, b""))
         with self.run_async(store.body(message)).open() as file:
             self.assertEqual(file.read(), b"ab\r\n")
         # What a fresh file has, an old one has too.

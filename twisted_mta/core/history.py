@@ -59,6 +59,8 @@ class PastRecipient:
     #: The address at RCPT, and the aliases and :include: files between it and `address`.
     original: str
     via: tuple[str, ...] = ()
+    #: The envelope sender of its copy, where it is not the message's; "".
+    sender: str = ""
     state: State
     attempts: int
     #: The rest tells of the end, or while it is queued of the last attempt. Unix seconds, and seconds.

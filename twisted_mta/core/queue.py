@@ -40,6 +40,10 @@ class NewRecipient:
     orcpt: str = ""
     #: The aliases and :include: files on the way from `original`, for the history; no part of what it is.
     via: tuple[str, ...] = attrs.field(default=(), eq=False)
+    #: The envelope sender of its copy; None: the message's. A message from the null reverse-path stays so for all.
+    sender: Address | None = None
+    #: Header fields that stand above `NewMessage.prefix` in its copy.
+    prefix: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
@@ -140,6 +144,9 @@ class QueuedRecipient:
     given_up: bool = False
     #: An administrator sends it there, whatever the configuration says: "mx.example.org:25", "[192.0.2.1]:25". "": nobody does.
     hop: str = ""
+    #: As in NewRecipient.
+    sender: Address | None = None
+    prefix: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
@@ -177,6 +184,17 @@ class QueuedMessage:
     def size(self) -> int:
         """Octets that a recipient gets: the prefix and the body."""
         return len(self.prefix) + self.body_size
+
+    def sender_for(self, recipient: QueuedRecipient) -> Address | None:
+        """The envelope sender of a recipient's copy, who is told what becomes of it."""
+        # RFC 5321 §4.5.5: nobody is to be told of a bounce, wherever it goes on to.
+        return None if self.sender is None else recipient.sender or self.sender
+
+    def copy_for(self, recipient: QueuedRecipient) -> QueuedMessage:
+        """The message as a recipient gets it: from its own sender, with its own fields on top."""
+        if recipient.sender is None and not recipient.prefix:
+            return self
+        return attrs.evolve(self, sender=self.sender_for(recipient), prefix=recipient.prefix + self.prefix)
 
 
 @attrs.frozen

@@ -109,6 +109,7 @@ class LocalDelivery:
         account = self._directory.account(recipient.address)
         if account is None:
             return None
+        message = message.copy_for(recipient)
         who = hashlib.sha256(account.name.casefold().encode()).hexdigest()[:12]
         return Copy(
             account=account,

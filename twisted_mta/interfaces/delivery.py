@@ -19,7 +19,8 @@ class IDelivery(Interface):
     def deliver(
         message: QueuedMessage, body: IStoredBody, recipients: Sequence[QueuedRecipient], destination: str
     ) -> Awaitable[Sequence[Outcome]]:
-        """Try once: one outcome for each recipient, in order. `recipients` share `destination`.
+        """Try once: one outcome for each recipient, in order. `recipients` share `destination`, and `message` is as they
+        get it (`QueuedMessage.copy_for`); for those of transport LOCAL it is as queued, since copies may differ there.
 
         May be called again for the same (queue id, recipient) after a crash; a local delivery then finds its own
         earlier work. An exception is a bug: the manager logs it and treats it as "try later".

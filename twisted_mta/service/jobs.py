@@ -34,6 +34,13 @@ class Attempt:
     given_up: bool = False
 
     @property
+    def message(self) -> QueuedMessage:
+        """The message as its delivery gets it: see `copy_key`."""
+        if self.transport is Transport.LOCAL:
+            return self.job.message
+        return self.job.message.copy_for(self.recipients[0])
+
+    @property
     def lane(self) -> tuple[Transport, str] | None:
         """Where it waits its turn; None: nowhere."""
         waits = self.transport is Transport.SMTP and not self.given_up
@@ -43,6 +50,16 @@ class Attempt:
     def rows(self) -> Sequence[int]:
         """The recipients' rows in the queue."""
         return [recipient.row for recipient in self.recipients]
+
+
+def copy_key(recipient: QueuedRecipient) -> tuple[object, ...]:
+    """Recipients of one message for whom it differs can't go together: the same for those who can.
+
+    Not so for mailboxes: what several addresses of one account get is one copy, and only their delivery can see that.
+    """
+    if recipient.transport is Transport.LOCAL:
+        return ()
+    return recipient.sender, recipient.prefix
 
 
 def rank(attempt: Attempt) -> tuple[int, float]:

@@ -34,7 +34,7 @@ from twisted_mta.core.queue import (
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import DamagedBody, IBodyWriter, IDelivery, IQueue, IQueueStore
-from twisted_mta.service.jobs import Attempt, Job, rank
+from twisted_mta.service.jobs import Attempt, Job, copy_key, rank
 from twisted_mta.service.notices import Notices
 from twisted_mta.service.outcomes import Judge, out_of_time
 from twisted_mta.service.pacing import Limits, Pacing
@@ -339,19 +339,19 @@ class QueueManager(Service):
         return Limits(manner.concurrency, manner.rate, manner.schedule or self._judge.schedule.delays)
 
     def _group(self, item: WorkItem) -> list[Attempt]:
-        groups: dict[tuple[Transport, str, bool], list[QueuedRecipient]] = {}
+        groups: dict[tuple[Transport, str, bool, tuple[object, ...]], list[QueuedRecipient]] = {}
         for recipient in item.recipients:
             try:
                 destination = self._deliveries[recipient.transport].destination(recipient)
             except Exception:  # noqa: BLE001  `deliver` will fail in its turn, and be tried later
                 self.log.failure("no destination for {recipient}", recipient=str(recipient.address))
                 destination = ""
-            key = (recipient.transport, destination, recipient.given_up)
+            key = (recipient.transport, destination, recipient.given_up, copy_key(recipient))
             groups.setdefault(key, []).append(recipient)
         job = Job(item.message)
         return [
             Attempt(job, tuple(found), transport, destination, given_up)
-            for (transport, destination, given_up), found in groups.items()
+            for (transport, destination, given_up, _), found in groups.items()
         ]
 
     def _start_attempt(self, attempt: Attempt) -> None:
@@ -400,7 +400,7 @@ class QueueManager(Service):
             self._seek_relief()
 
     async def _deliver(self, attempt: Attempt) -> Sequence[Outcome]:
-        message = attempt.job.message
+        message = attempt.message
         if attempt.given_up:
             return [_given_up(recipient) for recipient in attempt.recipients]
         if out_of_time(message, self._clock.seconds()):

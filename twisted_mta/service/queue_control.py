@@ -64,6 +64,7 @@ def _describe_recipient(item: WorkItem, recipient: QueuedRecipient) -> dict[str,
         "next_attempt": recipient.next_attempt,
         "last_reply": recipient.last_reply,
         "hop": recipient.hop,
+        "sender": str(recipient.sender) if recipient.sender else "",
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from twisted_mta.core.address import Address
 from twisted_mta.core.dsn import Action, Report
 from twisted_mta.core.queue import (
     Delivered,
@@ -136,9 +137,12 @@ class Settler:
         new: list[tuple[NewMessage, bytes]] = []
         if reports:
             try:
-                new = self._notices.write(message, await self._quotable(message), reports, now)
+                body = await self._quotable(message)
+                for sender, told in _by_sender(message, reports).items():
+                    new += self._notices.write(attrs.evolve(message, sender=sender), body, told, now)
             except Exception:  # noqa: BLE001  then nothing is given up, lest it is lost without a word
                 self.log.failure("can't write the notification about {queue_id}", queue_id=message.id)
+                new = []
                 updates = [self._unless_failed(update, now) for update in updates]
         if not await self._insist(message, lambda: self._store.record(updates, new)):
             return
@@ -174,3 +178,13 @@ class Settler:
         except Exception:  # noqa: BLE001  then the notification quotes what we have
             self.log.failure("can't read {queue_id} to quote it", queue_id=message.id)
             return None
+
+
+def _by_sender(
+    message: QueuedMessage, reports: Sequence[Report]
+) -> Mapping[Address | None, Sequence[Report]]:
+    """What each envelope sender that copies went out with is to be told."""
+    found: dict[Address | None, list[Report]] = {}
+    for report in reports:
+        found.setdefault(message.sender_for(report.recipient), []).append(report)
+    return found

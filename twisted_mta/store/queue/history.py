@@ -31,9 +31,10 @@ _STATES: dict[type[Outcome], State] = {
     Expanded: State.EXPANDED,
 }
 _END = (
-    "INSERT OR REPLACE INTO past_recipient (message, row, address, transport, original, via, attempts, state, ended, "
-    "took, reply, remote, contacts) SELECT message, row, address, transport, original, via, "
+    "INSERT OR REPLACE INTO past_recipient (message, row, address, transport, original, via, sender, attempts, state, "
+    "ended, took, reply, remote, contacts) SELECT message, row, address, transport, original, via, sender, "
 )
+_NAMES = "address, original, via, sender"
 _ENDED = _END + "attempts + 1, ?, ?, ?, ?, ?, ? FROM recipient WHERE row = ?"
 _DELETED = _END + f"attempts, '{State.DELETED}', ?, 0.0, last_reply, NULL, NULL FROM recipient WHERE "
 _LEFT = (
@@ -216,13 +217,14 @@ def _contact(one: Contact) -> dict[str, Any]:
     return said
 
 
-def _names(address: Any, original: Any, via: Any) -> dict[str, Any]:
-    """The fields that tell how a recipient came to be one."""
+def _names(address: Any, original: Any, via: Any, sender: Any) -> dict[str, Any]:
+    """The fields that tell how a recipient came to be one, and who its copy is from."""
     there = str(rows.unpack_address(address))
     return {
         "address": there,
         "original": there if original is None else str(rows.unpack_address(original)),
         "via": tuple(rows.decode(via, [])),
+        "sender": "" if sender is None else str(rows.unpack_address(sender)),
     }
 
 
@@ -305,10 +307,10 @@ class HistoryReader:
                 reply=rows.read_text(reply),
                 remote=rows.read_text(remote),
                 contacts=tuple(rows.decode(contacts, [])),
-                **_names(address, original, via),
+                **_names(*names),
             )
-            for row, address, transport, original, via, attempts, state, ended, took, reply, remote, contacts in self._query(
-                "SELECT row, address, transport, original, via, attempts, state, ended, took, reply, remote, contacts "
+            for row, transport, attempts, state, ended, took, reply, remote, contacts, *names in self._query(
+                f"SELECT row, transport, attempts, state, ended, took, reply, remote, contacts, {_NAMES} "  # noqa: S608  a constant
                 "FROM past_recipient WHERE message = ?",
                 queue_id,
             )
@@ -324,10 +326,10 @@ class HistoryReader:
                 reply=rows.read_text(reply),
                 next_attempt=next_attempt,
                 hop=rows.read_text(hop),
-                **_names(address, original, via),
+                **_names(*names),
             )
-            for row, address, transport, original, via, attempts, reply, next_attempt, hop in self._query(
-                "SELECT row, address, transport, original, via, attempts, last_reply, next_attempt, hop FROM recipient "
+            for row, transport, attempts, reply, next_attempt, hop, *names in self._query(
+                f"SELECT row, transport, attempts, last_reply, next_attempt, hop, {_NAMES} FROM recipient "  # noqa: S608  a constant
                 "WHERE row BETWEEN ? AND ? AND message = ?",
                 *(first, last, queue_id),
             )
@@ -346,7 +348,10 @@ class HistoryReader:
     def mentions(self, text: str, limit: int) -> list[str]:
         """See IQueueHistory."""
         # In the database's own terms, lest a million rows come up to Python.
-        there = "address = ?1 COLLATE NOCASE OR original = ?1 COLLATE NOCASE OR instr(lower(via), ?2)"
+        there = (
+            "address = ?1 COLLATE NOCASE OR original = ?1 COLLATE NOCASE OR sender = ?1 COLLATE NOCASE "
+            "OR instr(lower(via), ?2)"
+        )
         here = "sender = ?1 COLLATE NOCASE OR message_id = ?1 COLLATE NOCASE"
         found = self._query(
             f"SELECT message FROM recipient WHERE {there} UNION SELECT message FROM past_recipient WHERE {there} "  # noqa: S608

@@ -172,6 +172,8 @@ class MemoryQueueStore:
                 next_attempt=message.released,
                 last_reply="",
                 warned=False,
+                sender=recipient.sender,
+                prefix=recipient.prefix,
             )
             for recipient in message.recipients
         )

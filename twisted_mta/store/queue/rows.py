@@ -30,17 +30,17 @@ MESSAGE_COLUMNS = (
 MESSAGE_WIDTH = 20
 RECIPIENT_COLUMNS = (
     "r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
-    "r.last_reply, r.warned, r.late, r.given_up, r.hop"
+    "r.last_reply, r.warned, r.late, r.given_up, r.hop, r.sender, r.prefix"
 )
-RECIPIENT_WIDTH = 13
+RECIPIENT_WIDTH = 15
 INSERT_MESSAGE = (
     "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, envid, ret, "
     "parent, message_id, origin, prefix, not_before, deliver_by, by_mode, priority, tls, size, arrival) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_RECIPIENT = (
-    "INSERT INTO recipient (row, message, owner, next_attempt, transport, notify, address, original, orcpt, via) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO recipient (row, message, owner, next_attempt, transport, notify, address, original, orcpt, via, sender, "
+    "prefix) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 _WISHES = {wish.value: wish for wish in TlsWish}
@@ -176,6 +176,8 @@ def recipient_row(
         None if same else pack_address(recipient.original),
         text(recipient.orcpt),
         encode(recipient.via) if recipient.via else None,
+        None if recipient.sender is None else pack_address(recipient.sender),
+        recipient.prefix or None,
     )
 
 
@@ -217,6 +219,8 @@ def queued_recipient(recipient: NewRecipient, row: int, message: NewMessage) -> 
         next_attempt=message.released,
         last_reply="",
         warned=False,
+        sender=recipient.sender,
+        prefix=recipient.prefix,
     )
 
 
@@ -279,6 +283,13 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
     )
 
 
+def _octets(value: Any) -> bytes:
+    """b"" for NULL. Raises TypeError."""
+    if value is not None and not isinstance(value, bytes):
+        raise TypeError(f"{value!r} is no octets")
+    return value or b""
+
+
 def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
     """A recipient from RECIPIENT_COLUMNS. Raises CorruptRow."""
     (
@@ -295,6 +306,8 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
         late,
         given_up,
         hop,
+        sender,
+        prefix,
     ) = row
     address = unpack_address(packed)
     try:
@@ -313,6 +326,8 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
             late=bool(late),
             given_up=bool(given_up),
             hop=read_text(hop),
+            sender=None if sender is None else unpack_address(sender),
+            prefix=_octets(prefix),
         )
     except (ValueError, TypeError) as error:
         raise CorruptRow(f"recipient {number}: {error}") from None

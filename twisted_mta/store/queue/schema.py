@@ -23,7 +23,7 @@ from twisted_mta.store.faults import fault
 HOLD = "!hold"
 
 #: PRAGMA user_version of a file that this code writes.
-VERSION = 3
+VERSION = 4
 
 _CREATE = """
 CREATE TABLE body (
@@ -72,7 +72,9 @@ CREATE TABLE recipient (
     late INTEGER NOT NULL DEFAULT 0, -- 1: the sender was told that deliver_by has passed
     given_up INTEGER NOT NULL DEFAULT 0, -- 1: it fails untried
     hop,                        -- where an administrator sends it; NULL: where it would go by itself
-    via                         -- what was between original and address (JSON), for the history
+    via,                        -- what was between original and address (JSON), for the history
+    sender,                     -- the envelope sender of its copy; NULL: the message's
+    prefix BLOB                 -- header fields above those of the message; NULL: none
 );
 CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
 """
@@ -101,6 +103,7 @@ CREATE TABLE past_recipient (
     reply,
     remote,
     contacts,                   -- JSON, or NULL
+    sender,                     -- NULL: the message's
     PRIMARY KEY (message, row)
 ) WITHOUT ROWID;
 CREATE TABLE event (
@@ -161,8 +164,18 @@ def _to_3(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _to_4(connection: sqlite3.Connection) -> None:
+    """What a recipient's copy has of its own."""
+    for table, column in (("recipient", "sender"), ("recipient", "prefix BLOB")):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    # One that came by `_to_3` has it.
+    columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(past_recipient)")]
+    if "sender" not in columns:
+        connection.execute("ALTER TABLE past_recipient ADD COLUMN sender")
+
+
 #: From version n to n + 1.
-MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4}
 
 
 #: A file of no more pages is checked whole at a start: a tenth of a second for its 40 MB.

@@ -139,6 +139,7 @@ class QueueStoreContract(_Base):
             NewRecipient(Address('a "b"@c', "[IPv6:2001:db8::1]"), Transport.LIST, ALICE),
             NewRecipient(Address("postmaster", ""), Transport.LOCAL, Address("p@q", "[x-y:a@b]")),
             NewRecipient(Address("caf\udce9", "example.org"), Transport.SMTP, ALICE),
+            recipient("own", sender=Address('b="é"@c', "example.test"), prefix=b"Delivered-To: \xff\r\n"),
         )
         new = message(
             "a1",
