@@ -470,6 +470,7 @@ class QueueTests(Commands):
                     "status": "deferred",
                     "hop": "",
                     "sender": "o@x",
+                    "target": "",
                     "attempts": 2,
                     "next_attempt": 3600.0,
                     "last_reply": "451 4.7.1 later\x07",

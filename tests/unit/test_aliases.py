@@ -9,9 +9,18 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twisted_mta.core import aliases
 from twisted_mta.core.address import Address
-from twisted_mta.core.aliases import AliasFile, Include, Name, merge, parse_aliases, parse_include
+from twisted_mta.core.aliases import (
+    AliasFile,
+    AliasProblem,
+    Include,
+    Name,
+    merge,
+    parse_aliases,
+    parse_include,
+    table,
+)
+from twisted_mta.core.aliases import parse as module
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "aliases"
 
@@ -84,29 +93,29 @@ class EntryTests(unittest.TestCase):
             str(parsed.problems[0]).encode()  # can be printed
 
     def test_problem_names_file_line_and_reason(self) -> None:
-        (problem,) = parse_aliases("\na: |cmd", "etc/aliases").problems
-        self.assertEqual(str(problem), "etc/aliases:2: delivery to a command is not supported yet: |cmd")
+        (problem,) = parse_aliases("\na: |", "etc/aliases").problems
+        self.assertEqual(str(problem), "etc/aliases:2: after the bar there must be a command: |")
 
     def test_problem_of_the_whole_file(self) -> None:
-        self.assertEqual(str(aliases.AliasProblem("f", 0, "", "it is gone")), "f: it is gone")
+        self.assertEqual(str(AliasProblem("f", 0, "", "it is gone")), "f: it is gone")
 
 
 class BoundTests(unittest.TestCase):
     def test_entry_length(self) -> None:
-        with mock.patch.object(aliases, "MAX_ENTRY", 20):
+        with mock.patch.object(module, "MAX_ENTRY", 20):
             parsed = parse_aliases("a: bob,\n  carol,\n  dave,\n  erin\nb: bob\n" + "c" * 30, "f")
         self.assertEqual([entry.line for entry in parsed.entries], [5])
         self.assertEqual([problem.line for problem in parsed.problems], [1, 6])
         self.assertIn("longer than 20", parsed.problems[0].why)
 
     def test_targets(self) -> None:
-        with mock.patch.object(aliases, "MAX_TARGETS", 2):
+        with mock.patch.object(module, "MAX_TARGETS", 2):
             parsed = parse_aliases("a: b, c, d, e", "f")
         self.assertEqual(len(parsed.entries[0].targets), 2)
         self.assertEqual([problem.text for problem in parsed.problems], ["d"])
 
     def test_problems(self) -> None:
-        with mock.patch.object(aliases, "MAX_PROBLEMS", 2):
+        with mock.patch.object(module, "MAX_PROBLEMS", 2):
             parsed = parse_aliases("bad\n" * 5, "f")
         self.assertEqual(len(parsed.problems), 3)
         self.assertEqual(str(parsed.problems[-1]), "f: 3 more lines can't be read")
@@ -136,7 +145,7 @@ class IncludeTests(unittest.TestCase):
         self.assertEqual([problem.line for problem in parsed.problems], [2, 3])
 
     def test_bounds(self) -> None:
-        with mock.patch.object(aliases, "MAX_TARGETS", 2), mock.patch.object(aliases, "MAX_ENTRY", 10):
+        with mock.patch.object(module, "MAX_TARGETS", 2), mock.patch.object(module, "MAX_ENTRY", 10):
             parsed = parse_include("a\nthis-line-is-too-long\nb\nc\nd", "staff")
         self.assertEqual([str(target) for target in parsed.targets], ["a", "b"])
         self.assertEqual([problem.line for problem in parsed.problems], [2, 4])
@@ -168,7 +177,7 @@ class MergeTests(unittest.TestCase):
         )
 
     def test_clashes_are_bounded(self) -> None:
-        with mock.patch.object(aliases, "MAX_PROBLEMS", 3):
+        with mock.patch.object(table, "MAX_PROBLEMS", 3):
             _, problems = merge([parse_aliases("a: b\n" * 10, "f")])
         self.assertEqual(len(problems), 3)
 
@@ -179,17 +188,17 @@ _name = st.from_regex(r"[a-z][a-z0-9_-]{0,10}(@[a-z]{1,5}\.test)?", fullmatch=Tr
 
 class PlainTests(unittest.TestCase):
     def test_the_quick_way_is_taken(self) -> None:
-        self.assertEqual(aliases._plain("Bob"), Address("Bob", ""))
-        self.assertEqual(aliases._plain("Bob_1@xn--a.b-c.test"), Address("Bob_1", "xn--a.b-c.test"))
+        self.assertEqual(module._plain("Bob"), Address("Bob", ""))
+        self.assertEqual(module._plain("Bob_1@xn--a.b-c.test"), Address("Bob_1", "xn--a.b-c.test"))
         for text in ("a.b", "a@B", "a@b-", "a@-b", "a@", "@b", "a" * 65, "a@" + "b" * 254, "a\n", "é"):
-            self.assertIsNone(aliases._plain(text), text)
+            self.assertIsNone(module._plain(text), text)
 
 
 class PropertyTests(unittest.TestCase):
     @given(st.text("aA0-_.@", max_size=14))
     @settings(max_examples=150, deadline=None)
     def test_the_quick_way_reads_what_the_full_parser_reads(self, text: str) -> None:
-        quick = aliases._plain(text)
+        quick = module._plain(text)
         if quick is not None:
             full = Address.parse(text if "@" in text else f"{text}@localhost")
             self.assertEqual(quick, full if "@" in text else Address(full.local, ""))

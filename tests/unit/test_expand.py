@@ -8,10 +8,10 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twisted_mta.core import expand as module
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify, Recipient
+from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import Kind, Plan, expand, render, resolves, route
+from twisted_mta.core.expand import walk as module
 from twisted_mta.core.queue import Transport
 from twisted_mta.interfaces import IDirectory
 from twisted_mta.testing.directory import make_directory, make_list
@@ -330,64 +330,6 @@ class LoopAndLimitTests(unittest.TestCase):
         directory = make_directory(["alice"], {**doubling, "a18": "alice"})
         found = plan("a0@example.test", directory)
         self.assertEqual((places(found), found.problems), (["local alice@example.test"], ()))
-
-
-class RouteTests(unittest.TestCase):
-    def setUp(self) -> None:
-        self.directory = make_directory(
-            ["alice", "bob"], {"one": "alice", "two": "alice, bob", "broken": "ghost, bob", "loop": "loop"}
-        )
-
-    def routed(self, *recipients: Recipient) -> list[tuple[str, str, str, Notify, str]]:
-        found = route(recipients, self.directory).recipients
-        return [(one.transport, str(one.address), str(one.original), one.notify, one.orcpt) for one in found]
-
-    def test_each_place_once_for_the_first_who_leads_there(self) -> None:
-        self.assertEqual(
-            self.routed(*(Recipient(Address(name, "example.test")) for name in ("one", "two", "ALICE"))),
-            [
-                ("local", "alice@example.test", "one@example.test", DEFAULT_NOTIFY, ""),
-                ("local", "bob@example.test", "two@example.test", DEFAULT_NOTIFY, ""),
-            ],
-        )
-
-    def test_alias_with_one_target_keeps_what_the_sender_asked_for(self) -> None:
-        wish = Notify.SUCCESS | Notify.FAILURE
-        self.assertEqual(
-            self.routed(Recipient(Address("one", "example.test"), wish, "rfc822;x@y")),
-            [("local", "alice@example.test", "one@example.test", wish, "rfc822;x@y")],
-        )
-
-    def test_alias_with_several_targets_drops_success(self) -> None:
-        found = self.routed(
-            Recipient(Address("two", "example.test"), Notify.SUCCESS | Notify.DELAY, "rfc822;x@y")
-        )
-        self.assertEqual(
-            [(one[0], one[3], one[4]) for one in found],
-            [
-                ("alias", Notify.SUCCESS, "rfc822;x@y"),
-                ("local", Notify.DELAY, "rfc822;x@y"),
-                ("local", Notify.DELAY, "rfc822;x@y"),
-            ],
-        )
-        self.assertEqual(found[0][1:3], ("two@example.test", "two@example.test"))
-
-    def test_only_what_is_asked_for_is_told(self) -> None:
-        found = self.routed(Recipient(Address("two", "example.test")))
-        self.assertEqual([one[0] for one in found], ["local", "local"])
-
-    def test_what_leads_nowhere_goes_where_it_will_be_refused(self) -> None:
-        routed = route([Recipient(Address("broken", "example.test"))], self.directory)
-        self.assertEqual(
-            [(str(one.address), one.transport) for one in routed.recipients],
-            [("bob@example.test", Transport.LOCAL), ("ghost@example.test", Transport.LOCAL)],
-        )
-        self.assertEqual([one.kind for one in routed.problems], [Kind.UNKNOWN])
-        self.assertEqual(len(self.routed(Recipient(Address("loop", "example.test")))), 1)
-
-    def test_a_sender_for_a_bounce(self) -> None:
-        bounce = Recipient(Address("x", "example.org"), Notify.NEVER)
-        self.assertEqual(self.routed(bounce), [("smtp", "x@example.org", "x@example.org", Notify.NEVER, "")])
 
 
 # --- What always holds ---------------------------------------------------------------------------

@@ -239,10 +239,10 @@ class ListDeliveryTests(SynchronousTestCase):
             "550 5.7.2 only members may post to team@example.test", self.refusal(queued("eve@example.org"))
         )
 
-    def test_member_who_does_not_exist_is_left_to_local_delivery_so_that_the_owner_hears(self) -> None:
+    def test_member_who_does_not_exist_is_refused_later_so_that_the_owner_hears(self) -> None:
         self.set_up(["ghost@example.test", "bob@example.test"])
         child = self.post()
-        self.assertEqual(self.places(child), ["local ghost@example.test", "local bob@example.test"])
+        self.assertEqual(self.places(child), ["refuse ghost@example.test", "local bob@example.test"])
 
     def test_no_members(self) -> None:
         self.set_up([])

@@ -100,6 +100,7 @@ class RecallTests(HistoryTestCase):
                 Address("staff", "b.example"),
                 via=("team@b.example",),
                 sender=Address("owner-team", "b.example"),
+                target="here",
             ),
         )
         (bob, joerg) = self.put(
@@ -131,6 +132,7 @@ class RecallTests(HistoryTestCase):
                     original="staff@b.example",
                     via=("team@b.example",),
                     sender="owner-team@b.example",
+                    target="here",
                     state=State.QUEUED,
                     attempts=0,
                     next_attempt=1000.0,

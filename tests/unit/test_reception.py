@@ -196,7 +196,7 @@ class ReceptionTests(SynchronousTestCase):
         )
         (recipient,) = self.queue.messages[0].recipients
         self.assertEqual(
-            (str(recipient.address), recipient.transport), ("nobody@example.test", Transport.LOCAL)
+            (str(recipient.address), recipient.transport), ("nobody@example.test", Transport.REFUSE)
         )
 
     def finish(self, *chunks: bytes) -> str:

@@ -223,6 +223,8 @@ def _recipient(recipient: dict[str, Any], now: float) -> str:
     if recipient["status"] == "held":
         when = "on hold"
     by = recipient["transport"] + (f" by {recipient['hop']}" if recipient["hop"] else "")
+    if recipient["target"]:
+        by += f" {visible(recipient['target'])}"
     sender = f", from {visible(recipient['sender'])}" if recipient["sender"] else ""
     text = f"{visible(recipient['address'])} ({by}{sender}): {when}"
     if recipient["attempts"]:

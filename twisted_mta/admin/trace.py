@@ -95,8 +95,9 @@ def _source(message: Mapping[str, Any]) -> str:
 
 def _recipient(message: Mapping[str, Any], recipient: Mapping[str, Any]) -> Iterator[str]:
     names = dict.fromkeys((recipient["original"], *recipient["via"], recipient["address"]))
+    target = f" {recipient['target']}" if recipient["target"] else ""
     sender = f", from <{recipient['sender']}>" if recipient["sender"] else ""
-    yield f"  to {' -> '.join(names)} ({recipient['transport']}){sender}"
+    yield f"  to {' -> '.join(names)} ({recipient['transport']}{target}){sender}"
     for event in message["events"]:
         if recipient["row"] in event["rows"]:
             yield from _attempt(event["time"], _event(event), event["data"])

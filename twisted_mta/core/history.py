@@ -61,6 +61,8 @@ class PastRecipient:
     via: tuple[str, ...] = ()
     #: The envelope sender of its copy, where it is not the message's; "".
     sender: str = ""
+    #: Where `transport` took it, if not to the address: `core.queue.NewRecipient.target`.
+    target: str = ""
     state: State
     attempts: int
     #: The rest tells of the end, or while it is queued of the last attempt. Unix seconds, and seconds.

@@ -24,13 +24,24 @@ class Transport(enum.StrEnum):
     LIST = "list"
     #: An alias of several addresses, which are recipients themselves: the sender is told of it, and nothing else is done.
     ALIAS = "alias"
+    #: An mbox, or a Maildir that is no account's. `target` is its absolute path, with a slash at the end of a Maildir's.
+    FILE = "file"
+    #: A program. `target` is its command line.
+    COMMAND = "command"
+    #: A function of a Twisted application. `target` names it.
+    HANDLER = "handler"
+    #: Nowhere, on purpose.
+    DISCARD = "discard"
+    #: Nowhere, and the sender is told. `target` is the reply: "550 5.1.1 there is no user ...".
+    REFUSE = "refuse"
 
 
 @attrs.frozen
 class NewRecipient:
     """A recipient as it enters the queue.
 
-    `address` is where it goes, `original` what the client said at RCPT (they differ behind an alias).
+    `address` is where it goes, `original` what the client said at RCPT (they differ behind an alias). For a transport that
+    needs more than the address there is a `target`; the address is then that of the alias with this target.
     """
 
     address: Address
@@ -44,6 +55,8 @@ class NewRecipient:
     sender: Address | None = None
     #: Header fields that stand above `NewMessage.prefix` in its copy.
     prefix: bytes = b""
+    #: What the transport goes by besides the address, see `Transport`; "" for most.
+    target: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -147,6 +160,7 @@ class QueuedRecipient:
     #: As in NewRecipient.
     sender: Address | None = None
     prefix: bytes = b""
+    target: str = ""
 
 
 @attrs.frozen(kw_only=True)

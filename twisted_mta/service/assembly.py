@@ -16,9 +16,9 @@ from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.smtp.client import Login
-from twisted_mta.delivery.alias import AliasDelivery
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
+from twisted_mta.delivery.settled import SettledDelivery, discarded, expanded, missing, refused
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.delivery.tls_policy import Check
@@ -258,7 +258,12 @@ def assemble(config: Config, platform: Platform) -> Parts:
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
-        Transport.ALIAS: AliasDelivery(),
+        Transport.ALIAS: SettledDelivery(expanded),
+        Transport.FILE: missing("files"),
+        Transport.COMMAND: missing("commands"),
+        Transport.HANDLER: missing("handlers"),
+        Transport.DISCARD: SettledDelivery(discarded),
+        Transport.REFUSE: SettledDelivery(refused),
     }
     queue = QueueManager(
         store,

@@ -65,6 +65,7 @@ def _describe_recipient(item: WorkItem, recipient: QueuedRecipient) -> dict[str,
         "last_reply": recipient.last_reply,
         "hop": recipient.hop,
         "sender": str(recipient.sender) if recipient.sender else "",
+        "target": recipient.target,
     }
 
 

@@ -16,12 +16,12 @@ from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
 from twisted_mta.core.queue import NewMessage, QueuedMessage, QueuedRecipient, Transport, WorkItem
 from twisted_mta.core.queueids import QueueIds
-from twisted_mta.delivery.alias import AliasDelivery
 from twisted_mta.delivery.list import ListDelivery
+from twisted_mta.delivery.settled import SettledDelivery, discarded, expanded, refused
 from twisted_mta.interfaces import IDirectory, IStoredBody, Update
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.simulation.clock import SimulatedClock
-from twisted_mta.service.simulation.delivery import SimulatedLocal, SimulatedSmtp
+from twisted_mta.service.simulation.delivery import SimulatedLocal, SimulatedSmtp, kept
 from twisted_mta.service.simulation.timeline import Timeline
 from twisted_mta.store.queue.bodies import MemoryBody
 from twisted_mta.store.queue.memory import MemoryQueueStore
@@ -74,7 +74,12 @@ class Simulation:
             {
                 Transport.LOCAL: SimulatedLocal(directory),
                 Transport.LIST: ListDelivery(directory, self._ids, self._clock, InlineWorkers()),
-                Transport.ALIAS: AliasDelivery(),
+                Transport.ALIAS: SettledDelivery(expanded),
+                **dict.fromkeys(
+                    (Transport.FILE, Transport.COMMAND, Transport.HANDLER), SettledDelivery(kept)
+                ),
+                Transport.DISCARD: SettledDelivery(discarded),
+                Transport.REFUSE: SettledDelivery(refused),
                 Transport.SMTP: SimulatedSmtp(setup.conditions, Destinations(setup.relay), self._clock),
             },
             self._clock,

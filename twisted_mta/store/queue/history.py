@@ -31,10 +31,10 @@ _STATES: dict[type[Outcome], State] = {
     Expanded: State.EXPANDED,
 }
 _END = (
-    "INSERT OR REPLACE INTO past_recipient (message, row, address, transport, original, via, sender, attempts, state, "
-    "ended, took, reply, remote, contacts) SELECT message, row, address, transport, original, via, sender, "
+    "INSERT OR REPLACE INTO past_recipient (message, row, address, transport, original, via, sender, target, attempts, "
+    "state, ended, took, reply, remote, contacts) SELECT message, row, address, transport, original, via, sender, target, "
 )
-_NAMES = "address, original, via, sender"
+_NAMES = "address, original, via, sender, target"
 _ENDED = _END + "attempts + 1, ?, ?, ?, ?, ?, ? FROM recipient WHERE row = ?"
 _DELETED = _END + f"attempts, '{State.DELETED}', ?, 0.0, last_reply, NULL, NULL FROM recipient WHERE "
 _LEFT = (
@@ -217,7 +217,7 @@ def _contact(one: Contact) -> dict[str, Any]:
     return said
 
 
-def _names(address: Any, original: Any, via: Any, sender: Any) -> dict[str, Any]:
+def _names(address: Any, original: Any, via: Any, sender: Any, target: Any) -> dict[str, Any]:
     """The fields that tell how a recipient came to be one, and who its copy is from."""
     there = str(rows.unpack_address(address))
     return {
@@ -225,6 +225,7 @@ def _names(address: Any, original: Any, via: Any, sender: Any) -> dict[str, Any]
         "original": there if original is None else str(rows.unpack_address(original)),
         "via": tuple(rows.decode(via, [])),
         "sender": "" if sender is None else str(rows.unpack_address(sender)),
+        "target": rows.read_text(target),
     }
 
 

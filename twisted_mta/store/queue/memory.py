@@ -174,6 +174,7 @@ class MemoryQueueStore:
                 warned=False,
                 sender=recipient.sender,
                 prefix=recipient.prefix,
+                target=recipient.target,
             )
             for recipient in message.recipients
         )

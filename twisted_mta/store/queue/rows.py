@@ -30,9 +30,9 @@ MESSAGE_COLUMNS = (
 MESSAGE_WIDTH = 20
 RECIPIENT_COLUMNS = (
     "r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
-    "r.last_reply, r.warned, r.late, r.given_up, r.hop, r.sender, r.prefix"
+    "r.last_reply, r.warned, r.late, r.given_up, r.hop, r.sender, r.prefix, r.target"
 )
-RECIPIENT_WIDTH = 15
+RECIPIENT_WIDTH = 16
 INSERT_MESSAGE = (
     "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, envid, ret, "
     "parent, message_id, origin, prefix, not_before, deliver_by, by_mode, priority, tls, size, arrival) "
@@ -40,7 +40,7 @@ INSERT_MESSAGE = (
 )
 INSERT_RECIPIENT = (
     "INSERT INTO recipient (row, message, owner, next_attempt, transport, notify, address, original, orcpt, via, sender, "
-    "prefix) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "prefix, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 _WISHES = {wish.value: wish for wish in TlsWish}
@@ -178,6 +178,7 @@ def recipient_row(
         encode(recipient.via) if recipient.via else None,
         None if recipient.sender is None else pack_address(recipient.sender),
         recipient.prefix or None,
+        text(recipient.target) if recipient.target else None,
     )
 
 
@@ -221,6 +222,7 @@ def queued_recipient(recipient: NewRecipient, row: int, message: NewMessage) -> 
         warned=False,
         sender=recipient.sender,
         prefix=recipient.prefix,
+        target=recipient.target,
     )
 
 
@@ -308,6 +310,7 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
         hop,
         sender,
         prefix,
+        target,
     ) = row
     address = unpack_address(packed)
     try:
@@ -328,6 +331,7 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
             hop=read_text(hop),
             sender=None if sender is None else unpack_address(sender),
             prefix=_octets(prefix),
+            target=read_text(target),
         )
     except (ValueError, TypeError) as error:
         raise CorruptRow(f"recipient {number}: {error}") from None

@@ -74,7 +74,8 @@ CREATE TABLE recipient (
     hop,                        -- where an administrator sends it; NULL: where it would go by itself
     via,                        -- what was between original and address (JSON), for the history
     sender,                     -- the envelope sender of its copy; NULL: the message's
-    prefix BLOB                 -- header fields above those of the message; NULL: none
+    prefix BLOB,                -- header fields above those of the message; NULL: none
+    target                      -- what the transport needs besides the address; NULL: nothing
 );
 CREATE INDEX recipient_due ON recipient (next_attempt, row) WHERE owner IS NULL;
 """
@@ -104,6 +105,7 @@ CREATE TABLE past_recipient (
     remote,
     contacts,                   -- JSON, or NULL
     sender,                     -- NULL: the message's
+    target,
     PRIMARY KEY (message, row)
 ) WITHOUT ROWID;
 CREATE TABLE event (
@@ -165,13 +167,14 @@ def _to_3(connection: sqlite3.Connection) -> None:
 
 
 def _to_4(connection: sqlite3.Connection) -> None:
-    """What a recipient's copy has of its own."""
-    for table, column in (("recipient", "sender"), ("recipient", "prefix BLOB")):
+    """What a recipient's copy has of its own, and transports that go by more than an address."""
+    for table, column in (("recipient", "sender"), ("recipient", "prefix BLOB"), ("recipient", "target")):
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
-    # One that came by `_to_3` has it.
+    # One that came by `_to_3` has them.
     columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(past_recipient)")]
-    if "sender" not in columns:
-        connection.execute("ALTER TABLE past_recipient ADD COLUMN sender")
+    for column in ("sender", "target"):
+        if column not in columns:
+            connection.execute(f"ALTER TABLE past_recipient ADD COLUMN {column}")
 
 
 #: From version n to n + 1.

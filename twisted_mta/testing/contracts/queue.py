@@ -137,6 +137,7 @@ class QueueStoreContract(_Base):
             recipient("bob", notify=Notify.NEVER, orcpt="rfc822;Bob@example.org"),
             recipient("jörg", notify=Notify.SUCCESS | Notify.DELAY, transport=Transport.LOCAL),
             NewRecipient(Address('a "b"@c', "[IPv6:2001:db8::1]"), Transport.LIST, ALICE),
+            recipient("robot", transport=Transport.COMMAND, target='/bin/robot "caf\udce9"'),
             NewRecipient(Address("postmaster", ""), Transport.LOCAL, Address("p@q", "[x-y:a@b]")),
             NewRecipient(Address("caf\udce9", "example.org"), Transport.SMTP, ALICE),
             recipient("own", sender=Address('b="é"@c', "example.test"), prefix=b"Delivered-To: \xff\r\n"),

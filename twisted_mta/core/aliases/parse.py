@@ -1,114 +1,42 @@
-"""The aliases(5) file, as Postfix and Sendmail users know it.
-
-    # a comment stands on a line of its own
-    postmaster:          root
-    root:                alice, bob@example.org
-    staff:               alice, bob,
-                         "carol smith"@example.test
-    all:                 :include:/etc/mta/all
-    info@example.test:   alice
-    @old.example.test:   bob
-
-A name alone holds in every local domain; NAME@DOMAIN in that domain only; @DOMAIN takes what nobody else in
-that domain does. Names ignore case. A line that can't be read is reported and passed over, never guessed at.
-"""
+"""Reads aliases(5) files, and the files that they include."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-
-import attrs
+from collections.abc import Iterable, Iterator
 
 from twisted_mta.core.address import MAX_DOMAIN, Address, AddressError, parse_domain
+from twisted_mta.core.aliases.targets import (
+    UNREADABLE,
+    Action,
+    Alias,
+    AliasFile,
+    AliasProblem,
+    Command,
+    File,
+    Include,
+    IncludeFile,
+    Name,
+    Special,
+    Target,
+    shorten,
+)
 
 #: Characters of one entry with its continuation lines, targets of one entry or include file, problems told of one file.
 MAX_ENTRY = 1 << 20
 MAX_TARGETS = 10_000
 MAX_PROBLEMS = 1000
-
-#: How much of a bad line a problem quotes.
-_QUOTED = 120
+#: Characters of the text of :fail: and :defer:, which must fit into the line of a reply (RFC 5321 §4.5.3.1.5).
+MAX_TEXT = 400
 
 _INCLUDE = ":include:"
-# Not valid UTF-8 (the reader decodes with surrogateescape), or characters that no name has and a terminal may obey.
-_UNREADABLE = re.compile(r"[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
 # What nearly every name and target looks like: Address.parse reads the same from it, only not as fast (tested).
 _PLAIN = re.compile(
     r"([A-Za-z0-9_-]{1,64})(?:@([a-z0-9]+(?:-+[a-z0-9]+)*(?:\.[a-z0-9]+(?:-+[a-z0-9]+)*)*))?", re.ASCII
 )
 _QUOTED_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
-
-
-@attrs.frozen
-class Name:
-    """A target that is an address. `address.domain` is "" where only a name was written; `source` is "aliases:12"."""
-
-    address: Address
-    source: str
-
-    def __str__(self) -> str:
-        return str(self.address)
-
-
-@attrs.frozen
-class Include:
-    """A target that stands for the targets in a file, by its path as written."""
-
-    path: str
-    source: str
-
-    def __str__(self) -> str:
-        return f"{_INCLUDE}{self.path}"
-
-
-Target = Name | Include
-
-
-@attrs.frozen
-class Alias:
-    """One entry. `name.domain` is "" for a name that holds in all domains, `name.local` is "" for ``@domain``."""
-
-    name: Address
-    targets: tuple[Target, ...]
-    file: str
-    line: int
-
-    @property
-    def source(self) -> str:
-        """Where it stands: "aliases:12"."""
-        return f"{self.file}:{self.line}"
-
-
-@attrs.frozen
-class AliasProblem:
-    """Something in a file that was passed over. `line` counts from 1; 0 is for the file as a whole."""
-
-    file: str
-    line: int
-    #: The part that is wrong, shortened, without control characters; may be "".
-    text: str
-    why: str
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {self.why}" + (f": {self.text}" if self.text else "")
-
-
-@attrs.frozen
-class AliasFile:
-    """What a file says: entries in its order, and what could not be read."""
-
-    entries: tuple[Alias, ...]
-    problems: tuple[AliasProblem, ...]
-
-
-@attrs.frozen
-class IncludeFile:
-    """What an include file says."""
-
-    targets: tuple[Target, ...]
-    problems: tuple[AliasProblem, ...]
+_SPEAKING = re.compile(r":(?:fail|defer):", re.I)
+_SPECIAL = re.compile(r":(blackhole|fail|defer):(.*)", re.I | re.S)
 
 
 class _Bad(Exception):
@@ -140,12 +68,6 @@ class _Problems:
         return tuple(self._found)
 
 
-def shorten(text: str) -> str:
-    """Text from a file as a log or a terminal may show it."""
-    text = _UNREADABLE.sub("?", text.strip())
-    return text if len(text) <= _QUOTED else text[:_QUOTED] + "..."
-
-
 def parse_aliases(text: str, file: str) -> AliasFile:
     """Read an aliases(5) file. `text` was decoded from UTF-8 with ``surrogateescape``; `file` is its name in messages.
 
@@ -160,7 +82,7 @@ def parse_aliases(text: str, file: str) -> AliasFile:
         except _Bad as bad:
             problems.add(line, bad.text, bad.why)
             continue
-        targets = tuple(_targets(value, file, line, problems))
+        targets = tuple(_targets(value, file, line, problems, included=False))
         if targets:
             entries.append(Alias(alias_name, targets, file, line))
         elif not value.strip(", "):
@@ -179,7 +101,7 @@ def parse_include(text: str, file: str) -> IncludeFile:
         if len(content) > MAX_ENTRY:
             problems.add(number, content, f"the line is longer than {MAX_ENTRY} characters")
             continue
-        targets.extend(_targets(content, file, number, problems))
+        targets.extend(_targets(content, file, number, problems, included=True))
         if len(targets) > MAX_TARGETS:
             problems.add(number, content, f"only the first {MAX_TARGETS} targets of the file are used")
             break
@@ -232,6 +154,9 @@ def _split_name(content: str) -> tuple[str, str]:
 
 def _split_targets(value: str) -> Iterator[str]:
     """Part targets at commas that are not within quotes. A comma too many does no harm."""
+    if value.startswith(":") and _SPEAKING.match(value):
+        yield value  # with the commas of its text
+        return
     if '"' not in value:
         parts: Iterable[str] = value.split(",")
     else:
@@ -260,7 +185,7 @@ def _split_quoted(value: str) -> Iterator[str]:
 
 
 def _alias_name(text: str) -> Address:
-    if text.startswith("@") and not _UNREADABLE.search(text):
+    if text.startswith("@") and not UNREADABLE.search(text):
         try:
             return Address("", parse_domain(text[1:]))
         except AddressError as error:
@@ -268,7 +193,7 @@ def _alias_name(text: str) -> Address:
     return _address(text)
 
 
-def _targets(value: str, file: str, line: int, problems: _Problems) -> Iterator[Target]:
+def _targets(value: str, file: str, line: int, problems: _Problems, *, included: bool) -> Iterator[Target]:
     """The targets that can be used, up to MAX_TARGETS; the rest is reported."""
     source = f"{file}:{line}"
     for count, text in enumerate(_split_targets(value), 1):
@@ -276,7 +201,13 @@ def _targets(value: str, file: str, line: int, problems: _Problems) -> Iterator[
             problems.add(line, text, f"only the first {MAX_TARGETS} targets are used")
             return
         try:
-            yield _target(text, source)
+            target = _target(text, source)
+            if included and not isinstance(target, Name | Include):
+                # Whoever may write a list of addresses shall not be able to run programs by it, or to write files.
+                raise _Bad(text, "an included file may name addresses and other files to include only")
+            if count > 1 and isinstance(target, Special) and target.action is not Action.BLACKHOLE:
+                raise _Bad(text, f":{target.action}: must be the only target")
+            yield target
         except _Bad as bad:
             problems.add(line, bad.text, bad.why)
 
@@ -285,27 +216,64 @@ def _target(text: str, source: str) -> Target:
     plain = _plain(text)
     if plain:
         return Name(plain, source)
-    special = text
-    quoted = _QUOTED_STRING.fullmatch(text)
-    if quoted:  # "|command with arguments" and ":include:/a path" are quoted whole
-        special = re.sub(r"\\(.)", r"\1", quoted[1])
+    special = _unquoted(text)  # "|command with arguments" and ":include:/a path" are quoted whole
     if special.startswith("|"):
-        raise _Bad(text, "delivery to a command is not supported yet")
+        return _command(_unquoted(special[1:].strip()), text, source)
     if special.startswith("/"):
-        raise _Bad(text, "delivery to a file is not supported yet")
+        return _file(special, text, source)
     if special[: len(_INCLUDE)].lower() == _INCLUDE:
         return _include(special[len(_INCLUDE) :].strip(), text, source)
     if special.startswith(":"):
-        raise _Bad(text, "of the targets with a colon only :include:FILE is known")
-    if special.startswith("\\"):
-        raise _Bad(text, "a backslash is not needed: an alias that names itself means the mailbox")
+        return _special(special, text, source)
+    if text.startswith("\\"):
+        try:
+            return Name(_address(text[1:]), source, final=True)
+        except _Bad as bad:
+            raise _Bad(text, bad.why) from None
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1]
     return Name(_address(text), source)
 
 
+def _unquoted(text: str) -> str:
+    """What is between the quotes of a text that is quoted whole; any other as it is."""
+    quoted = _QUOTED_STRING.fullmatch(text)
+    return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+
+
+def _command(command: str, text: str, source: str) -> Command:
+    if not command or UNREADABLE.search(command):
+        raise _Bad(text, "after the bar there must be a command")
+    if command.startswith('"') and not _QUOTED_STRING.match(command):
+        raise _Bad(text, "a quote is never closed")
+    return Command(command, source)
+
+
+def _file(path: str, text: str, source: str) -> File | Special:
+    if UNREADABLE.search(path):
+        raise _Bad(text, "there is a control character in the path, or something that is not UTF-8")
+    if path == "/dev/null":
+        return Special(Action.BLACKHOLE, "", source)
+    bare = path.rstrip("/")
+    if not bare:
+        raise _Bad(text, "there is no file of that name")
+    return File(bare, path != bare, source)
+
+
+def _special(special: str, text: str, source: str) -> Special:
+    match = _SPECIAL.fullmatch(special)
+    if match is None:
+        raise _Bad(text, "of the targets with colons :include:, :blackhole:, :fail: and :defer: are known")
+    action, said = Action(match[1].lower()), match[2].strip()
+    if action is Action.BLACKHOLE and said:
+        raise _Bad(text, ":blackhole: tells nobody anything: it has no text")
+    if len(said) > MAX_TEXT or not (said.isascii() and said.isprintable()):
+        raise _Bad(text, f"the text of :{action}: must be printable ASCII, {MAX_TEXT} characters at most")
+    return Special(action, said, source)
+
+
 def _include(path: str, text: str, source: str) -> Include:
-    if not path or _UNREADABLE.search(path):
+    if not path or UNREADABLE.search(path):
         raise _Bad(text, ":include: needs the path of a file")
     return Include(path, source)
 
@@ -320,7 +288,7 @@ def _address(text: str) -> Address:
     plain = _plain(text)
     if plain:
         return plain
-    if _UNREADABLE.search(text):
+    if UNREADABLE.search(text):
         raise _Bad(text, "there is a control character, or something that is not UTF-8")
     if text.startswith("#") or " #" in text:
         raise _Bad(text, "a comment must stand on a line of its own")
@@ -334,42 +302,3 @@ def _address(text: str) -> Address:
     if not address.local:
         raise _Bad(text, "the name is empty")
     return Address(address.local, "") if bare else address
-
-
-# --- Several files -------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class AliasTable:
-    """Entries of all files by what they are looked up with, each key folded."""
-
-    #: "info@example.test".
-    full: Mapping[str, Alias]
-    #: "root".
-    bare: Mapping[str, Alias]
-    #: "example.test", of "@example.test".
-    catch_all: Mapping[str, Alias]
-
-    def find(self, address: Address) -> Alias | None:
-        """The entry for an address: the full address before the name alone (RFC 5321 §2.3.11 leaves case to us)."""
-        return self.full.get(address.folded) or self.bare.get(address.local.casefold())
-
-
-def merge(files: Iterable[AliasFile]) -> tuple[AliasTable, tuple[AliasProblem, ...]]:
-    """Put the entries of several files into one table. Of two entries for one name the first stands, the other is reported."""
-    table = AliasTable({}, {}, {})
-    problems: list[AliasProblem] = []
-    for entry in (entry for file in files for entry in file.entries):
-        name = entry.name
-        if not name.domain:
-            kind, key = table.bare, name.local.casefold()
-        elif not name.local:
-            kind, key = table.catch_all, name.domain
-        else:
-            kind, key = table.full, name.folded
-        assert isinstance(kind, dict)  # built just above; a Mapping to everybody else
-        first = kind.setdefault(key, entry)
-        if first is not entry and len(problems) < MAX_PROBLEMS:
-            why = f"the name is already an alias at {first.source}, which is used"
-            problems.append(AliasProblem(entry.file, entry.line, shorten(str(name)), why))
-    return table, tuple(problems)

@@ -1,0 +1,125 @@
+"""What one address is.
+
+For a local address the first of these that exists decides:
+
+1. a mailing list, or its NAME-owner, NAME-bounces or NAME-request;
+2. an alias of the full address, else of the local part;
+3. an account of exactly this name;
+4. an alias of the address without its +detail: who forwards alice forwards alice+lists too;
+5. an account without the +detail (which stays in the address, for the folder);
+6. postmaster, abuse and mailer-daemon: the configured postmaster;
+7. the catch-all alias of the domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from twisted_mta.core.address import Address
+from twisted_mta.core.aliases import Action, Alias, Special, Target
+from twisted_mta.core.expand.plan import Kind, Problem
+from twisted_mta.core.lists import MailingList
+
+#: RFC 5321 §4.5.1: postmaster exists in every domain. RFC 2142 §4 asks for abuse; mailer-daemon is where people
+#: answer bounces to.
+ROLES = frozenset({"postmaster", "abuse", "mailer-daemon"})
+
+
+class Lookups(Protocol):
+    """What expansion needs of a directory: see `twisted_mta.interfaces.IDirectory`."""
+
+    def is_local(self, domain: str) -> bool: ...
+    def first_domain(self) -> str: ...
+    def postmaster(self) -> Address: ...
+    def account(self, address: Address) -> object | None: ...
+    def without_detail(self, address: Address) -> Address | None: ...
+    def alias(self, address: Address) -> Alias | None: ...
+    def catch_all(self, domain: str) -> Alias | None: ...
+    def include(self, path: str) -> Sequence[Target]: ...
+    def mailing_list(self, address: Address) -> MailingList | None: ...
+    def list_owner(self, address: Address) -> MailingList | None: ...
+
+
+@attrs.frozen
+class Found:
+    """What an address is."""
+
+    kind: Kind
+    targets: tuple[Target | Address, ...] = ()
+    #: Where the targets are written, for those that don't say so themselves.
+    source: str = ""
+    #: The name of an alias, as it is written, in the domain that was asked for.
+    name: Address | None = None
+
+
+NOTHING: frozenset[Kind] = frozenset()
+#: What an address can be that is found by another name than its own.
+INDIRECT = frozenset({Kind.LIST, Kind.LIST_OWNER, Kind.ALIAS, Kind.POSTMASTER, Kind.CATCH_ALL})
+
+
+def canonical(address: Address, directory: Lookups) -> Address:
+    """The address with one of our domains in place of none (``<postmaster>``) or of a literal of ours."""
+    # RFC 5321 §4.1.1.3: a bare postmaster is ours; §4.1.3: so is whoever is named at our own address.
+    if not address.domain or (address.is_literal and directory.is_local(address.domain)):
+        return Address(address.local, directory.first_domain())
+    return address
+
+
+def find(address: Address, directory: Lookups, skip: frozenset[Kind] = NOTHING) -> Found | None:
+    """What a canonical address is, kinds in `skip` left aside; None if nobody has it."""
+    if not directory.is_local(address.domain):
+        return Found(Kind.REMOTE)
+    if Kind.LIST not in skip and directory.mailing_list(address):
+        return Found(Kind.LIST)
+    owned = directory.list_owner(address)
+    if owned and Kind.LIST_OWNER not in skip:
+        return Found(Kind.LIST_OWNER, (owned.owner,), f"list {owned.address}")
+    aliased = Kind.ALIAS not in skip
+    alias = directory.alias(address) if aliased else None
+    if alias:
+        return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))
+    base = directory.without_detail(address)
+    account = directory.account(address)
+    exact = account is not None and (base is None or directory.account(base) != account)
+    alias = directory.alias(base) if base and aliased and not exact else None
+    if alias:
+        return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))
+    if account is not None:
+        return Found(Kind.ACCOUNT)
+    if Kind.POSTMASTER not in skip and (base or address).local.casefold() in ROLES:
+        return Found(Kind.POSTMASTER, (directory.postmaster(),), "postmaster")
+    rest = directory.catch_all(address.domain) if Kind.CATCH_ALL not in skip else None
+    return Found(Kind.CATCH_ALL, rest.targets) if rest else None
+
+
+def resolves(address: Address, directory: Lookups) -> Problem | None:
+    """Whether there is anybody behind an address, at the cost of a few look-ups: None, or the reason to refuse it at RCPT.
+
+    Remote addresses always resolve. What an alias leads to is not followed: that is `expand`. An alias that is nothing
+    but ``:fail:`` or ``:defer:`` is such a reason.
+    """
+    address = canonical(address, directory)
+    found = find(address, directory)
+    if found is None:
+        return unknown(address, "")
+    if len(found.targets) == 1 and isinstance(found.targets[0], Special):
+        return refusal(found.targets[0], address)
+    return None
+
+
+def unknown(address: Address, source: str) -> Problem:
+    """Nobody has the address."""
+    return Problem(Kind.UNKNOWN, address, f"there is no user {address} here", source)
+
+
+def refusal(target: Special, address: Address) -> Problem | None:
+    """What a target says that takes no mail; None for one that takes it and loses it."""
+    if target.action is Action.FAIL:
+        return Problem(Kind.FAIL, address, target.text or f"{address} takes no mail", target.source)
+    if target.action is Action.DEFER:
+        text = target.text or f"{address} takes no mail for now, try again later"
+        return Problem(Kind.DEFER, address, text, target.source)
+    return None
