@@ -1,11 +1,11 @@
-# What a newcomer needs: `make run`, `make test`. What CI runs: `make lint test prove interop`.
+# What a newcomer needs: `make run`, `make test`. What CI runs: `make lint test prove interop instructions`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
 
-.PHONY: run test coverage prove interop testssl fuzz torture lint format bench clean
+.PHONY: run test coverage prove interop testssl fuzz torture lint format bench instructions clean
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,10 @@ bench: $(STAMP)
 	tests/interop/install
 	$(BIN)/python -m benchmarks.receive $(ARGS)
 	$(BIN)/python -m benchmarks.relay $(ARGS)
+
+instructions: $(STAMP)
+	tests/interop/install
+	$(BIN)/python -m benchmarks.instructions --check $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

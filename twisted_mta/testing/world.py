@@ -16,9 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from twisted_mta.config.loader import load
@@ -34,6 +32,7 @@ from twisted_mta.testing.dns import FakeResolver
 from twisted_mta.testing.https import FakeWeb
 from twisted_mta.testing.network import MemoryNetwork
 from twisted_mta.testing.smtp_peer import SmtpPeer
+from twisted_mta.testing.visitor import Visitor, stuffed
 
 #: When a world begins: Unix seconds.
 BEGIN = 1_800_000_000.0
@@ -181,31 +180,19 @@ class World:
 
         `asking` stands behind MAIL FROM, such as "BY=60;R", and `notify` behind each RCPT TO.
         """
-        session: Any = self._mx.buildProtocol(IPv4Address("TCP", client, 40000))
-        transport: Any = StringTransport(  # type: ignore[no-untyped-call]
-            peerAddress=IPv4Address("TCP", client, 40000)
-        )
-        session.makeConnection(transport)
-        stuffed = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:]
-        commands = [b"EHLO client.example.org", f"MAIL FROM:<{sender}> {asking}".strip().encode()]
-        commands += [f"RCPT TO:<{recipient}> {notify}".strip().encode() for recipient in recipients]
-        last = Reply(0, "", "")
-        for line in [*(command + b"\r\n" for command in commands), b"DATA\r\n", stuffed + b".\r\n"]:
-            transport.clear()
-            session.dataReceived(line)
-            self.network.pump([0.0] * 5)
-            lines = transport.value().decode().splitlines()
-            if not lines:  # it died of it
-                return Reply(0, "", "")
-            text = lines[-1]
-            code, _, rest = text.partition(" ")
-            enhanced, _, words = rest.partition(" ")
-            last = Reply(int(code), enhanced, words)
-            if not last.positive:
-                break
-        session.dataReceived(b"QUIT\r\n")
-        session.connectionLost()
-        return last
+        with self.visit(client) as visitor:
+            commands = [b"EHLO client.example.org", f"MAIL FROM:<{sender}> {asking}".strip().encode()]
+            commands += [f"RCPT TO:<{recipient}> {notify}".strip().encode() for recipient in recipients]
+            last = Reply(0, "", "")
+            for command in (*commands, b"DATA", stuffed(message)):
+                last = visitor.say(command)
+                if not last.positive:
+                    break
+            return last
+
+    def visit(self, client: str = "127.0.0.1") -> Visitor:
+        """A client who has connected to port 25."""
+        return Visitor(self._mx, self.network, client)
 
     def submit(self, envelope: Envelope, message: bytes) -> Reply:
         """Bring a message past the SMTP server, with whatever an envelope can hold."""
