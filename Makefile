@@ -44,8 +44,7 @@ torture: $(STAMP)
 
 bench: $(STAMP)
 	tests/interop/install
-	$(BIN)/python -m benchmarks.receive $(ARGS)
-	$(BIN)/python -m benchmarks.relay $(ARGS)
+	$(BIN)/python -m benchmarks --json benchmarks.json --plots docs/plots $(ARGS)
 
 instructions: $(STAMP)
 	tests/interop/install

@@ -19,6 +19,7 @@ import json
 import platform
 import resource
 import ssl
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from twisted_mta.testing.site import Site
 #: Connections that are made at a time.
 _AT_ONCE = 50
 _PIECE = 65536
-_LIMITS = """\
+LIMITS = """\
 [limits]
 connections = 100000
 connections_per_address = 100000
@@ -71,7 +72,8 @@ class Connection:
             raise RuntimeError(f"{command[:40]!r} was answered with {answer!r}")
 
 
-async def _open(count: int, port: int, tls: ssl.SSLContext | None = None) -> list[Connection]:
+async def connect(count: int, port: int, tls: ssl.SSLContext | None = None) -> list[Connection]:
+    """So many connections."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one() -> Connection:
@@ -83,12 +85,12 @@ async def _open(count: int, port: int, tls: ssl.SSLContext | None = None) -> lis
 
 async def idle(count: int, role: str) -> dict[str, Any]:
     """Hold `count` connections; what they cost, and whether the server still answers each of them."""
-    with Site(_LIMITS, roles=("mx", "submissions")) as site:
+    with Site(LIMITS, roles=("mx", "submissions")) as site:
         tls = ssl._create_unverified_context() if role == "submissions" else None
-        first = await _open(20, site.port(role), tls)  # what is loaded only once is not theirs
+        first = await connect(20, site.port(role), tls)  # what is loaded only once is not theirs
         before = memory(site, "VmRSS")
         began = time.perf_counter()
-        connections = await _open(count, site.port(role), tls)
+        connections = await connect(count, site.port(role), tls)
         took = time.perf_counter() - began
         after = memory(site, "VmRSS")
         for connection in connections[:: max(1, count // 100)]:
@@ -150,8 +152,8 @@ def _unread(port: int) -> int:
 
 async def senders(count: int, load: Load) -> dict[str, Any]:
     """`count` messages at once; the most memory that the server had."""
-    with Site(_LIMITS, roles=("mx",)) as site:
-        connections = await _open(count, site.port("mx"))
+    with Site(LIMITS, roles=("mx",)) as site:
+        connections = await connect(count, site.port("mx"))
         if load.tls:
             await _secure(connections)
         before = memory(site, "VmRSS")
@@ -188,6 +190,15 @@ async def senders(count: int, load: Load) -> dict[str, Any]:
     }
 
 
+def allow_files(need: int) -> None:
+    """Let this process, and the servers that it starts, have so many open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < need:
+        if hard != resource.RLIM_INFINITY and hard < need:
+            sys.exit(f"{need} open files are needed, and the limit is {hard} (ulimit -n)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(
@@ -203,12 +214,7 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true", help="senders use STARTTLS")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = max(options.idle, 3 * options.senders) + 200
-    if soft < need:
-        if hard != resource.RLIM_INFINITY and hard < need:
-            parser.error(f"{need} open files are needed, and the limit is {hard} (ulimit -n)")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))  # of this process and the server it starts
+    allow_files(max(options.idle, 3 * options.senders) + 200)
     results: dict[str, Any] = {"python": platform.python_version()}
     measurements = []
     if options.idle:

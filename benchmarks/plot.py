@@ -66,8 +66,8 @@ def growth(results: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         yield text(points[-1][0] + 8, points[-1][1] + 4, name, colour=colour)
 
 
-def rates(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[str]:
-    """Messages a second: a bar for the median of each server, and a dot for each round."""
+def rates(results: Mapping[str, Mapping[str, Sequence[float]]], ours: str = "twisted_mta") -> Iterator[str]:
+    """Messages a second: a bar for the median of each server, `ours` in a colour of its own, and a dot for each round."""
     highest = max(rate for servers in results.values() for found in servers.values() for rate in found)
     bars = [(mode, server, found) for mode, servers in results.items() for server, found in servers.items()]
     left, right = 240, 20
@@ -76,7 +76,7 @@ def rates(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[str]
     for number, (mode, server, found) in enumerate(bars):
         y = _TOP + number * height
         median = statistics.median(found)
-        colour = _COLOURS[server != "twisted_mta"]
+        colour = _COLOURS[server != ours]
         yield (
             f'<rect x="{left}" y="{y + 4:.1f}" width="{median * scale:.1f}" height="{height - 8:.1f}" '
             f'fill="{colour}" opacity="0.6"/>'
