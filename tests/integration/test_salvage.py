@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twisted_mta.admin.main import main
-from twisted_mta.service.assembly import StartError
+from twisted_mta.service.start import StartError
 from twisted_mta.testing.smtp_peer import SmtpPeer
 from twisted_mta.testing.world import World
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.queue import WorkItem
 from twisted_mta.interfaces import StoreFull
-from twisted_mta.service.assembly import StartError
+from twisted_mta.service.start import StartError
 from twisted_mta.store.faults import STEPS, Fault, Faults, arm
 from twisted_mta.testing.world import World
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -29,6 +30,7 @@ NEEDS_RESTART = {
     "data": "the queue is open there",
     "user": "privileges are given up once",
     "group": "privileges are given up once",
+    "workers": "each has a part of the queue since the start",
     "listen": "sockets are bound before privileges are given up",
     "log_format": "the log is open",
 }
@@ -50,6 +52,11 @@ def changes(old: Config, new: Config) -> list[str]:
 def restart_needed(changed: list[str]) -> dict[str, str]:
     """Those of the changed keys that a reload leaves as they were, each with the reason."""
     return {key: NEEDS_RESTART[key] for key in changed if key in NEEDS_RESTART}
+
+
+def keep(running: Config, config: Config, keys: Iterable[str]) -> Config:
+    """The new configuration with the old values of what only a restart can change."""
+    return attrs.evolve(config, **{key: getattr(running, key) for key in keys})
 
 
 def _compare(old: Any, new: Any, key: str, found: list[str]) -> None:

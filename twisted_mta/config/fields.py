@@ -112,6 +112,19 @@ def integer(low: int, high: int) -> Reader[int]:
     return read
 
 
+#: Worker processes at most.
+MAX_WORKERS = 64
+
+
+def workers(value: Any, reading: Reading, key: str) -> int:
+    """How many processes; 0 for "auto"."""
+    if value == "auto":
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
+        raise Invalid(f'{quote(value)} is no number of workers: write 1 to {MAX_WORKERS}, or "auto"')
+    return value
+
+
 def duration(low: float = 0.0, high: float = 1e9) -> Reader[float]:
     """Seconds as a number, or text with units: "30m", "1h30m"."""
 

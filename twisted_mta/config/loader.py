@@ -29,9 +29,11 @@ def load(path: str | Path, *, check_files: bool = True) -> Config:
     return load_with_warnings(path, check_files=check_files)[0]
 
 
-def load_with_warnings(path: str | Path, *, check_files: bool = True) -> tuple[Config, Sequence[Problem]]:
-    """As `load`, with the warnings."""
-    document, reading = _parse(path)
+def load_with_warnings(
+    path: str | Path, *, check_files: bool = True, text: str | None = None
+) -> tuple[Config, Sequence[Problem]]:
+    """As `load`, with the warnings. `text` is what the file says, if it is not to be read."""
+    document, reading = _parse(path, text)
     config = tables.config(document, reading, Path(path).absolute())
     check(config, reading)
     if check_files:
@@ -50,9 +52,15 @@ def load_data_directory(path: str | Path) -> Path:
     return data
 
 
-def _parse(path: str | Path) -> tuple[dict[str, Any], Reading]:
+def read_text(path: str | Path) -> str:
+    """What the file says. Raises ConfigErrors when it can't be read, or is no UTF-8."""
+    return _read(Path(path), str(path))
+
+
+def _parse(path: str | Path, text: str | None = None) -> tuple[dict[str, Any], Reading]:
     name = str(path)
-    text = _read(Path(path), name)
+    if text is None:
+        text = read_text(path)
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -21,6 +21,7 @@ Network = IPv4Network | IPv6Network
 
 #: Below the data directory.
 QUEUE = "queue"
+SHARD = "queue-"
 CONTROL = "control"
 USAGE = "usage.sqlite"
 TLS = "tls.sqlite"
@@ -379,6 +380,8 @@ class Config:
     #: Run as this user after binding (only when started as root).
     user: str = ""
     group: str = ""
+    #: Processes that share the work; 0: one for each processor.
+    workers: int = 1
     #: Text after the host name in the greeting; "" says only "ESMTP".
     greeting: str = ""
     #: What HELP says below the list of commands, such as where to find a person.

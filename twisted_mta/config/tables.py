@@ -313,6 +313,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "postmaster": fields.address,
     "user": fields.name,
     "group": fields.name,
+    "workers": fields.workers,
     "greeting": fields.ascii_text,
     "help": fields.ascii_text,
     "log_format": fields.choice("plain", "json"),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -29,6 +30,16 @@ FLUSH = 30
 _Stamps = dict[str, tuple[int, int, int] | None]
 
 
+@attrs.frozen
+class LoadedAccounts:
+    """What the files say."""
+
+    users: PasswdFile
+    apps: AppPasswordFile
+    directory: Directory
+    stamps: _Stamps
+
+
 @implementer(IAuthenticator)
 class Accounts:
     """Holds the directory and checks passwords; both follow the files. `directory` and this object stay the same for ever.
@@ -49,15 +60,16 @@ class Accounts:
         self._scram_key = installation_secret(config.data, random)
         self._last_use = LastUse(used_file(config.data))
         self._looks = 0
-        users, apps, directory, self._stamps = self._load(config)
-        self.directory = DirectoryHolder(directory)
-        self._apps = apps
-        self._authenticator = self._make_authenticator(users, apps)
+        loaded = self._load(config)
+        self._stamps = loaded.stamps
+        self.directory = DirectoryHolder(loaded.directory)
+        self._apps = loaded.apps
+        self._authenticator = self._make_authenticator(loaded)
         self._failures = Failures(clock.seconds, config.limits.login_failures)
         self._watch = LoopingCall(self._look)
         self._watch.clock = clock
 
-    def _load(self, config: Config) -> tuple[PasswdFile, AppPasswordFile, Directory, _Stamps]:
+    def _load(self, config: Config) -> LoadedAccounts:
         users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
         apps = AppPasswordFile.beside(config.accounts.file)
         # Looked at before reading: so a change in between is noticed, if twice.
@@ -67,16 +79,17 @@ class Accounts:
         directory, problems = load_directory(config, users)
         for problem in problems:
             self.log.warn("aliases: {problem}", problem=str(problem))
-        return users, apps, directory, stamps | {path: _stamp(path) for path in directory.includes}
+        stamps |= {path: _stamp(path) for path in directory.includes}
+        return LoadedAccounts(users, apps, directory, stamps)
 
-    def _make_authenticator(self, users: PasswdFile, apps: AppPasswordFile) -> PasswdAuthenticator:
+    def _make_authenticator(self, loaded: LoadedAccounts) -> PasswdAuthenticator:
         accounts = self._config.accounts
         return PasswdAuthenticator(
-            users,
+            loaded.users,
             self._workers,
             self._clock,
             self._random,
-            apps=apps,
+            apps=loaded.apps,
             last_use=self._last_use,
             scram=ScramSettings(
                 mode=accounts.scram, iterations=accounts.scram_iterations, key=self._scram_key
@@ -126,11 +139,18 @@ class Accounts:
 
     async def reload(self, config: Config) -> None:
         """Read everything again, by a new configuration. Raises OSError, and then nothing has changed."""
-        users, apps, directory, stamps = await self._workers.run(self._load, config)
-        self._config, self._stamps = config, stamps
-        self.directory.replace(directory)
-        self._apps = apps
-        self._authenticator = self._make_authenticator(users, apps)
+        self.take(config, await self.load(config))
+
+    async def load(self, config: Config) -> LoadedAccounts:
+        """Read everything, and change nothing. Raises OSError."""
+        return await self._workers.run(self._load, config)
+
+    def take(self, config: Config, loaded: LoadedAccounts) -> None:
+        """Put it in force."""
+        self._config, self._stamps = config, loaded.stamps
+        self.directory.replace(loaded.directory)
+        self._apps = loaded.apps
+        self._authenticator = self._make_authenticator(loaded)
         self._failures.limit = config.limits.login_failures
 
     def start(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from twisted_mta.config.schema import Config, Dns, Queue, Route
 from twisted_mta.core.envelope import Recipient
@@ -45,6 +46,8 @@ from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.queue_admin import QueueAdmin
 from twisted_mta.service.reception import Reception
 from twisted_mta.service.rules import Rules
+from twisted_mta.service.shards import Place, directory_of, places
+from twisted_mta.service.start import StartError
 from twisted_mta.service.usage import Alarms, UsageKeeper
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -61,8 +64,24 @@ _HASH_THREADS = 2
 _CANNOT_START = (AlreadyRunning, QueueFileError, SideFileError, OSError, UnicodeDecodeError)
 
 
-class StartError(Exception):
-    """The server can't start; the text is for the administrator."""
+@attrs.frozen(kw_only=True)
+class Shard:
+    """A part of the queue, and what works on it."""
+
+    store: SQLiteQueueStore
+    history: HistoryKeeper
+    queue: QueueManager
+    admin: QueueAdmin
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self.queue.startService()
+        self.history.start()
+
+    async def stop(self) -> None:
+        """Let what is under way come to an end."""
+        self.history.stop()
+        await self.queue.stopService()
 
 
 @attrs.define(kw_only=True)
@@ -86,12 +105,21 @@ class Parts:
     usage: UsageKeeper
     tls: OutgoingTls
     alarms: Alarms
+    place: Place
+    #: Parts of the queue that are emptied and not filled: those of workers that there were once.
+    former: Sequence[Shard] = ()
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """All parts of the queue that this process has, its own first."""
+        own = Shard(store=self.store, history=self.history, queue=self.queue, admin=self.admin)
+        return (own, *self.former)
 
     async def close(self) -> None:
         """Let what is under way come to an end, and close everything, in the reverse order of its use."""
         self.accounts.stop()
-        self.history.stop()
-        await self.queue.stopService()
+        for stopping in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:  # all at once
+            await stopping
         await self.usage.stop()
         self.tls.stop_work()
         for delivery in self.deliveries.values():
@@ -99,7 +127,8 @@ class Parts:
         await self.tls.close()
         if isinstance(self.resolver, StubResolver):
             self.resolver.close()
-        await self.store.close()
+        for shard in self.shards:
+            await shard.store.close()
         await self.mailboxes.close()
         self.hashing.close()
         self.disk.close()
@@ -209,15 +238,24 @@ def real_platform(reactor: Any) -> Platform:
     )
 
 
-def assemble(config: Config, platform: Platform) -> Parts:
-    """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError."""
+def assemble(config: Config, platform: Platform, place: Place | None = None) -> Parts:
+    """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError.
+
+    `place` is that of a worker, whose parent holds the lock; None is the whole server.
+    """
     reactor, chance = platform.reactor, platform.chance
-    lock = DataLock(config.data)
+    lock = place.lock if place is not None and place.lock is not None else DataLock(config.data)
+    stores: list[SQLiteQueueStore] = []
     try:
-        lock.acquire()
-        store = platform.open_queue(config.queue_directory, config.limits.disk_reserve)
-        store.history = history_rules(config.queue)
-        store.reconfigure(config.limits.disk_reserve, config.limits.memory)
+        if place is None:
+            lock.acquire()
+            (place,) = places(1, config.data, lock)
+        config = place.share(config)
+        for number in (place.worker, *place.former):
+            one = platform.open_queue(directory_of(config.data, number), config.limits.disk_reserve)
+            one.history = history_rules(config.queue)
+            one.reconfigure(config.limits.disk_reserve, config.limits.memory)
+            stores.append(one)
         login = smarthost_login(config.relay.smarthost)
         disk = platform.workers(_DISK_THREADS, "disk")
         hashing = platform.workers(_HASH_THREADS, "hashing")
@@ -230,7 +268,7 @@ def assemble(config: Config, platform: Platform) -> Parts:
             raise StartError(str(error)) from error
         raise
     directory = accounts.directory
-    ids = QueueIds(reactor.seconds, chance.random)
+    ids = QueueIds(reactor.seconds, chance.random, place.worker if place.workers > 1 else None)
     mailboxes = MaildirMailboxes(disk, reactor)
     resolver = platform.resolver(config.dns)
     tls = outgoing_tls(memory, resolver, platform.web(resolver), platform.certificates, reactor)
@@ -265,18 +303,25 @@ def assemble(config: Config, platform: Platform) -> Parts:
         Transport.DISCARD: SettledDelivery(discarded),
         Transport.REFUSE: SettledDelivery(refused),
     }
-    queue = QueueManager(
-        store,
-        deliveries,
-        reactor,
-        random=chance.random,
-        ids=ids,
-        settings=config.queue,
-        hostname=config.hostname,
-        postmaster=config.postmaster,
-        bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
-        relay=config.relay,
-    )
+
+    def shard(store: SQLiteQueueStore) -> Shard:
+        queue = QueueManager(
+            store,
+            deliveries,
+            reactor,
+            random=chance.random,
+            ids=ids,
+            settings=config.queue,
+            hostname=config.hostname,
+            postmaster=config.postmaster,
+            bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
+            relay=config.relay,
+        )
+        admin = QueueAdmin(store, reactor.seconds, wake=queue.wake, forget=queue.forget)
+        return Shard(store=store, history=HistoryKeeper(store, reactor), queue=queue, admin=admin)
+
+    own, *former = map(shard, stores)
+    queue = own.queue
     tls.report(config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random)
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
     receiving = rules(config, directory, usage, alarms, resolver, reactor)
@@ -287,16 +332,18 @@ def assemble(config: Config, platform: Platform) -> Parts:
         hashing=hashing,
         accounts=accounts,
         resolver=resolver,
-        store=store,
+        store=own.store,
         mailboxes=mailboxes,
         local=local,
         smtp=smtp,
         deliveries=deliveries,
-        history=HistoryKeeper(store, reactor),
+        history=own.history,
         queue=queue,
-        admin=QueueAdmin(store, reactor.seconds, wake=queue.wake, forget=queue.forget),
+        admin=own.admin,
         reception=Reception(receiving, intake, accounts, disk),
         usage=usage,
         tls=tls,
         alarms=alarms,
+        place=place,
+        former=former,
     )

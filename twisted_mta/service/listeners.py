@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort, IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.config.schema import Config, Listen, Role
@@ -32,16 +30,14 @@ from twisted_mta.net.imap import imap_session
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.proxy import ProxyFactory
 from twisted_mta.net.session import Session, SessionFactory
+from twisted_mta.net.shared_port import SharedPort
 from twisted_mta.net.smtp import smtp_session
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.policy.base import is_within
+from twisted_mta.service.sockets import bound_port, shown
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 log = Logger()
-
-
-class BindError(Exception):
-    """A socket can't be bound; the text names the endpoint."""
 
 
 @attrs.define(kw_only=True)
@@ -212,8 +208,7 @@ class Listener:
     @property
     def address(self) -> str:
         """Where it really listens ("127.0.0.1:2525"): of interest where the configuration says port 0."""
-        host: Any = self.port.getHost()
-        return f"{host.host}:{host.port}" if hasattr(host, "port") else str(host.name)
+        return shown(self.port.getHost())
 
 
 class Listeners:
@@ -227,6 +222,8 @@ class Listeners:
         #: Set before the reactor accepts the first connection.
         self._serving: Serving | None = None
         self.bound: list[Listener] = []
+        #: Worker -> its sockets, of which the others take care while it is not there.
+        self._others: dict[int, list[SharedPort]] = {}
 
     def serve(self, serving: Serving) -> None:
         """Make sessions from this from now on."""
@@ -242,28 +239,37 @@ class Listeners:
         """Bind every socket. Raises BindError; what was bound until then stays so (the program ends)."""
         for listen in listens:
             factory = self.factory(listen.role)
-            wrapped: Any = factory
-            if listen.role.implicit_tls:
-                wrapped = TLSMemoryBIOFactory(_CurrentTls(self), False, factory)
-            if listen.proxy:
-                wrapped = ProxyFactory(wrapped, listen.proxy_networks, self._reactor)
-            outcome: list[Any] = []
-            try:
-                endpoint = serverFromString(self._reactor, listen.endpoint)  # type: ignore[no-untyped-call]
-            except LookupError:
-                raise BindError(
-                    f"can't listen on {listen.endpoint} (role {listen.role}): systemd has passed no such socket; "
-                    "is its .socket unit started, and named in Sockets= of the service?"
-                ) from None
-            maybeDeferred(endpoint.listen, wrapped).addBoth(outcome.append)
-            # Every stream endpoint that the configuration admits binds at once.
-            if not outcome or isinstance(outcome[0], Failure):
-                why = outcome[0].value if outcome else "it does not bind at once"
-                reason = getattr(why, "socketError", None) or why
-                raise BindError(f"can't listen on {listen.endpoint} (role {listen.role}): {reason}")
-            listener = Listener(listen, factory, outcome[0])
+            port = bound_port(listen, self._wrapped(listen, factory), self._reactor)
+            listener = Listener(listen, factory, port)
             self.bound.append(listener)
             self.log.info("{role} listens on {address}", role=listen.role.value, address=listener.address)
+
+    def inherit(self, listens: Sequence[Listen], sockets: Sequence[Sequence[int]], worker: int) -> None:
+        """Take over what the parent has bound: for each listener one socket for all workers, or one for each of them."""
+        for listen, descriptors in zip(listens, sockets, strict=True):
+            factory = self.factory(listen.role)
+            wrapped = self._wrapped(listen, factory)
+            ports = [SharedPort(descriptor, wrapped, self._reactor) for descriptor in descriptors]
+            own = ports[worker % len(ports)]
+            self.bound.append(Listener(listen, factory, own))
+            own.startListening()
+            for number, port in enumerate(ports):
+                if port is not own:
+                    self._others.setdefault(number, []).append(port)
+
+    def cover(self, workers: Collection[int]) -> None:
+        """Serve those too who would have come to these workers, which are not there now."""
+        for number, ports in self._others.items():
+            for port in ports:
+                (port.startListening if number in workers else port.rest)()
+
+    def _wrapped(self, listen: Listen, factory: SessionFactory) -> Any:
+        wrapped: Any = factory
+        if listen.role.implicit_tls:
+            wrapped = TLSMemoryBIOFactory(_CurrentTls(self), False, factory)
+        if listen.proxy:
+            wrapped = ProxyFactory(wrapped, listen.proxy_networks, self._reactor)
+        return wrapped
 
     def factory(self, role: Role) -> SessionFactory:
         """What makes the sessions of one socket of that role."""
@@ -285,7 +291,10 @@ class Listeners:
 
     async def stop(self) -> None:
         """Stop listening, tell open sessions, and wait until they are gone."""
-        await DeferredList([maybeDeferred(listener.port.stopListening) for listener in self.bound])
+        ports = [listener.port for listener in self.bound] + [
+            port for each in self._others.values() for port in each
+        ]
+        await DeferredList([maybeDeferred(port.stopListening) for port in ports])
         endings = [
             Deferred.fromCoroutine(listener.factory.shut_down(self._reactor)) for listener in self.bound
         ]

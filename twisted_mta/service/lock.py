@@ -12,9 +12,15 @@ from twisted_mta.service.control import AlreadyRunning
 class DataLock:
     """Held from `acquire` to `release`, or to the end of the process, however that comes."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, descriptor: int = -1) -> None:
+        """`descriptor` is that of a lock which another process has acquired, and this one inherited."""
         self._data = data
-        self._descriptor = -1
+        self._descriptor = descriptor
+
+    @property
+    def descriptor(self) -> int:
+        """For a process to inherit: the lock is held until the last one that has it lets go. -1 if it is not held."""
+        return self._descriptor
 
     def acquire(self) -> None:
         """Make the directory if need be, and lock it. Raises AlreadyRunning, OSError."""

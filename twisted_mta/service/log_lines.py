@@ -57,14 +57,20 @@ def _place(namespace: str) -> str:
 
 
 def plain(event: LogEvent) -> str:
-    """``2026-11-21T23:16:57+0000 incoming: 08Dn...: received from ...``; a traceback goes on in further lines."""
+    """``2026-11-21T23:16:57+0000 incoming: 08Dn...: received from ...``; a traceback goes on in further lines.
+
+    Of worker 1 it is ``incoming/1:``.
+    """
     text = _text(event)
     if not text:
         return ""
     level = event.get("log_level", LogLevel.info)
     shown = "" if level is LogLevel.info else f"{level.name}: "
     when = _second(int(event.get("log_time") or 0))
-    return f"{when} {_place(str(event.get('log_namespace', '-')))}: {shown}{text}\n"
+    place = _place(str(event.get("log_namespace", "-")))
+    if "log_worker" in event:
+        place = f"{place}/{event['log_worker']}"
+    return f"{when} {place}: {shown}{text}\n"
 
 
 #: What Twisted adds to each event for itself.
@@ -93,6 +99,8 @@ def as_json(event: LogEvent) -> str:
         "source": str(event.get("log_namespace", "-")),
         "text": text,
     }
+    if "log_worker" in event:
+        fields["worker"] = event["log_worker"]
     for key, value in event.items():
         if key not in _INTERNAL and not key.startswith("log_"):
             fields[key] = value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -115,11 +115,15 @@ class Turns:
 class Writer:
     """Writes events in one of the FORMATS."""
 
-    def __init__(self, write: Callable[[str], None], log_format: str) -> None:
+    def __init__(self, write: Callable[[str], None], log_format: str, worker: int | None = None) -> None:
+        """`worker` is the number of this process, if it is one of several."""
         self._write = write
         self._format = FORMATS[log_format]
+        self._worker = worker
 
     def __call__(self, event: LogEvent) -> None:
+        if self._worker is not None:
+            event = {**event, "log_worker": self._worker}
         text = self._format(event)
         if text:
             self._write(text)
@@ -132,11 +136,16 @@ def worth_a_line(event: LogEvent) -> Any:
     return PredicateResult.no if chatter else PredicateResult.maybe
 
 
-def observer(log_format: str, logfile: str | None, stdout: TextIO, reactor: Any) -> ILogObserver:
-    """What twistd is to log with. `logfile` is twistd's option: None or "-" is `stdout`. Raises OSError."""
+def observer(
+    log_format: str, logfile: str | None, stdout: TextIO, reactor: Any, worker: int | None = None
+) -> ILogObserver:
+    """What twistd is to log with. `logfile` is twistd's option: None or "-" is `stdout`. `worker` as in Writer.
+
+    Raises OSError.
+    """
     target = Stream(stdout) if not logfile or logfile == "-" else LogFile(Path(logfile))
     from_info = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
     filtered: ILogObserver = FilteringLogObserver(
-        Writer(Turns(target.write, reactor).write, log_format), [worth_a_line, from_info]
+        Writer(Turns(target.write, reactor).write, log_format, worker), [worth_a_line, from_info]
     )
     return filtered

@@ -5,12 +5,14 @@ from __future__ import annotations
 import attrs
 from twisted.logger import Logger
 
-from twisted_mta.config.diff import changes, restart_needed
+from twisted_mta.config.diff import changes, keep, restart_needed
 from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
+from twisted_mta.core.smtp.client import Login
 from twisted_mta.net.dns import StubResolver
-from twisted_mta.net.tls import TlsError
+from twisted_mta.net.tls import ServerTls, TlsError
+from twisted_mta.service.accounts import LoadedAccounts
 from twisted_mta.service.assembly import (
     Parts,
     dns_servers,
@@ -37,41 +39,75 @@ class Reloaded:
     restart: dict[str, str] = attrs.field(factory=dict)
 
 
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """A configuration that was read with everything it names, and can be put in force."""
+
+    config: Config
+    tls: ServerTls | None
+    login: Login | None
+    accounts: LoadedAccounts
+    result: Reloaded
+
+
 async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reloaded:
     """Read the file that the running configuration came from, and put it in force. Never raises for what is in it."""
+    prepared = await prepare(serving, parts)
+    if isinstance(prepared, Prepared):
+        put_in_force(prepared, serving, parts, listeners)
+        return prepared.result
+    return prepared
+
+
+async def prepare(serving: Serving, parts: Parts, text: str | None = None) -> Prepared | Reloaded:
+    """Read everything and change nothing; a `Reloaded` tells what is wrong. `text` is what the file says, if that is known."""
     running = serving.config
     try:
-        config, warnings = await parts.disk.run(load_with_warnings, running.path)
+        config, warnings = await parts.disk.run(load_with_warnings, running.path, text=text)
         tls = await parts.disk.run(tls_options, config)
         changed = changes(running, config)
         restart = restart_needed(changed)
-        config = _keep(running, config, restart)
+        config = keep(running, config, restart)
         login = await parts.disk.run(smarthost_login, config.relay.smarthost)
-        await parts.accounts.reload(config)
+        accounts = await parts.accounts.load(config)
     except ConfigErrors as error:
         return _failed([str(problem) for problem in error.problems])
     except (TlsError, OSError, UnicodeDecodeError) as error:
         return _failed([str(error)])
-    serving.config, serving.tls = config, tls
+    result = Reloaded(problems=tuple(map(str, warnings)), changed=tuple(changed), restart=restart)
+    return Prepared(config=config, tls=tls, login=login, accounts=accounts, result=result)
+
+
+def put_in_force(prepared: Prepared, serving: Serving, parts: Parts, listeners: Listeners) -> None:
+    """From now on."""
+    config = prepared.config
+    serving.config, serving.tls = config, prepared.tls
+    parts.accounts.take(config, prepared.accounts)
     parts.reception.rules = rules(
         config, parts.accounts.directory, parts.usage, parts.alarms, parts.resolver, serving.reactor
     )
-    parts.queue.reconfigure(config.queue, config.relay, config.postmaster)
-    parts.store.history = history_rules(config.queue)
-    parts.store.reconfigure(config.limits.disk_reserve, config.limits.memory)
+    shared = parts.place.share(config)
+    for shard in parts.shards:
+        shard.queue.reconfigure(shared.queue, shared.relay, shared.postmaster)
+        shard.store.history = history_rules(shared.queue)
+        shard.store.reconfigure(shared.limits.disk_reserve, shared.limits.memory)
     parts.local.reconfigure(config.accounts.separator)
-    parts.smtp.set_login(login)
-    parts.smtp.reconfigure(config.relay)
+    parts.smtp.set_login(prepared.login)
+    parts.smtp.reconfigure(shared.relay)
     parts.tls.reconfigure(config)
     if isinstance(parts.resolver, StubResolver):  # a simulation has a DNS of its own
         parts.resolver.reconfigure(
             dns_servers(config.dns), config.dns.timeout, validating=config.dns.validating
         )
     listeners.reconfigure()
-    log.info("configuration reloaded, changed: {changed}", changed=", ".join(changed) or "nothing")
-    for key, reason in restart.items():
+    tell(prepared.result)
+
+
+def tell(result: Reloaded) -> None:
+    """In the log."""
+    log.info("configuration reloaded, changed: {changed}", changed=", ".join(result.changed) or "nothing")
+    for key, reason in result.restart.items():
         log.warn("{key} takes effect when the server is restarted: {reason}", key=key, reason=reason)
-    return Reloaded(problems=tuple(map(str, warnings)), changed=tuple(changed), restart=restart)
 
 
 def _failed(problems: list[str]) -> Reloaded:
@@ -79,8 +115,3 @@ def _failed(problems: list[str]) -> Reloaded:
         log.error("reload: {problem}", problem=problem)
     log.error("reload failed, the running configuration stays in force")
     return Reloaded(failed=True, problems=tuple(problems))
-
-
-def _keep(running: Config, config: Config, keys: dict[str, str]) -> Config:
-    """The new configuration with the old values of what only a restart can change."""
-    return attrs.evolve(config, **{key: getattr(running, key) for key in keys})
