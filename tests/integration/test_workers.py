@@ -12,7 +12,6 @@ import pytest
 
 from twisted_mta.testing.site import Site
 
-
 #: Nobody listens at the discard port: what goes to far.test waits.
 _RELAY = '[relay]\nnetworks = ["127.0.0.0/8"]\nroutes = { "far.test" = "127.0.0.1:9" }\n'
 

@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred
 
 from twisted_mta.core.queue import Order
 from twisted_mta.core.route import NoSuchDomain
-from twisted_mta.service.start import StartError
 from twisted_mta.service.queue_admin import Named
+from twisted_mta.service.start import StartError
 from twisted_mta.store.faults import STEPS, arm
 from twisted_mta.testing.smtp_peer import DROP, SILENCE, TAKE, Received, SmtpPeer
 from twisted_mta.testing.world import World
