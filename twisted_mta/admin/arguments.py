@@ -73,6 +73,21 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mta explain`."""
+    parser.add_argument("address", metavar="ADDRESS", help="the recipient")
+    parser.add_argument("--from", dest="sender", metavar="ADDRESS", help='the sender; "<>" for a bounce')
+    parser.add_argument("--ip", metavar="ADDRESS", help="of the client (a stranger of whom nothing is known)")
+    parser.add_argument("--helo", metavar="NAME", help="what the client calls itself")
+    parser.add_argument("--auth", metavar="USER", help="who has logged in, as on a submission port")
+    parser.add_argument("--size", metavar="SIZE", type=octets, help='of the message: "10K", "5M"')
+    parser.add_argument("--role", metavar="ROLE", help="of the listener: mx, submission, submissions, lmtp")
+    parser.add_argument("--tls", action="store_true", help="the client uses STARTTLS")
+    parser.add_argument("--message", metavar="FILE", help='takes the header from this; "-": standard input')
+    parser.add_argument("--offline", action="store_true", help="without the server, from its files alone")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
 def moment(text: str) -> float:
     """For argparse: "2026-11-22 14:30", "2026-11-22", local time unless it says otherwise; or Unix seconds."""
     return float(text) if text.isdecimal() else datetime.fromisoformat(text).timestamp()

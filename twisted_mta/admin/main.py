@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from twisted_mta.admin.arguments import add_queue, add_trace
+from twisted_mta.admin.arguments import add_explain, add_queue, add_trace
 from twisted_mta.admin.errors import EX_CONFIG, EX_IOERR, EX_NOPERM, EX_USAGE, AdminError
 
 _EPILOG = """\
@@ -19,6 +19,8 @@ A first server, to try:
 Every day:
   mta check-config                is the configuration right?
   mta expand postmaster           where would mail for this address go?
+  mta explain bob@example.org --from carol@example.com --ip 192.0.2.9
+                                  would this mail be taken, and what becomes of it?
   mta user add carol              asks for a password; --random makes one
   mta queue list                  what waits, since when, and why
   mta queue retry --all           try everything now
@@ -138,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", metavar="FILE", help="instead of the one in use")
     expanded = command("expand", "directory:expand", "tell where mail for an address goes, and why")
     expanded.add_argument("addresses", nargs="+", metavar="ADDRESS")
+    explained = command("explain", "explain:explain", "tell what would become of a mail, without sending it")
+    explained.epilog = "exit codes: 0 it would be accepted, 1 it would be refused (now or for good)"
+    add_explain(explained)
     add_queue(
         command,
         commands.add_parser(

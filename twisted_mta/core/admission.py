@@ -76,20 +76,32 @@ class Admission:
 
     def enter(self, host: str) -> str:
         """Count a connection from an IP address ("" for none) and return ""; or count nothing and return why not."""
+        refusal = self.refusal(host)
+        if refusal:  # which costs nothing: a client that keeps to the rate from now on is let in again
+            return refusal
+        if host:
+            client = _Client.of(host)
+            self._addresses[client.address] += 1
+            self._networks[client.network] += 1
+            if self.bounds.rate:
+                self._count_rate(client.customer, self.bounds.rate)
+        self.total += 1
+        return ""
+
+    def refusal(self, host: str) -> str:
+        """What `enter` would return, without counting anything."""
         bounds = self.bounds
         if self.total >= bounds.total:
             return f"{bounds.total} connections are open (limits.connections)"
-        if host:
-            client = _Client.of(host)
-            if self._addresses[client.address] >= bounds.per_address:
-                return f"it has {bounds.per_address} connections (limits.connections_per_address)"
-            if self._networks[client.network] >= bounds.per_network:
-                return f"its network has {bounds.per_network} connections (limits.connections_per_network)"
-            if bounds.rate and not self._in_rate(client.customer, bounds.rate):
-                return f"more than {bounds.rate} connections in a minute (limits.connection_rate)"
-            self._addresses[client.address] += 1
-            self._networks[client.network] += 1
-        self.total += 1
+        if not host:
+            return ""
+        client = _Client.of(host)
+        if self._addresses[client.address] >= bounds.per_address:
+            return f"it has {bounds.per_address} connections (limits.connections_per_address)"
+        if self._networks[client.network] >= bounds.per_network:
+            return f"its network has {bounds.per_network} connections (limits.connections_per_network)"
+        if bounds.rate and not self._in_rate(client.customer, bounds.rate):
+            return f"more than {bounds.rate} connections in a minute (limits.connection_rate)"
         return ""
 
     def leave(self, host: str) -> None:
@@ -103,14 +115,19 @@ class Admission:
             if counter[key] <= 0:
                 del counter[key]
 
-    def _in_rate(self, customer: str, rate: int) -> bool:
-        """A full minute's allowance at once, and it grows back evenly."""
+    def _wait(self, customer: str) -> float:
+        """Seconds until the allowance of a customer is whole again."""
         now = self._seconds()
         # Nobody waits longer than the period, not even when the clock was set back.
-        whole_at = min(max(self._whole_at.pop(customer, now), now), now + _PERIOD)
-        allowed = whole_at - now <= _PERIOD - _PERIOD / rate + 1e-6
-        # A refused attempt costs nothing: a client that keeps to the rate from now on is let in again.
-        self._whole_at[customer] = whole_at + _PERIOD / rate if allowed else whole_at
+        return min(max(self._whole_at.get(customer, now) - now, 0.0), _PERIOD)
+
+    def _in_rate(self, customer: str, rate: int) -> bool:
+        """A full minute's allowance at once, and it grows back evenly."""
+        return self._wait(customer) <= _PERIOD - _PERIOD / rate + 1e-6
+
+    def _count_rate(self, customer: str, rate: int) -> None:
+        whole_at = self._seconds() + self._wait(customer) + _PERIOD / rate
+        self._whole_at.pop(customer, None)
+        self._whole_at[customer] = whole_at
         if len(self._whole_at) > MAX_CLIENTS:
             del self._whole_at[next(iter(self._whole_at))]
-        return allowed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -92,6 +92,15 @@ class Schedule:
         if now >= expires:
             return now + delay
         return min(now + delay, expires)
+
+    def forecast(self, start: float, expires: float) -> Iterator[float]:
+        """The times of all attempts of a message that never gets through, without jitter; the last one is at `expires`."""
+        now, attempts = start, 0
+        yield now
+        while now < expires:
+            attempts += 1
+            now = self.next_attempt(now, attempts, expires, lambda: 0.5)
+            yield now
 
     def expired(self, now: float, expires: float) -> bool:
         """Whether a message that could not be delivered is now given up (RFC 5321 §4.5.4.1: after 4 to 5 days)."""

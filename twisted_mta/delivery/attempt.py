@@ -54,6 +54,17 @@ class Trouble:
         self.temporary = True
 
 
+def needs_tls(message: QueuedMessage) -> bool:
+    """Whether it goes out by the rules of REQUIRETLS, or not at all."""
+    # RFC 8689 §4.2.1, §5: a bounce is not lost for want of it.
+    return message.tls is TlsWish.REQUIRED and message.sender is not None
+
+
+def prefers_tls(message: QueuedMessage) -> bool:
+    """Whether it goes out by those rules if that is possible: a bounce of a message that required TLS."""
+    return message.tls is TlsWish.REQUIRED and message.sender is None
+
+
 class Attempt:
     """`recipients` are addressed by their index throughout."""
 
@@ -217,17 +228,6 @@ class Attempt:
                 )
         return again, lost
 
-    @property
-    def needs_tls(self) -> bool:
-        """Whether it goes out by the rules of REQUIRETLS, or not at all."""
-        # RFC 8689 §4.2.1, §5: a bounce is not lost for want of it.
-        return self.message.tls is TlsWish.REQUIRED and self.message.sender is not None
-
-    @property
-    def prefers_tls(self) -> bool:
-        """Whether it goes out by those rules if that is possible: a bounce of a message that required TLS."""
-        return self.message.tls is TlsWish.REQUIRED and self.message.sender is None
-
     def _time_left(self) -> TimeLeft | None:
         by = self.message.deliver_by
         if by is None:
@@ -279,12 +279,14 @@ class Attempt:
             priority=self.message.priority,
             # What failed once is sent in the old way: in case that it was the new one that the next host can't bear.
             chunking=self._chunking and not any(one.attempts for one in chosen),
-            require_tls=self.needs_tls or self._offers_to_require_tls(connection),
+            require_tls=needs_tls(self.message) or self._offers_to_require_tls(connection),
         )
 
     def _offers_to_require_tls(self, connection: SmtpConnection) -> bool:
         """Whether a bounce can be protected on its way as what it tells of was: RFC 8689 §5."""
-        return self.prefers_tls and connection.verified and "REQUIRETLS" in connection.core.extensions
+        return (
+            prefers_tls(self.message) and connection.verified and "REQUIRETLS" in connection.core.extensions
+        )
 
     def _decide_all(self, batch: Sequence[int], reply: Reply, connection: SmtpConnection) -> None:
         for index in batch:

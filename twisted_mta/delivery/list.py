@@ -12,6 +12,7 @@ from zope.interface import implementer
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import Routed, members, route, without_list
+from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.lists import (
     Distribute,
     MailingList,
@@ -35,7 +36,7 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.replies import Reply
-from twisted_mta.interfaces import IDelivery, IDirectory, IStoredBody
+from twisted_mta.interfaces import Foreseen, IDelivery, IDirectory, IForesight, IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Octets of a message that are searched for its header fields.
@@ -50,7 +51,7 @@ class _Findings:
     routed: Routed = attrs.field(factory=lambda: Routed((), ()))
 
 
-@implementer(IDelivery)
+@implementer(IDelivery, IForesight)
 class ListDelivery:
     """Takes recipients whose transport is LIST.
 
@@ -88,9 +89,7 @@ class ListDelivery:
         first = recipients[0]
         settings = self._directory.mailing_list(first.address)
         if settings is None:  # a reload took it away since the message was queued
-            outcome: Outcome = Failed(
-                Reply(550, "5.1.1", f"there is no list {first.address} here (any more)")
-            )
+            outcome: Outcome = Failed(_no_list(first.address))
         else:
             try:
                 findings = await self._workers.run(self._examine, settings, message, body, first)
@@ -99,10 +98,34 @@ class ListDelivery:
                 outcome = TryLater(Reply(451, "4.3.0", f"can't read the message: {error.strerror}"))
             else:
                 outcome = self._outcome(settings, message, findings)
+                self._tell(settings, message, findings, outcome)
         others: Outcome = outcome
         if isinstance(outcome, Expanded):
             others = Delivered(Reply(250, "2.1.5", f"{first.address} has this message already"))
         return [outcome, *(others for _ in recipients[1:])]
+
+    async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
+        """See IForesight."""
+        settings = self._directory.mailing_list(recipient.address)
+        if settings is None:
+            reply = _no_list(recipient.address)
+            return Foreseen(Note("list", str(reply), Finding.REFUSED), failure=reply)
+        findings = await self._workers.run(self._find, settings, message, header, recipient)
+        problems = tuple(
+            Note("problem", problem.text, Finding.REFUSED, problem.source)
+            for problem in findings.routed.problems
+        )
+        outcome = self._outcome(settings, message, findings)
+        name = f"list {settings.address}"
+        if not isinstance(outcome, Expanded):
+            note = Note("list", f"{name}: {outcome.reply}", Finding.REFUSED, "list", children=problems)
+            return Foreseen(note, failure=outcome.reply)
+        count = sum(len(new.recipients) for new in outcome.messages)
+        text = f"{name}, {count} member" + "s" * (count != 1)
+        if isinstance(findings.verdict, ToOwner):
+            text = f"{name}, to its owner only, since {findings.verdict.why}"
+        note = Note("list", text, where="list", data={"recipients": count}, children=problems)
+        return Foreseen(note, messages=outcome.messages)
 
     async def close(self) -> None:
         """See IDelivery: there is nothing to let go of."""
@@ -110,8 +133,13 @@ class ListDelivery:
     def _examine(
         self, settings: MailingList, message: QueuedMessage, body: IStoredBody, recipient: QueuedRecipient
     ) -> _Findings:
-        """In a thread: read the header section, and look up however many members there are."""
-        header = message.prefix + _read_head(body)
+        """In a thread: read the header section."""
+        return self._find(settings, message, message.prefix + _read_head(body), recipient)
+
+    def _find(
+        self, settings: MailingList, message: QueuedMessage, header: bytes, recipient: QueuedRecipient
+    ) -> _Findings:
+        """In a thread: look up however many members there are."""
         posters: Container[str] = frozenset()
         if settings.members_only:
             posters = self._directory.posters(settings.address)
@@ -130,6 +158,34 @@ class ListDelivery:
     def _outcome(self, settings: MailingList, message: QueuedMessage, findings: _Findings) -> Outcome:
         verdict, routed = findings.verdict, findings.routed
         name = str(settings.address)
+        if isinstance(verdict, Refuse):
+            return Failed(verdict.reply)
+        if not routed.recipients:
+            # RFC 3463 §3.3: mailing list expansion problem
+            why = verdict.why if isinstance(verdict, ToOwner) else "there are none"
+            return Failed(Reply(550, "5.2.4", f"not sent to the members of {name}: {why}"))
+        if isinstance(verdict, ToOwner):
+            letter = self._child(
+                settings, message, routed, sender=message.sender, prefix=delivered_to(settings)
+            )
+            return Expanded(
+                (letter,), Reply(250, "2.1.5", f"sent to the owner of {name}, since {verdict.why}")
+            )
+        # RFC 5321 §3.9: the errors of members go to the list's owner, not to the author.
+        post = self._child(
+            settings,
+            message,
+            routed,
+            sender=bounce_address(settings.address),
+            prefix=list_fields(settings, verdict.present),
+        )
+        return Expanded((post,), Reply(250, "2.1.5", f"sent to the members of {name} as {post.id}"))
+
+    def _tell(
+        self, settings: MailingList, message: QueuedMessage, findings: _Findings, outcome: Outcome
+    ) -> None:
+        """The lines in the log."""
+        name, routed = str(settings.address), findings.routed
         for problem in routed.problems:
             self._log.warn(
                 "{queue_id}: a member of {recipient} leads nowhere: {problem}",
@@ -138,29 +194,6 @@ class ListDelivery:
                 problem=problem.text,
                 source=problem.source,
             )
-        if isinstance(verdict, Refuse):
-            outcome: Outcome = Failed(verdict.reply)
-        elif not routed.recipients:
-            # RFC 3463 §3.3: mailing list expansion problem
-            why = verdict.why if isinstance(verdict, ToOwner) else "there are none"
-            outcome = Failed(Reply(550, "5.2.4", f"not sent to the members of {name}: {why}"))
-        elif isinstance(verdict, ToOwner):
-            letter = self._child(
-                settings, message, routed, sender=message.sender, prefix=delivered_to(settings)
-            )
-            outcome = Expanded(
-                (letter,), Reply(250, "2.1.5", f"sent to the owner of {name}, since {verdict.why}")
-            )
-        else:
-            # RFC 5321 §3.9: the errors of members go to the list's owner, not to the author.
-            post = self._child(
-                settings,
-                message,
-                routed,
-                sender=bounce_address(settings.address),
-                prefix=list_fields(settings, verdict.present),
-            )
-            outcome = Expanded((post,), Reply(250, "2.1.5", f"sent to the members of {name} as {post.id}"))
         self._log.info(
             "{queue_id}: {recipient}: {reply}",
             queue_id=message.id,
@@ -168,7 +201,6 @@ class ListDelivery:
             reply=str(outcome.reply),
             copies=len(routed.recipients),
         )
-        return outcome
 
     def _child(
         self,
@@ -195,6 +227,10 @@ class ListDelivery:
             priority=message.priority,  # RFC 6710 §4.4
             tls=message.tls,  # RFC 8689 §4.1, §6
         )
+
+
+def _no_list(address: Address) -> Reply:
+    return Reply(550, "5.1.1", f"there is no list {address} here (any more)")
 
 
 def _read_head(body: IStoredBody) -> bytes:

@@ -25,10 +25,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.core.address import Address
+from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
-from twisted_mta.interfaces import Account, IDelivery, IDirectory, IStoredBody, MailboxError
+from twisted_mta.interfaces import (
+    Account,
+    Foreseen,
+    IDelivery,
+    IDirectory,
+    IForesight,
+    IStoredBody,
+    MailboxError,
+)
 from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import MessageFile, key_of, safe_host, sync_directory
 from twisted_mta.store.maildir.layout import Layout
@@ -46,7 +55,7 @@ _DELIVERED = Reply(250, "2.0.0", "delivered to the mailbox")
 _FOUND = Reply(250, "2.0.0", "found in the mailbox, delivered by an earlier attempt")
 
 
-@implementer(IDelivery)
+@implementer(IDelivery, IForesight)
 class LocalDelivery:
     """IDelivery for Transport.LOCAL."""
 
@@ -65,6 +74,7 @@ class LocalDelivery:
         """`started`: Unix time of this process's start; messages from before may have been delivered by the one before.
         `told` hears of each new message (account, mailbox name). `separator` as in [accounts]."""
         self._directory = directory
+        self._workers = workers
         self._batches = Batches(workers)
         self._host = safe_host(hostname)
         self._started = started
@@ -93,11 +103,26 @@ class LocalDelivery:
         outcomes: list[Outcome] = []
         for recipient, copy in zip(recipients, copies, strict=True):
             if copy is None:
-                text = f"<{recipient.address}>: there is no such user here"
-                outcomes.append(Failed(Reply(550, "5.1.1", text)))  # RFC 3463 §3.2
+                outcomes.append(Failed(no_such_user(recipient.address)))
             else:
                 outcomes.append(self._result(message, recipient, copy))
         return outcomes
+
+    async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
+        """See IForesight."""
+        account = self._directory.account(recipient.address)
+        if account is None:
+            reply = no_such_user(recipient.address)
+            return Foreseen(Note("mailbox", str(reply), Finding.REFUSED), failure=reply)
+        wanted = self._detail(account, recipient.address)
+        mailbox, path = await self._workers.run(_find_mailbox, Layout(account.maildir), wanted)
+        text = f"mailbox of {account.name}" + (f", {mailbox}" if mailbox != "INBOX" else "")
+        data = {"account": account.name, "mailbox": mailbox, "path": path}
+        children: tuple[Note, ...] = ()
+        if mailbox != wanted:
+            children = (Note("detail", f"there is no mailbox {wanted}: it goes to INBOX"),)
+        note = Note("mailbox", f"{text}: {path}", where="accounts.maildir", data=data, children=children)
+        return Foreseen(note, (path,))
 
     async def close(self) -> None:
         """Wait for the batches under way."""
@@ -154,6 +179,19 @@ class LocalDelivery:
         return outcome
 
 
+def no_such_user(address: Address) -> Reply:
+    """Why nothing is delivered."""
+    return Reply(550, "5.1.1", f"<{address}>: there is no such user here")  # RFC 3463 §3.2
+
+
+def _find_mailbox(layout: Layout, wanted: str) -> tuple[str, str]:
+    """The mailbox that takes the mail for the one wanted, and its path. Blocks."""
+    directory = directory_of(wanted)
+    if directory and not layout.exists(directory):
+        wanted, directory = "INBOX", ""
+    return wanted, layout.path(directory)
+
+
 @attrs.define(kw_only=True, eq=False)
 class Copy:
     """One message on its way into one mailbox. The methods block, and are called in this order until one sets `outcome`:
@@ -186,10 +224,7 @@ class Copy:
         """Find the mailbox, and write the file into its tmp/."""
         layout = Layout(self.account.maildir)
         layout.ensure()
-        directory = directory_of(self.mailbox)
-        if directory and not layout.exists(directory):
-            self.mailbox, directory = "INBOX", ""
-        path = layout.path(directory)
+        self.mailbox, path = _find_mailbox(layout, self.mailbox)
         self.twin = self.placed.setdefault(path, self)
         if self.twin is not self:
             return

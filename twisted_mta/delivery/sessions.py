@@ -22,7 +22,7 @@ from twisted_mta.delivery.connections import ConnectionCache
 from twisted_mta.delivery.families import Families, family
 from twisted_mta.delivery.hosts import Way
 from twisted_mta.delivery.race import race
-from twisted_mta.delivery.tls_policy import Need, Next, Pin
+from twisted_mta.delivery.tls_policy import Demand, Need, Next, Pin
 from twisted_mta.delivery.tls_steps import Step, TlsSteps
 from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import OpportunisticTls, SessionError, SmtpConnection, dial
@@ -107,6 +107,15 @@ class Sessions:
         for opening in list(self._opening):
             opening.cancel()
         await self._cache.close()
+
+    async def foresee(self, way: Way, target: Target, line: Line) -> Sequence[Step] | Demand:
+        """Which TLS a session with a host would have: see TlsSteps.foresee."""
+        login = self._logs_in(way)
+        return await self._tls.foresee(_next(way, target), line.pin, line.need, login=login)
+
+    def name(self, line: Line) -> str:
+        """What we say at EHLO."""
+        return line.source.helo or self._hostname
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -222,7 +231,7 @@ class Sessions:
         creator = OpportunisticTls(self._tls_context, step.demand.policy.sni)
         login = self.login if self._logs_in(way) else None
         core = SmtpClient(
-            line.source.helo or self._hostname,
+            self.name(line),
             tls=step.use,
             login=login,
             nonces=self._scram.nonce,
@@ -232,7 +241,7 @@ class Sessions:
         connection.remote = _remote(target, address)
         connection.address = address
         self._tls.prepare(connection, step)
-        bind = next((one for one in line.source.bind if family(one) == family(address)), "")
+        bind = bound(line, address)
         return await dial(self._reactor, connection, address, target.port, timeout=timeout, bind=bind)
 
     async def _cancellable(self, waiting: Deferred[T]) -> T:
@@ -249,6 +258,11 @@ class Sessions:
         if self.login is None or self.smarthost is None or way.hop is None or not way.fixed:
             return False
         return (way.hop.host, way.hop.port) == (self.smarthost.host, self.smarthost.port)
+
+
+def bound(line: Line, address: str) -> str:
+    """Our own address on sessions with an address; "": whichever the system chooses."""
+    return next((one for one in line.source.bind if family(one) == family(address)), "")
 
 
 def _next(way: Way, target: Target) -> Next:

@@ -7,15 +7,24 @@ from collections.abc import Callable, Sequence
 
 from zope.interface import implementer
 
-from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
+from twisted_mta.core.explanation import Finding, Note
+from twisted_mta.core.queue import (
+    Delivered,
+    Failed,
+    Outcome,
+    QueuedMessage,
+    QueuedRecipient,
+    Transport,
+    TryLater,
+)
 from twisted_mta.core.replies import Reply
-from twisted_mta.interfaces import IDelivery, IStoredBody
+from twisted_mta.interfaces import Foreseen, IDelivery, IForesight, IStoredBody
 
 _EXPANDED = Delivered(Reply(250, "2.1.5", "the alias leads to several addresses"), expanded=True)
 _DISCARDED = Delivered(Reply(250, "2.1.5", "discarded, as the alias says"))
 
 
-@implementer(IDelivery)
+@implementer(IDelivery, IForesight)
 class SettledDelivery:
     """IDelivery for a transport of which `settle` tells the outcome."""
 
@@ -36,6 +45,15 @@ class SettledDelivery:
         """See IDelivery."""
         return [self._settle(recipient) for recipient in recipients]
 
+    async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
+        """See IForesight."""
+        outcome = self._settle(recipient)
+        if isinstance(outcome, TryLater):
+            return Foreseen(Note("settled", str(outcome.reply), Finding.LATER), failure=outcome.reply)
+        if isinstance(outcome, Failed):
+            return Foreseen(Note("settled", str(outcome.reply), Finding.REFUSED), failure=outcome.reply)
+        return Foreseen(Note("settled", outcome.reply.text))
+
     async def close(self) -> None:
         """See IDelivery."""
 
@@ -55,6 +73,15 @@ def refused(recipient: QueuedRecipient) -> Outcome:
     code, status, text = recipient.target.split(" ", 2)
     reply = Reply(int(code), status, text)
     return TryLater(reply) if reply.transient else Failed(reply)
+
+
+def settled() -> dict[Transport, IDelivery]:
+    """The deliveries that every server has."""
+    return {
+        Transport.ALIAS: SettledDelivery(expanded),
+        Transport.DISCARD: SettledDelivery(discarded),
+        Transport.REFUSE: SettledDelivery(refused),
+    }
 
 
 def missing(what: str) -> SettledDelivery:

@@ -17,13 +17,14 @@ from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Shuffler, Target, Unroutable
 from twisted_mta.core.smtp.client import AUTH_STATES, Login, State
-from twisted_mta.delivery.attempt import Attempt, Trouble
+from twisted_mta.delivery.attempt import Attempt, Trouble, needs_tls, prefers_tls
 from twisted_mta.delivery.convert import Converter
 from twisted_mta.delivery.hosts import Hosts, IsOwn, Way
 from twisted_mta.delivery.sessions import Line, Sessions, lacks_tls
+from twisted_mta.delivery.survey import survey
 from twisted_mta.delivery.tls_policy import Need, Pin, TlsPolicies
 from twisted_mta.delivery.tls_steps import TlsSteps
-from twisted_mta.interfaces import IDelivery, IMailResolver, IStoredBody
+from twisted_mta.interfaces import Foreseen, IDelivery, IForesight, IMailResolver, IStoredBody
 from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import SessionError, SmtpConnection
 from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
@@ -49,7 +50,7 @@ class _Errand:
     trouble: Trouble = attrs.field(init=False)
 
 
-@implementer(IDelivery)
+@implementer(IDelivery, IForesight)
 class SmtpDelivery:
     """IDelivery for Transport.SMTP. How many attempts run at a time is the queue manager's to limit."""
 
@@ -127,18 +128,26 @@ class SmtpDelivery:
             attempt.close()
         return attempt.outcomes()
 
+    async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
+        """See IForesight."""
+        found = self._destinations.of(recipient.address.domain, recipient.hop)
+        line = self._line(message, found)
+        return await survey(self._hosts, self._sessions, found, line, recipient.address.domain)
+
+    def _line(self, message: QueuedMessage, found: Destination) -> Line:
+        manner = found.manner
+        source = self._destinations.source(message.sender, manner)
+        return Line(found.key, _need(message), source, Pin(require=manner.require, hosts=manner.hosts))
+
     async def _deliver_all(self, attempt: Attempt, recipients: Sequence[QueuedRecipient]) -> None:
         # A reload since `destination` was asked may have parted what travelled together.
         groups: dict[str, tuple[Destination, list[int]]] = {}
         for index, recipient in enumerate(recipients):
             found = self._destinations.of(recipient.address.domain, recipient.hop)
             groups.setdefault(found.key, (found, []))[1].append(index)
-        for key, (found, indexes) in groups.items():
-            manner = found.manner
-            source = self._destinations.source(attempt.message.sender, manner)
-            pin = Pin(require=manner.require, hosts=manner.hosts)
-            line = Line(key, _need(attempt), source, pin)
-            errand = _Errand(attempt, line, manner, found.hop, indexes)
+        for found, indexes in groups.values():
+            line = self._line(attempt.message, found)
+            errand = _Errand(attempt, line, found.manner, found.hop, indexes)
             await self._run(errand)
 
     async def close(self) -> None:
@@ -243,12 +252,12 @@ def _spoke(error: SessionError) -> bool:
     return error.state not in (None, State.GREETING) or not error.reply.enhanced.startswith("4.4.")
 
 
-def _need(attempt: Attempt) -> Need:
-    if attempt.message.tls is TlsWish.OPTIONAL:
+def _need(message: QueuedMessage) -> Need:
+    if message.tls is TlsWish.OPTIONAL:
         return Need.IGNORE  # RFC 8689 §4.2.2
-    if attempt.needs_tls:
+    if needs_tls(message):
         return Need.PROOF
-    return Need.PROOF_IF_POSSIBLE if attempt.prefers_tls else Need.NONE
+    return Need.PROOF_IF_POSSIBLE if prefers_tls(message) else Need.NONE
 
 
 def _tls_needed(reply: Reply) -> Reply:

@@ -55,6 +55,16 @@ class TlsSteps:
 
         `login`: a password will be sent, for which the host must prove its name whatever else is asked.
         """
+        steps = await self.foresee(to, pin, need, login=login)
+        if isinstance(steps, Demand):
+            assert steps.policy.refusal is not None  # as `foresee` says
+            self._refused(steps)
+            raise SessionError(None, steps.policy.refusal)
+        return steps
+
+    async def foresee(self, to: Next, pin: Pin, need: Need, *, login: bool) -> Sequence[Step] | Demand:
+        """As `plan`, but nothing is noted: the demand that can't be met where the host gets no mail. Raises SessionError
+        where it can't be found out what is demanded."""
         try:
             demand = await self.policies.demand(to, pin, need)
             plain = await self.policies.demand(to, pin, Need.NONE) if need is Need.PROOF_IF_POSSIBLE else None
@@ -63,15 +73,14 @@ class TlsSteps:
         if login and demand.policy.refusal is None:
             return [Step(TlsUse.REQUIRED, _with_proof(demand, to))]
         if plain is None:
-            return self._steps(demand, need)
+            return demand if demand.policy.refusal is not None else self._steps(demand, need)
+        if plain.policy.refusal is not None:
+            return plain
         better = [] if demand.policy.refusal is not None else self._steps(demand, need)
         return [*better, *self._steps(plain, Need.NONE)]
 
     def _steps(self, demand: Demand, need: Need) -> Sequence[Step]:
         policy = demand.policy
-        if policy.refusal is not None:
-            self._refused(demand)
-            raise SessionError(None, policy.refusal)
         noted = need is not Need.IGNORE
         if policy.tls:
             return [Step(TlsUse.REQUIRED, demand, policy.source is not Source.REQUIRETLS)]

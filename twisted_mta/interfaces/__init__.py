@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from twisted_mta.interfaces.delivery import IDelivery
+from twisted_mta.interfaces.delivery import Foreseen, IDelivery, IForesight
 from twisted_mta.interfaces.dns import IMailResolver, Proof
 from twisted_mta.interfaces.mailboxes import (
     IMailbox,
@@ -47,10 +47,12 @@ __all__ = [
     "AuthenticationUnavailable",
     "Client",
     "DamagedBody",
+    "Foreseen",
     "IAuthenticator",
     "IBodyWriter",
     "IDelivery",
     "IDirectory",
+    "IForesight",
     "IMailResolver",
     "IMailbox",
     "IMailboxStore",

@@ -4,10 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
+import attrs
 from zope.interface import Interface
 
-from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
+from twisted_mta.core.explanation import Note
+from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient
+from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces.queue import IStoredBody
+
+
+@attrs.frozen
+class Foreseen:
+    """What would become of a recipient."""
+
+    note: Note
+    #: The Maildirs, files and commands that would get a copy.
+    places: tuple[str, ...] = ()
+    #: The new messages that would enter the queue.
+    messages: tuple[NewMessage, ...] = ()
+    #: Set where it is certain that the first attempt fails: permanent where the sender would get a bounce at once.
+    failure: Reply | None = None
+
+
+class IForesight(Interface):
+    """What a delivery provides besides IDelivery if it can tell beforehand what `deliver` would do: for `mta explain`.
+
+    It must come from the same code as `deliver`.
+    """
+
+    def foresee(message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Awaitable[Foreseen]:
+        """What `deliver` would do for one recipient, without doing anything. `header` is the header section of the message;
+        neither `message` nor `recipient` is in the queue."""
 
 
 class IDelivery(Interface):

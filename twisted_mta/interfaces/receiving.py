@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import attrs
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
@@ -36,10 +36,21 @@ class Peer:
     host_verified: bool = False
     #: What the checks remember about this session, each under a name of its own.
     notes: dict[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+    #: None for all real clients. In a rehearsal (`mta explain`) nobody is there: nothing may be counted, told or written in
+    #: the log. What an administrator should know of a decision goes here.
+    remarks: list[str] | None = attrs.field(default=None, repr=False, eq=False)
 
 
 class IPolicyCheck(Interface):
-    """One check of incoming mail. Each method gives a Reply to refuse with, or None to go on."""
+    """One check of incoming mail. Each method gives a Reply to refuse with, or None to go on.
+
+    With `Peer.remarks` it decides in the same way, and leaves everything but these as it is.
+    """
+
+    settings = Attribute("What decides, for an administrator: keys of the configuration (tuple of str).")
+    needs_address = Attribute(
+        "Whether it looks up who the client is, so that an invented one says nothing (bool)."
+    )
 
     def on_connect(peer: Peer) -> Awaitable[Reply | None] | Reply | None:
         """The connection is there. A refusal is sent in place of the greeting."""

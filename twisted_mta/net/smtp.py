@@ -133,6 +133,8 @@ class SmtpHandler:
         return q.Standing(logged_in=account is not None, trusted=self._trusts(address))
 
     def _refuse(self, refusal: Reply) -> Reply:
+        if self._peer.remarks is not None:
+            return refusal
         self.log.info(
             "message from {peer} refused: {reply}",
             peer=self._peer.address,
@@ -147,6 +149,13 @@ class SmtpHandler:
             sink.abort()
 
 
+def session_settings(
+    settings: ServerSettings, address: str, *, tls: bool, trusts: Callable[[str], bool]
+) -> ServerSettings:
+    """The settings for a client at an IP address; `tls`: STARTTLS can be offered."""
+    return attrs.evolve(settings, tls_available=tls, trusted=trusts(address))
+
+
 def smtp_session(
     settings: ServerSettings,
     reception: IReception,
@@ -159,6 +168,6 @@ def smtp_session(
     trusts: Callable[[str], bool] = lambda address: False,
 ) -> Session:
     """A session ready for a transport; `tls` None turns STARTTLS off. `handshake`: see Session. `trusts`: see SmtpHandler."""
-    settings = attrs.evolve(settings, tls_available=tls is not None, trusted=trusts(peer.address))
+    settings = session_settings(settings, peer.address, tls=tls is not None, trusts=trusts)
     core = SmtpServer(settings, clock.seconds)
     return Session(core, SmtpHandler(reception, peer, trusts), clock, tls, implicit_tls, handshake)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from ipaddress import ip_address
+from typing import ClassVar
 
 from zope.interface import implementer
 
@@ -36,6 +37,9 @@ def is_stranger(peer: Peer, trusted: Sequence[Network]) -> bool:
 @implementer(IPolicyCheck)
 class Accepting:
     """Lets everything pass."""
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    needs_address: ClassVar[bool] = False
 
     def on_connect(self, peer: Peer) -> Verdict:
         """See IPolicyCheck."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import ClassVar
 
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -27,6 +28,7 @@ class HeloCheck(Accepting):
     """
 
     log = Logger()
+    settings: ClassVar[tuple[str, ...]] = ("checks.helo",)
 
     def __init__(
         self, hostname: str, resolver: IMailResolver, trusted: Sequence[Network], *, require: bool
@@ -69,7 +71,9 @@ class HeloCheck(Accepting):
         refusal = Reply(550, "5.7.1", f"Your {'EHLO' if peer.esmtp else 'HELO'} {problem}")
         if self._require:
             return refusal
-        if peer.notes.get(_NOTE) != peer.helo:  # once a session
+        if peer.remarks is not None:
+            peer.remarks.append(f'would be refused with checks.helo = "require": {refusal}')
+        elif peer.notes.get(_NOTE) != peer.helo:  # once a session
             peer.notes[_NOTE] = peer.helo
             self.log.info(
                 '{peer} would be refused with checks.helo = "require", it said {helo!r}: {reply}',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 from zope.interface import implementer
@@ -29,19 +30,21 @@ class RateCheck(Accepting):
     seconds: Callable[[], float]
     alarm: Alarm
 
+    settings: ClassVar[tuple[str, ...]] = ("submission", "submission.domain")
+
     def on_mail(self, peer: Peer, envelope: Envelope) -> Reply | None:
         """See IPolicyCheck."""
-        return self._judge(peer.account, 0)
+        return self._judge(peer, 0)
 
     def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Reply | None:
         """See IPolicyCheck."""
-        return self._judge(peer.account, len(envelope.recipients) + 1)
+        return self._judge(peer, len(envelope.recipients) + 1)
 
     def on_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Reply | None:
         """See IPolicyCheck. Judged again: other sessions of the account may have sent something meanwhile."""
         account, count = peer.account, len(envelope.recipients)
-        refusal = self._judge(account, count)
-        if refusal is None and account is not None:
+        refusal = self._judge(peer, count)
+        if refusal is None and account is not None and peer.remarks is None:
             self.ledger.add((name for name, _ in self._limits(account)), self.seconds(), count)
         return refusal
 
@@ -49,23 +52,26 @@ class RateCheck(Accepting):
         name = account.name.casefold()
         return (name, self.account), (f"@{name.rpartition('@')[2]}", self.domain)
 
-    def _judge(self, account: Account | None, recipients: int) -> Reply | None:
+    def _judge(self, peer: Peer, recipients: int) -> Reply | None:
         """Whether one more message, to so many, is too much."""
+        account = peer.account
         if account is None:
+            if peer.remarks is not None:
+                peer.remarks.append("not limited: nobody has logged in")
             return None
         now = self.seconds()
         for name, rates in self._limits(account):
             usage = self.ledger.usage(name)
             what = _exceeded(usage.day, now, rates.messages_per_day, rates.recipients_per_day, recipients)
             if what:
-                return self._refuse(name, f"{what} in a day", permanent=True)
+                return self._refuse(peer, name, f"{what} in a day", permanent=True)
             what = _exceeded(usage.hour, now, rates.messages_per_hour, rates.recipients_per_hour, recipients)
             if what:
-                return self._refuse(name, f"{what} in an hour", permanent=False)
+                return self._refuse(peer, name, f"{what} in an hour", permanent=False)
         return None
 
-    def _refuse(self, name: str, what: str, *, permanent: bool) -> Reply:
-        if self.ledger.tell(name, self.seconds()):
+    def _refuse(self, peer: Peer, name: str, what: str, *, permanent: bool) -> Reply:
+        if peer.remarks is None and self.ledger.tell(name, self.seconds()):
             self.alarm(name, what)
         who = f"All accounts of {name[1:]} together" if name.startswith("@") else name
         text = f"{who} may not send more than {what}"

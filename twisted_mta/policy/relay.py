@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from zope.interface import implementer
 
@@ -22,6 +23,8 @@ _DENIED = Reply(550, "5.7.1", "Relaying denied: we do not take mail for that dom
 class RelayCheck(Accepting):
     """Mail for other domains is taken from users who logged in and from the configured networks only."""
 
+    settings: ClassVar[tuple[str, ...]] = ("domains", "relay.networks")
+
     def __init__(self, directory: IDirectory, networks: Sequence[Network]) -> None:
         self._directory = directory
         self._networks = tuple(networks)
@@ -31,8 +34,17 @@ class RelayCheck(Accepting):
         domain = recipient.address.domain
         # RFC 5321 §4.1.1.3: a bare postmaster is ours.
         if not domain or self._directory.is_local(domain) or peer.account is not None or self._trusts(peer):
+            if peer.remarks is not None:
+                peer.remarks.append(self._why(peer, domain))
             return None
         return _DENIED  # RFC 5321 §3.6.2, RFC 3463 §3.8
+
+    def _why(self, peer: Peer, domain: str) -> str:
+        if not domain or self._directory.is_local(domain):
+            return f"{domain or 'postmaster'} is ours"
+        if peer.account is not None:
+            return f"{peer.account.name} has logged in and may send anywhere"
+        return f"{peer.address} is in relay.networks and may send anywhere"
 
     def _trusts(self, peer: Peer) -> bool:
         return is_within(peer.address, self._networks)
@@ -41,6 +53,8 @@ class RelayCheck(Accepting):
 @implementer(IPolicyCheck)
 class RecipientCheck(Accepting):
     """Mail for a local domain is taken only where it can be delivered, and for a list only from who may post."""
+
+    settings: ClassVar[tuple[str, ...]] = ("accounts.file", "aliases", "list")
 
     def __init__(self, directory: IDirectory) -> None:
         self._directory = directory
@@ -63,6 +77,8 @@ class RecipientCheck(Accepting):
 @implementer(IPolicyCheck)
 class LoopCheck(Accepting):
     """A message that passed too many servers goes round in circles: RFC 5321 §6.3."""
+
+    settings: ClassVar[tuple[str, ...]] = ("limits.received_headers",)
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -10,7 +10,7 @@ import enum
 import re
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
@@ -124,6 +124,8 @@ class ReverseDnsCheck(Accepting):
     """Looks at the names of the clients of mx listeners; with `require` strangers without one can't send."""
 
     log = Logger()
+    settings: ClassVar[tuple[str, ...]] = ("checks.reverse_dns",)
+    needs_address: ClassVar[bool] = True
 
     def __init__(
         self, resolver: IMailResolver, clock: IReactorTime, trusted: Sequence[Network], *, require: bool
@@ -181,8 +183,12 @@ class ReverseDnsCheck(Accepting):
     def _tell(self, peer: Peer, lookup: _Lookup) -> None:
         """Say once a session what "require" would have done."""
         refusal = None if lookup.host is None else _refusal(peer, lookup.host)
-        if refusal is not None and not self._require and not lookup.told:
-            lookup.told = True
+        if refusal is None or self._require or lookup.told:
+            return
+        lookup.told = True
+        if peer.remarks is not None:
+            peer.remarks.append(f'would be refused with checks.reverse_dns = "require": {refusal}')
+        else:
             self.log.info(
                 '{peer} ({host}) would be refused with checks.reverse_dns = "require": {reply}',
                 peer=peer.address,

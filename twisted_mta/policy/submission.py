@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import attrs
 from zope.interface import implementer
@@ -62,15 +63,23 @@ class SenderCheck(Accepting):
 
     rules: SenderRules
 
+    settings: ClassVar[tuple[str, ...]] = ("submission.check_sender", "submission.grant")
+
     def on_mail(self, peer: Peer, envelope: Envelope) -> Reply | None:
         """See IPolicyCheck. The null reverse-path is for receipts, RFC 8098 §3."""
         if peer.account is None or envelope.sender is None:
+            if peer.remarks is not None:
+                peer.remarks.append(
+                    "any sender: nobody has logged in" if peer.account is None else "a receipt"
+                )
             return None
         return self._judge(peer.account, envelope.sender, "")
 
     def on_message(self, peer: Peer, envelope: Envelope, header: bytes) -> Reply | None:
         """See IPolicyCheck."""
         if peer.account is None:
+            if peer.remarks is not None:
+                peer.remarks.append("any author: nobody has logged in")
             return None
         for author in authors(header):
             refusal = self._judge(peer.account, author, " in the From field")

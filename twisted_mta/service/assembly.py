@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -16,10 +16,11 @@ from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
+from twisted_mta.core.rates import Ledger
 from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
-from twisted_mta.delivery.settled import SettledDelivery, discarded, expanded, missing, refused
+from twisted_mta.delivery.settled import missing, settled
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.delivery.tls_policy import Check
@@ -32,7 +33,7 @@ from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
 from twisted_mta.policy.helo import HeloCheck
-from twisted_mta.policy.rates import RateCheck
+from twisted_mta.policy.rates import Alarm, RateCheck
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.policy.reverse_dns import ReverseDnsCheck
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
@@ -156,11 +157,20 @@ def stranger_checks(config: Config, resolver: IMailResolver, clock: Any) -> tupl
     return tuple(found)
 
 
+class Usage(Protocol):
+    """What accounts have sent of late: `service.usage.UsageKeeper`."""
+
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def seconds(self) -> Callable[[], float]: ...
+
+
 def rules(
     config: Config,
     directory: IDirectory,
-    usage: UsageKeeper,
-    alarms: Alarms,
+    usage: Usage,
+    alarm: Alarm,
     resolver: IMailResolver,
     clock: Any,
 ) -> Rules:
@@ -177,7 +187,7 @@ def rules(
             account=config.submission.rates,
             domain=config.submission.domain,
             seconds=usage.seconds,
-            alarm=alarms,
+            alarm=alarm,
         ),
     )
     mend = HeaderMender(hostname=config.hostname, directory=directory, rules=senders)
@@ -296,12 +306,10 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
-        Transport.ALIAS: SettledDelivery(expanded),
+        **settled(),
         Transport.FILE: missing("files"),
         Transport.COMMAND: missing("commands"),
         Transport.HANDLER: missing("handlers"),
-        Transport.DISCARD: SettledDelivery(discarded),
-        Transport.REFUSE: SettledDelivery(refused),
     }
 
     def shard(store: SQLiteQueueStore) -> Shard:

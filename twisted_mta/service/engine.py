@@ -19,6 +19,9 @@ from twisted_mta.net.tls import ServerTls
 from twisted_mta.service.assembly import Parts, assemble, real_platform, tls_options
 from twisted_mta.service.certificates import CertificateWatch
 from twisted_mta.service.control import ControlError, Handler
+from twisted_mta.service.explain.control import explain_handlers
+from twisted_mta.service.explain.explainer import Explainer
+from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.service.merging import join_all
 from twisted_mta.service.queue_control import queue_handlers
@@ -109,8 +112,12 @@ class Engine:
             "reload": self.reload,
             "accounts.refresh": self._refresh_accounts,
             **tls_handlers(parts.tls.memory),
+            **explain_handlers(self._explainer(parts)),
             **join_all(shards),
         }
+
+    def _explainer(self, parts: Parts) -> Explainer:
+        return explainer(parts, self._reactor, lambda: self._listeners.serving, self._listeners.refusal)
 
     def worker_handlers(self) -> Mapping[str, Handler]:
         """What the parent of a worker may ask besides: a reload in two steps, since all workers do it or none."""

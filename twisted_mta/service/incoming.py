@@ -176,6 +176,13 @@ class Incoming:
         message = self._new_message(header)
         size = self._body.size
         await self._intake.queue.submit([message], self._body)
+        if peer.remarks is None:
+            self._tell(message, size)
+        return Reply(250, "2.0.0", f"Queued as {message.id}")
+
+    def _tell(self, message: NewMessage, size: int) -> None:
+        """The line in the log."""
+        peer, envelope = self._peer, self._envelope
         self.log.info(
             "{queue_id}: received from {client}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
             queue_id=message.id,
@@ -192,7 +199,6 @@ class Incoming:
             size=size,
             message_id=message.message_id or "none",
         )
-        return Reply(250, "2.0.0", f"Queued as {message.id}")
 
     def _new_message(self, header: bytes) -> NewMessage:
         intake, envelope = self._intake, self._envelope
@@ -200,12 +206,13 @@ class Incoming:
         queue_id = self._id()
         for problem in routed.problems:
             # It is queued all the same, and fails at delivery: so the sender gets an ordinary bounce.
-            self.log.warn(
-                "{queue_id}: {problem} ({source})",
-                queue_id=queue_id,
-                problem=problem.text,
-                source=problem.source,
-            )
+            if self._peer.remarks is None:
+                self.log.warn(
+                    "{queue_id}: {problem} ({source})",
+                    queue_id=queue_id,
+                    problem=problem.text,
+                    source=problem.source,
+                )
         now = intake.seconds()
         return NewMessage(
             id=queue_id,

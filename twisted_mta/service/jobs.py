@@ -43,8 +43,7 @@ class Attempt:
     @property
     def lane(self) -> tuple[Transport, str] | None:
         """Where it waits its turn; None: nowhere."""
-        waits = self.transport is Transport.SMTP and not self.given_up
-        return (self.transport, self.destination) if waits else None
+        return None if self.given_up else lane(self.transport, self.destination)
 
     @property
     def rows(self) -> Sequence[int]:
@@ -60,6 +59,11 @@ def copy_key(recipient: QueuedRecipient) -> tuple[object, ...]:
     if recipient.transport is Transport.LOCAL:
         return ()
     return recipient.sender, recipient.prefix
+
+
+def lane(transport: Transport, destination: str) -> tuple[Transport, str] | None:
+    """Where attempts for a destination wait their turn; None: nowhere."""
+    return (transport, destination) if transport is Transport.SMTP else None
 
 
 def rank(attempt: Attempt) -> tuple[int, float]:

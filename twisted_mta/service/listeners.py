@@ -81,10 +81,11 @@ def _spoke_early(peer: Peer) -> bytes:
     return _EARLY.encode()
 
 
-def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
-    config, limits = serving.config, serving.config.limits
-    host, port = peer_host(address)
-    settings = ServerSettings(
+def smtp_settings(config: Config, role: Role, host: str, *, scram: bool) -> ServerSettings:
+    """The rules of a session with a client at an IP address; `scram`: SCRAM is offered. What TLS and trust add is
+    `net.smtp.smtp_session`'s."""
+    limits = config.limits
+    return ServerSettings(
         hostname=config.hostname,
         greeting=config.greeting,
         size_limit=limits.message_size,
@@ -102,10 +103,23 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         expn=Audience(limits.expn),
         help=config.help,
         role=_RULES[role],
-        scram=serving.authenticator.offers_scram(),
+        scram=scram,
         hold_limit=int(limits.hold),
         xclient=is_within(host, config.relay.xclient_networks),
     )
+
+
+def greeting_delay(config: Config, role: Role, host: str) -> float:
+    """How many seconds a client at an IP address waits for the greeting."""
+    if role is not Role.MX or is_within(host, config.relay.networks):
+        return 0.0
+    return config.limits.greeting_delay
+
+
+def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
+    config, limits = serving.config, serving.config.limits
+    host, port = peer_host(address)
+    settings = smtp_settings(config, role, host, scram=serving.authenticator.offers_scram())
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
     session = smtp_session(
         settings,
@@ -117,8 +131,9 @@ def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
         handshake=limits.handshake_timeout,
         trusts=partial(is_within, networks=config.relay.networks),
     )
-    if role is Role.MX and limits.greeting_delay and not is_within(host, config.relay.networks):
-        session.hold_greeting(limits.greeting_delay, partial(_spoke_early, peer))
+    delay = greeting_delay(config, role, host)
+    if delay:
+        session.hold_greeting(delay, partial(_spoke_early, peer))
     return session
 
 
@@ -283,6 +298,10 @@ class Listeners:
     def reconfigure(self) -> None:
         """Take over changed limits."""
         self._admission.bounds = _bounds(self.serving.config)
+
+    def refusal(self, host: str) -> str:
+        """Why a client at that IP address would not be let in now; "" if it would be."""
+        return self._admission.refusal(self._admission.counted(host))
 
     @property
     def connections(self) -> int:

@@ -87,8 +87,8 @@ _ALL: Mapping[str, Merge] = {
 _ONE_KNOWS = frozenset({"queue.show"})
 #: All are asked in turn, since each writes down what it knows, and the last one reads it all.
 _LAST = frozenset({"tls.list"})
-#: What one of them can answer as well as any other.
-_ANY: frozenset[str] = frozenset()
+#: What one of them can answer as well as any other (but for the state of destinations, which is its own).
+_ANY = frozenset({"explain"})
 
 #: The commands whose answers are joined here.
 COMMANDS = frozenset({*_ALL, *_ONE_KNOWS, *_LAST, *_ANY})

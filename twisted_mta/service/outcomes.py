@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import attrs
 from twisted.logger import Logger
@@ -26,6 +27,17 @@ from twisted_mta.interfaces import Update
 
 #: Seconds for which nothing is sent again that the next host may have.
 DOUBT = 1800.0
+#: Attempts that are foretold.
+MAX_FORESEEN = 100
+
+
+@attrs.frozen(kw_only=True)
+class Outlook:
+    """What becomes of a recipient that is never delivered, as Unix seconds: the first attempts, the warning, the end."""
+
+    attempts: tuple[float, ...]
+    warning: float | None
+    expires: float
 
 
 @attrs.define
@@ -52,6 +64,16 @@ class Judge:
         if recipient.transport is Transport.SMTP:
             expire = self.destinations.of(recipient.address.domain, recipient.hop).manner.expire
         return message.expires if expire is None else message.released + expire
+
+    def outlook(self, message: QueuedMessage, recipient: QueuedRecipient) -> Outlook:
+        """When it is tried, and when the sender is told, if nobody ever takes it."""
+        expires = self.expires(message, recipient)
+        times = self.schedule_of(recipient).forecast(message.released, expires)
+        return Outlook(
+            attempts=tuple(islice(times, MAX_FORESEEN)),
+            warning=message.released + self.schedule.warn_after if self.schedule.warn_after else None,
+            expires=expires,
+        )
 
     def is_over(self, message: QueuedMessage, recipient: QueuedRecipient, now: float) -> bool:
         """Whether a recipient that is not delivered now is given up."""

@@ -180,23 +180,12 @@ class Pacing(Generic[J]):
         places = sorted(
             self._places.values(), key=lambda place: (-len(place.waiting) - len(place.parked), place.name)
         )
-        return [
-            {
-                "destination": place.name,
-                "state": str(place.pace.state),
-                "running": len(place.running),
-                "waiting": len(place.waiting),
-                "put_off": len(place.parked),
-                "concurrency": place.pace.width,
-                "limit": place.pace.limit,
-                "rate": place.pace.rate,
-                "down_since": place.pace.down_since or 0.0,
-                "next_probe": place.pace.probe_at if place.pace.state is State.DOWN else 0.0,
-                "last_reply": str(place.reply) if place.reply is not None else "",
-                "last_heard": place.heard,
-            }
-            for place in places
-        ]
+        return [_status(place) for place in places]
+
+    def standing(self, key: Hashable) -> dict[str, Any] | None:
+        """One of these; None where nothing is known of it."""
+        place = self._places.get(key)
+        return None if place is None else _status(place)
 
     # --- one destination -------------------------------------------------------------------------
 
@@ -295,3 +284,20 @@ class Pacing(Generic[J]):
                 destination=place.name,
                 reply=str(place.reply),
             )
+
+
+def _status(place: _Place[Any]) -> dict[str, Any]:
+    return {
+        "destination": place.name,
+        "state": str(place.pace.state),
+        "running": len(place.running),
+        "waiting": len(place.waiting),
+        "put_off": len(place.parked),
+        "concurrency": place.pace.width,
+        "limit": place.pace.limit,
+        "rate": place.pace.rate,
+        "down_since": place.pace.down_since or 0.0,
+        "next_probe": place.pace.probe_at if place.pace.state is State.DOWN else 0.0,
+        "last_reply": str(place.reply) if place.reply is not None else "",
+        "last_heard": place.heard,
+    }

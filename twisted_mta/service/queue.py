@@ -26,6 +26,7 @@ from twisted_mta.core.queue import (
     NewMessage,
     NewRecipient,
     Outcome,
+    QueuedMessage,
     QueuedRecipient,
     Transport,
     TryLater,
@@ -34,9 +35,9 @@ from twisted_mta.core.queue import (
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import DamagedBody, IBodyWriter, IDelivery, IQueue, IQueueStore
-from twisted_mta.service.jobs import Attempt, Job, copy_key, rank
+from twisted_mta.service.jobs import Attempt, Job, copy_key, lane, rank
 from twisted_mta.service.notices import Notices
-from twisted_mta.service.outcomes import Judge, out_of_time
+from twisted_mta.service.outcomes import Judge, Outlook, out_of_time
 from twisted_mta.service.pacing import Limits, Pacing
 from twisted_mta.service.settling import BUG, STORE_PAUSE, Settled, Settler
 
@@ -197,6 +198,14 @@ class QueueManager(Service):
     def destinations(self) -> list[dict[str, Any]]:
         """See `Pacing.status`."""
         return self._pacing.status()
+
+    def standing(self, transport: Transport, destination: str) -> dict[str, Any] | None:
+        """One of `destinations`; None where nothing is known of it."""
+        return self._pacing.standing(lane(transport, destination))
+
+    def outlook(self, message: QueuedMessage, recipient: QueuedRecipient) -> Outlook:
+        """See Judge."""
+        return self._judge.outlook(message, recipient)
 
     def forget(self, queue_ids: Collection[str]) -> None:
         """These messages were deleted: nor is there to be a bounce from an attempt under way."""

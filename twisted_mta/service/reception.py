@@ -43,7 +43,7 @@ class Reception:
     ) -> None:
         #: May be replaced at any time; messages under way keep what they began with.
         self.rules = rules
-        self._intake = intake
+        self.intake = intake
         self._directory = intake.directory
         self._authenticator = authenticator
         self._workers = workers or InlineWorkers()
@@ -59,7 +59,7 @@ class Reception:
     def mail(self, peer: Peer, envelope: Envelope) -> Verdict:
         """See IReception."""
         try:
-            self._intake.queue.check_room(envelope.declared_size)
+            self.intake.queue.check_room(envelope.declared_size)
         except StoreFull:
             return refused(peer, FULL)  # RFC 1870 §6.1: before the octets are sent for nothing
         return self.rules.judge(peer, lambda check: check.on_mail(peer, envelope), _SENDER_OK)
@@ -115,9 +115,9 @@ class Reception:
     def message(self, peer: Peer, envelope: Envelope) -> IMessageSink:
         """See IReception."""
         if envelope.body == "BINARYMIME":
-            text = Incoming(self._intake, self.rules, peer, attrs.evolve(envelope, body="8BITMIME"))
-            return BinaryIncoming(text, self._intake.room, self._workers)
-        return Incoming(self._intake, self.rules, peer, envelope)
+            text = Incoming(self.intake, self.rules, peer, attrs.evolve(envelope, body="8BITMIME"))
+            return BinaryIncoming(text, self.intake.room, self._workers)
+        return Incoming(self.intake, self.rules, peer, envelope)
 
 
 def _who(peer: Peer) -> Client:

@@ -70,6 +70,8 @@ async def _judge_on(
 
 def refused(peer: Peer, reply: Reply) -> Reply:
     """The reply, noted in the log."""
+    if peer.remarks is not None:
+        return reply
     log.info(
         "refused {client}: {reply}",
         client=client_of(peer),

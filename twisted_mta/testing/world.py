@@ -25,6 +25,8 @@ from twisted_mta.core.envelope import Envelope
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import Peer
 from twisted_mta.service.assembly import Parts, Platform, assemble
+from twisted_mta.service.explain.control import read_question
+from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.threads import InlineWorkers
@@ -193,6 +195,18 @@ class World:
     def visit(self, client: str = "127.0.0.1") -> Visitor:
         """A client who has connected to port 25."""
         return Visitor(self._mx, self.network, client)
+
+    def explain(self, recipient: str, **arguments: Any) -> dict[str, Any]:
+        """What `mta explain` would say; see `service.explain.control` for the arguments."""
+        made = explainer(self.parts, self.network, lambda: self.listeners.serving, self.listeners.refusal)
+        question = read_question({"recipient": recipient, **arguments}, self.config)
+        found: list[Any] = []
+        Deferred.fromCoroutine(made.explain(question)).addBoth(found.append)
+        self.network.pump([0.0] * 5)
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        answer: dict[str, Any] = found[0]
+        return answer
 
     def submit(self, envelope: Envelope, message: bytes) -> Reply:
         """Bring a message past the SMTP server, with whatever an envelope can hold."""

@@ -1,0 +1,152 @@
+"""An explainer on the files alone, for when no server runs: the same code over parts that were made for the question.
+
+What only a running server knows is left out: open connections, what accounts have sent of late, what is known of other hosts
+and of their MTA-STS policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from twisted_mta.config.destinations import Destinations
+from twisted_mta.config.loader import load
+from twisted_mta.config.schema import Config
+from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Transport
+from twisted_mta.core.rates import Ledger
+from twisted_mta.core.schedule import Schedule
+from twisted_mta.delivery.list import ListDelivery
+from twisted_mta.delivery.local import LocalDelivery
+from twisted_mta.delivery.settled import settled
+from twisted_mta.delivery.smtp import SmtpDelivery
+from twisted_mta.delivery.tls_policy import TlsPolicies
+from twisted_mta.delivery.tls_steps import TlsSteps
+from twisted_mta.interfaces import IDelivery
+from twisted_mta.net.own_addresses import OwnSockets
+from twisted_mta.net.smtp_client import opportunistic_context
+from twisted_mta.service.assembly import Platform, real_platform, rules, smarthost_login
+from twisted_mta.service.explain.control import read_question
+from twisted_mta.service.explain.explainer import Explainer
+from twisted_mta.service.explain.rehearsal import NoQueue
+from twisted_mta.service.incoming import Intake
+from twisted_mta.service.outcomes import Judge, Outlook
+from twisted_mta.store.directory import load_directory
+from twisted_mta.store.threads import InlineWorkers
+from twisted_mta.store.users import PasswdFile
+
+_NOT_ASKED = (
+    "the server was not asked: who is connected, how much accounts have sent, and what is known of other hosts and "
+    "of their MTA-STS policies is left out"
+)
+
+
+@attrs.frozen
+class _Usage:
+    """Nobody has sent anything."""
+
+    ledger: Ledger
+    seconds: Any
+
+
+@attrs.frozen
+class _Queue:
+    """The schedule of the configuration; nothing is known of any destination."""
+
+    judge: Judge
+
+    def outlook(self, message: QueuedMessage, recipient: QueuedRecipient) -> Outlook:
+        """See Judge."""
+        return self.judge.outlook(message, recipient)
+
+    def standing(self, transport: Transport, destination: str) -> None:
+        """There is nothing to tell."""
+
+
+def offline_explainer(config: Config, platform: Platform) -> Explainer:
+    """Reads the files, blocking. Raises OSError where the accounts can't be read."""
+    reactor, chance = platform.reactor, platform.chance
+    workers = InlineWorkers()
+    users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
+    users.refresh()
+    directory, problems = load_directory(config, users)
+    warnings = [_NOT_ASKED, *users.problems, *map(str, problems)]
+    try:
+        login = smarthost_login(config.relay.smarthost)
+    except OSError as error:
+        warnings.append(f"the password for the smarthost can't be read: {error}")
+        login = None
+    resolver = platform.resolver(config.dns)
+    smtp = SmtpDelivery(
+        reactor,
+        resolver,
+        chance,
+        config.relay,
+        config.hostname,
+        workers,
+        opportunistic_context(),
+        login,
+        is_own=OwnSockets(config.listen, platform.is_local),
+        tls=TlsSteps(TlsPolicies(resolver, None), platform.certificates, None),
+    )
+    local = LocalDelivery(
+        directory,
+        workers,
+        hostname=config.hostname,
+        started=reactor.seconds(),
+        separator=config.accounts.separator,
+    )
+    deliveries: Mapping[Transport, IDelivery] = {
+        Transport.LOCAL: local,
+        Transport.LIST: ListDelivery(directory, lambda: "EXPLAINED", reactor, workers),
+        Transport.SMTP: smtp,
+        **settled(),
+    }
+    usage = _Usage(Ledger({}), reactor.seconds)
+    checks = rules(config, directory, usage, lambda name, what: None, resolver, reactor)
+    schedule = Schedule(config.queue.schedule, config.queue.expire, config.queue.warn_after)
+    return Explainer(
+        config=lambda: config,
+        rules=lambda: checks,
+        intake=Intake(
+            queue=NoQueue(lambda octets: None),
+            directory=directory,
+            ids=lambda: "EXPLAINED",
+            seconds=reactor.seconds,
+        ),
+        deliveries=deliveries,
+        queue=_Queue(Judge(schedule, chance.random, Destinations(config.relay))),
+        clock=reactor,
+        workers=workers,
+        tls=lambda: config.tls.certificate is not None,
+        warnings=lambda: warnings,
+    )
+
+
+def explain_offline(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of the `explain` command without a server. Runs the reactor: once in a process.
+
+    Raises ConfigErrors, OSError, ControlError.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    config = load(path)
+    made = offline_explainer(config, real_platform(reactor))
+    question = read_question(arguments, config)
+    results: list[Any] = []
+
+    def done(result: Any) -> None:
+        results.append(result)
+        reactor.stop()
+
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(made.explain(question)).addBoth(done))
+    reactor.run()
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    answer: dict[str, Any] = results[0]
+    return answer
