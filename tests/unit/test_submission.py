@@ -360,7 +360,7 @@ class ReceptionTests(SynchronousTestCase):
         self.assertEqual(self.queue.body.octets, b"")
 
     def test_headers_share_their_room(self) -> None:
-        room = self.reception._intake.room
+        room = self.reception.intake.room
         room.limit = 100
         envelope = Envelope(ALICE, (Recipient(Address("bob", "example.test")),))
         first = self.reception.message(self.peer, envelope)

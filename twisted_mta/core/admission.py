@@ -77,16 +77,16 @@ class Admission:
     def enter(self, host: str) -> str:
         """Count a connection from an IP address ("" for none) and return ""; or count nothing and return why not."""
         refusal = self.refusal(host)
-        if refusal:  # which costs nothing: a client that keeps to the rate from now on is let in again
-            return refusal
         if host:
             client = _Client.of(host)
-            self._addresses[client.address] += 1
-            self._networks[client.network] += 1
             if self.bounds.rate:
-                self._count_rate(client.customer, self.bounds.rate)
-        self.total += 1
-        return ""
+                # A refused attempt costs nothing: a client that keeps to the rate from now on is let in again.
+                self._charge(client.customer, 0.0 if refusal else _PERIOD / self.bounds.rate)
+            if not refusal:
+                self._addresses[client.address] += 1
+                self._networks[client.network] += 1
+        self.total += not refusal
+        return refusal
 
     def refusal(self, host: str) -> str:
         """What `enter` would return, without counting anything."""
@@ -125,8 +125,8 @@ class Admission:
         """A full minute's allowance at once, and it grows back evenly."""
         return self._wait(customer) <= _PERIOD - _PERIOD / rate + 1e-6
 
-    def _count_rate(self, customer: str, rate: int) -> None:
-        whole_at = self._seconds() + self._wait(customer) + _PERIOD / rate
+    def _charge(self, customer: str, cost: float) -> None:
+        whole_at = self._seconds() + self._wait(customer) + cost
         self._whole_at.pop(customer, None)
         self._whole_at[customer] = whole_at
         if len(self._whole_at) > MAX_CLIENTS:

@@ -187,6 +187,11 @@ class Pacing(Generic[J]):
         place = self._places.get(key)
         return None if place is None else _status(place)
 
+    def shut(self, key: Hashable) -> Reply | None:
+        """The reply with which an attempt that came now would be put off; None if it would be made."""
+        place = self._places.get(key)
+        return _told(place) if place is not None and place.pace.shuts_out(self._clock.seconds()) else None
+
     # --- one destination -------------------------------------------------------------------------
 
     def _place(self, key: Hashable, name: str) -> _Place[J]:
@@ -229,9 +234,7 @@ class Pacing(Generic[J]):
     def _park(self, place: _Place[J], jobs: Iterable[J]) -> None:
         """The destination is down: these are not tried before it is time for a probe."""
         now = self._clock.seconds()
-        reply = place.reply or Reply(451, "4.4.1", "")
-        why = "is out of reach" if reply.code != 421 else "turns us away"
-        told = Reply(reply.code, reply.enhanced, f"not tried, since {place.name} {why}: {reply.text}")
+        told = _told(place)
         until = place.pace.probe_at if place.pace.probe_at > now else now + SETTLE
         for job in jobs:
             self._remember(place, job.rows)
@@ -284,6 +287,13 @@ class Pacing(Generic[J]):
                 destination=place.name,
                 reply=str(place.reply),
             )
+
+
+def _told(place: _Place[Any]) -> Reply:
+    """Why what comes for a destination that is down is not tried."""
+    reply = place.reply or Reply(451, "4.4.1", "")
+    why = "is out of reach" if reply.code != 421 else "turns us away"
+    return Reply(reply.code, reply.enhanced, f"not tried, since {place.name} {why}: {reply.text}")
 
 
 def _status(place: _Place[Any]) -> dict[str, Any]:

@@ -203,6 +203,10 @@ class QueueManager(Service):
         """One of `destinations`; None where nothing is known of it."""
         return self._pacing.standing(lane(transport, destination))
 
+    def shut(self, transport: Transport, destination: str) -> Reply | None:
+        """See `Pacing.shut`."""
+        return self._pacing.shut(lane(transport, destination))
+
     def outlook(self, message: QueuedMessage, recipient: QueuedRecipient) -> Outlook:
         """See Judge."""
         return self._judge.outlook(message, recipient)

@@ -59,9 +59,12 @@ endpoint = "tcp:25"
 class World:
     """One server and all that is around it. `seed` decides everything that is left to chance."""
 
-    def __init__(self, directory: Path, config: str = "", *, aliases: str = "", seed: int = 0) -> None:
+    def __init__(
+        self, directory: Path, config: str = "", *, aliases: str = "", seed: int = 0, base: str = _CONFIG
+    ) -> None:
+        """`base` is what stands above `config` in its file."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "mta.toml").write_text(_CONFIG + config, encoding="utf-8")
+        (directory / "mta.toml").write_text(base + config, encoding="utf-8")
         (directory / "aliases").write_text(aliases, encoding="utf-8")
         users = directory / "users"
         users.touch(mode=0o600)

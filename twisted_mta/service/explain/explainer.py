@@ -29,7 +29,7 @@ from twisted_mta.service.reception import Reception
 from twisted_mta.service.rules import Rules
 from twisted_mta.store.threads import InlineWorkers, Workers
 
-#: Who asks, where nobody is named: a stranger, of a network that nobody has (RFC 5737 §3).
+#: Who asks, where nobody is named: a stranger, at an address for examples.
 STRANGER = "203.0.113.1"
 #: Steps of the expansion that are shown.
 MAX_STEPS = 1000
@@ -125,7 +125,7 @@ class Explainer:
             "Subject: mta explain",
             f"Date: {format_date(self.clock.seconds())}",
             f"Message-ID: <explain@{self.config().hostname}>",
-            *([] if question.sender else ["Auto-Submitted: auto-replied"]),  # RFC 3834 §5
+            *([] if question.sender else ["Auto-Submitted: auto-replied"]),
             "",
             "",
         ]

@@ -63,6 +63,9 @@ class _Queue:
         """See Judge."""
         return self.judge.outlook(message, recipient)
 
+    def shut(self, transport: Transport, destination: str) -> None:
+        """None is."""
+
     def standing(self, transport: Transport, destination: str) -> None:
         """There is nothing to tell."""
 

@@ -36,6 +36,7 @@ class Queue(Protocol):
     """What is asked of the queue manager."""
 
     def outlook(self, message: QueuedMessage, recipient: QueuedRecipient) -> Outlook: ...
+    def shut(self, transport: Transport, destination: str) -> Reply | None: ...
     def standing(self, transport: Transport, destination: str) -> Mapping[str, Any] | None: ...
 
 
@@ -98,6 +99,9 @@ class Onward:
         if new.transport is Transport.SMTP:
             destination = self._deliveries[new.transport].destination(recipient)
             self.ends.remote[name] = destination
+            shut = self._queue.shut(new.transport, destination)
+            if shut is not None:
+                foreseen = attrs.evolve(foreseen, failure=shut)
             if foreseen.failure is None or foreseen.failure.transient:
                 children += self._times(message, recipient, destination)
         if foreseen.failure is not None:

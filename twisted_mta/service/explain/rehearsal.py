@@ -240,5 +240,5 @@ class Rehearsal:
 
 
 def _plain(login: str) -> bytes:
-    """RFC 4616, with a password that nobody looks at."""
+    """What PLAIN sends, with a password that nobody looks at."""
     return f"\0{login}\0-".encode()

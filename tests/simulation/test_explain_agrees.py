@@ -1,0 +1,67 @@
+"""`mta explain` and the server never disagree: over made-up sites and mail, what was foretold is what happens.
+
+MTA_SEEDS says how many sites; MTA_SEED=n repeats one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.configurations import Mail, Site
+
+_SEEDS = int(os.environ.get("MTA_SEEDS", "100"))
+_AT_A_TIME = 50
+_ONLY = os.environ.get("MTA_SEED")
+#: Messages for each site.
+_MESSAGES = 6
+
+
+@pytest.mark.parametrize("first", range(0, _SEEDS, _AT_A_TIME) if _ONLY is None else [int(_ONLY)])
+def test_foretold_is_what_happens(tmp_path: Path, first: int) -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(first, first + (_AT_A_TIME if _ONLY is None else 1)):
+        site = Site(tmp_path / str(seed), seed)
+        for number in range(_MESSAGES):
+            mail = site.mail(number)
+            try:
+                seen += compare(site, mail, number)
+            except BaseException:
+                print(
+                    f"{site.config}\n{site.aliases}\n{mail}\nAgain: MTA_SEED={seed} python -m pytest {__file__}"
+                )
+                raise
+        site.world.close()
+        shutil.rmtree(site.directory)
+    if _ONLY is None:  # else what is compared would be nothing
+        assert min(seen[each] for each in ("refused", "places", "remote", "failures", "lists")) > 5, seen
+
+
+def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
+    """Ask, look that nothing happened, send it, and look whether it happens as was said."""
+    before = site.world.queued()
+    told = site.world.explain(mail.recipient, **mail.arguments())
+    assert told == site.world.explain(mail.recipient, **mail.arguments()), "asking changes nothing"
+    assert (site.world.queued(), site.copies(number)) == (before, (set(), set()))
+    reply = site.bring(mail)
+    assert told["accepted"] == reply.positive, (told["reply"], reply)
+    if not reply.positive:
+        same = (*told["reply"].split(" ", 2)[:2],) == (str(reply.code), reply.enhanced)
+        unknown = (
+            told["reply"].startswith("535") and reply.code == 550
+        )  # a login that is none: by AUTH, and by XCLIENT
+        assert same or unknown, (told["reply"], str(reply))
+        return Counter(refused=1)
+    site.world.advance(60)
+    places, remote = site.copies(number)
+    assert set(told["places"]) == places
+    assert set(told["remote"]) - set(told["failures"]) == remote
+    history = site.history(reply.text.rpartition(" ")[2])
+    failures = {name: text for name, text in history.items() if not text.startswith("2")}
+    assert told["failures"] == failures
+    lists = sum("list post" in text or "sent to" in text for text in history.values())
+    return Counter(places=len(places), remote=len(remote), failures=len(failures), lists=lists)
