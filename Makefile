@@ -26,7 +26,7 @@ coverage: $(STAMP)
 	$(BIN)/coverage report
 
 prove: $(STAMP)
-	MTA_SEEDS=1000 $(BIN)/python -m pytest -n auto tests/crash tests/simulation/test_weather.py $(ARGS)
+	MTA_SEEDS=1000 $(BIN)/python -m pytest -n auto tests/crash tests/simulation/test_weather.py tests/simulation/test_explain_agrees.py $(ARGS)
 
 interop: $(STAMP)
 	tests/interop/install

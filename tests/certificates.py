@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -78,6 +80,14 @@ def self_signed(*names: str) -> Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
     san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
     return Certificate(_build(names[0], key, _Own(names[0], key), [san], (-1, 1)), key, ())
+
+
+def self_signed_files(path: Path) -> None:
+    """A certificate and its key in one file."""
+    made = self_signed("mx.example.test")
+    key = made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.touch(mode=0o600)
+    path.write_bytes(made.certificate.public_bytes(Encoding.PEM) + key)
 
 
 def _build(name: str, key: Any, issuer: Any, extensions: Sequence[Any], days: tuple[int, int]) -> Any:

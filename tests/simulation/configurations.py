@@ -4,17 +4,15 @@ for them, brought by strangers, trusted clients and users."""
 from __future__ import annotations
 
 import random
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 
-from tests.certificates import self_signed
+from tests.certificates import self_signed_files
 from twisted_mta.config.schema import Role
 from twisted_mta.core.replies import Reply
 from twisted_mta.service.trace_control import trace_handlers
@@ -52,14 +50,6 @@ endpoint = "tcp:587"
 certificate = "server.pem"
 key = "server.pem"
 """
-
-
-@cache
-def _pem() -> bytes:
-    """One certificate and its key for all sites: nobody looks at it."""
-    made = self_signed("mx.example.test")
-    key = made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return bytes(made.certificate.public_bytes(Encoding.PEM) + key)
 
 
 @attrs.frozen(kw_only=True)
@@ -102,8 +92,7 @@ class Site:
         directory.mkdir(parents=True)
         for name in ("inc1", "inc2"):
             (directory / name).write_text("".join(f"{self._target()}\n" for _ in range(chance.randrange(4))))
-        (directory / "server.pem").touch(mode=0o600)
-        (directory / "server.pem").write_bytes(_pem())
+        self_signed_files(directory / "server.pem")
         self.aliases = self._aliases()
         self.config = self._config()
         self.world = World(directory, self.config, aliases=self.aliases, seed=seed, base=base)
@@ -125,8 +114,10 @@ class Site:
             return f"{chance.choice(_NAMES)}@second.test"
         if kind < 0.85:
             return chance.choice(_REMOTE)
-        if kind < 0.95:
+        if kind < 0.93:
             return chance.choice(_ASTRAY)
+        if kind < 0.97:
+            return chance.choice((":blackhole:", ":fail: gone away", ":defer: come back", "\\\\alice"))
         return f":include:{chance.choice(['inc1', 'inc2', 'inc3'])}"
 
     def _aliases(self) -> str:
@@ -164,7 +155,7 @@ class Site:
                 known = [
                     member if "@" in member else f"{member}@example.test"
                     for member in members
-                    if not member.startswith((":", name))
+                    if not member.startswith((":", "\\", name))
                 ]
                 parts.append(
                     f'[[list]]\naddress = "{name}@example.test"\nowner = "{chance.choice(["bob", "info"])}@example.test"\n'
@@ -295,18 +286,18 @@ class Site:
         }
         return places, remote
 
-    def history(self, queue_id: str) -> dict[str, str]:
+    def history(self, queue_id: str) -> list[tuple[str, str]]:
         """The recipients of a message, and of the list posts that came of it, with the replies that ended or put off the last
         attempt."""
         store = self.world.parts.store
         answers: list[Any] = []
         asked: Any = trace_handlers(store, lambda: 0.0)["trace"]({"what": queue_id})
         Deferred.fromCoroutine(asked).addCallback(answers.append)
-        found: dict[str, str] = {}
+        found: list[tuple[str, str]] = []
 
         def walk(message: dict[str, Any]) -> None:
             for recipient in message["recipients"]:
-                found[recipient["address"]] = recipient["reply"]
+                found.append((recipient["address"], recipient["reply"]))
             for child in message["children"]:
                 if child["origin"].startswith("list "):
                     walk(child)

@@ -25,23 +25,12 @@ _MARKS = {"refused": "x ", "later": "? "}
 
 def explain(options: argparse.Namespace) -> int:
     """mta explain ADDRESS: exit code 0 if the mail would be accepted, 1 if not."""
-    arguments = {
-        "recipient": options.address,
-        "sender": options.sender,
-        "ip": options.ip,
-        "helo": options.helo,
-        "login": options.auth,
-        "size": options.size,
-        "role": options.role,
-        "tls": options.tls,
-        **_message(options),
-    }
     path = config_path(options)
     if options.offline:
-        result = _without_server(path, arguments)
+        result = _without_server(path, arguments(options))
     else:
         try:
-            result = call(load_data_directory(path) / CONTROL, "explain", arguments, TIMEOUT)
+            result = call(load_data_directory(path) / CONTROL, "explain", arguments(options), TIMEOUT)
         except ServerDown as error:
             raise AdminError(
                 f"{error}; --offline explains what can be told without it", error.status
@@ -54,12 +43,27 @@ def explain(options: argparse.Namespace) -> int:
     return 0 if result["accepted"] else 1
 
 
-def _without_server(path: Path, arguments: Mapping[str, Any]) -> Any:
+def arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of the `explain` command of the control socket."""
+    return {
+        "recipient": options.address,
+        "sender": options.sender,
+        "ip": options.ip,
+        "helo": options.helo,
+        "login": options.auth,
+        "size": options.size,
+        "role": options.role,
+        "tls": options.tls,
+        **_message(options),
+    }
+
+
+def _without_server(path: Path, given: Mapping[str, Any]) -> Any:
     from twisted_mta.service.control import ControlError
     from twisted_mta.service.explain.offline import explain_offline
 
     try:
-        return explain_offline(path, arguments)
+        return explain_offline(path, given)
     except ControlError as error:
         raise AdminError(str(error)) from None
 
