@@ -20,13 +20,16 @@ from twisted_mta.core.smtp.client import (
     Derive,
     Login,
     ReadyForBody,
+    SendText,
     SessionFailed,
     SessionReady,
     SmtpClient,
     TlsUse,
     TransactionDone,
 )
+from twisted_mta.core.smtp.sending import can_chunk
 from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.smtp.whole import MAX_WHOLE, Whole
 
 HERE = Path(__file__).parent / "smtp_client"
 
@@ -35,7 +38,7 @@ def render(effects: Iterable[ClientEffect]) -> list[str]:
     lines: list[str] = []
     for effect in effects:
         match effect:
-            case Send(data):
+            case Send(data) | SendText(data):
                 lines += [f"C: {line}" for line in data.decode().removesuffix("\r\n").split("\r\n")]
             case SessionReady():
                 lines.append("! ready")
@@ -57,7 +60,7 @@ def render(effects: Iterable[ClientEffect]) -> list[str]:
 
 
 def transaction(words: list[str]) -> Transaction:
-    options = {word for word in words if word in {"8bit", "dsn", "big", "data"}}
+    options = {word for word in words if word in {"8bit", "dsn", "big", "data", "whole"}}
     sender, *addresses = [word for word in words if word not in options]
     recipients = []
     for word in addresses:
@@ -83,7 +86,8 @@ def act(client: SmtpClient, words: list[str]) -> Sequence[ClientEffect]:
     match words:
         case ["start", *rest]:
             chosen = transaction(rest)
-            return client.start(chosen, b".one\r\ntwo" if client.takes_whole(chosen) else None)
+            whole = "whole" in rest or (can_chunk(chosen, client.extensions) and chosen.size <= MAX_WHOLE)
+            return client.start(chosen, Whole(b".one\r\ntwo") if whole else None)
         case ["body", text]:
             return client.body(text.encode() + b"\r\n")
         case ["end"]:

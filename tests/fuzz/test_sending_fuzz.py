@@ -16,6 +16,7 @@ from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.smtp.client import Login, SessionFailed, SmtpClient, State, TransactionDone
 from twisted_mta.core.smtp.reply_parser import MAX_LINE, MAX_LINES, ReplyError, ReplyParser
 from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.smtp.whole import Whole
 from twisted_mta.net.dns_message import MAX_TTL, BadMessage, Question, parse_response, read_answer
 
 _WIRE = st.lists(
@@ -66,8 +67,14 @@ class FuzzSendingTests(unittest.TestCase):
             pass
 
     @settings(max_examples=200, deadline=None)
-    @given(st.lists(_WIRE, max_size=6), st.booleans(), st.booleans(), st.sampled_from([5, 100_000]))
-    def test_client(self, chunks: list[bytes], secured: bool, login: bool, size: int) -> None:
+    @given(
+        st.lists(_WIRE, max_size=6),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([5, 100_000]),
+    )
+    def test_client(self, chunks: list[bytes], secured: bool, login: bool, whole: bool, size: int) -> None:
         """Nothing is raised; a transaction ends once; the session ends once; after that nothing more is said."""
         client = SmtpClient(
             "me.test", login=Login("me", "x") if login else None, nonces=itertools.repeat(b"nonce").__next__
@@ -82,8 +89,8 @@ class FuzzSendingTests(unittest.TestCase):
                 effects += client.secured()
             if client.state is State.DERIVING:
                 effects += client.derived(b"salted")
-            if client.idle and SessionFailed not in map(type, effects) and not started:
-                effects += client.start(message, b"text\r\n" if client.takes_whole(message) else None)
+            if client.can_start and SessionFailed not in map(type, effects) and started < 3:
+                effects += client.start(message, Whole(b"text\r\n") if whole else None)
                 started += 1
             if client.wants_body:
                 effects += [*client.body(b"text\r\n"), *client.body(b"more\r\n"), *client.end_body()]

@@ -16,6 +16,7 @@ from twisted_mta.core.smtp.client import (
     ClientEffect,
     Login,
     ReadyForBody,
+    SendText,
     SessionFailed,
     SmtpClient,
     State,
@@ -24,7 +25,6 @@ from twisted_mta.core.smtp.client import (
     TransactionDone,
 )
 from twisted_mta.core.smtp.reply_parser import MAX_LINE
-from twisted_mta.core.smtp.sending import MAX_WHOLE
 from twisted_mta.core.smtp.transaction import (
     Transaction,
     mail_command,
@@ -32,6 +32,7 @@ from twisted_mta.core.smtp.transaction import (
     rcpt_command,
     size_limit,
 )
+from twisted_mta.core.smtp.whole import MAX_WHOLE, Whole
 
 BOB = Recipient(Address("bob", "example.org"))
 MESSAGE = Transaction(sender=None, recipients=(BOB, BOB), size=1)
@@ -142,13 +143,18 @@ class ClientTests(unittest.TestCase):
 
     def test_a_whole_message_leaves_with_the_commands_in_one_write(self) -> None:
         client = self.ready(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n")
-        self.assertTrue(client.takes_whole(MESSAGE))
-        self.assertFalse(client.takes_whole(attrs.evolve(MESSAGE, size=MAX_WHOLE + 1)))
-        self.assertFalse(client.takes_whole(attrs.evolve(MESSAGE, chunking=False)))
-        (sent,) = client.start(MESSAGE, b"bare\n.end")
-        self.assertIsInstance(sent, Send)
-        assert isinstance(sent, Send)
-        self.assertTrue(sent.data.endswith(b"\r\nBDAT 12 LAST\r\nbare\r\n.end\r\n"))
+        commands, chunk, text = client.start(MESSAGE, Whole(b"bare\n.end"))
+        self.assertIsInstance(commands, Send)
+        self.assertEqual((chunk, text), (Send(b"BDAT 12 LAST\r\n"), SendText(b"bare\r\n.end\r\n")))
+
+    def test_a_large_one_waits_until_a_recipient_is_accepted(self) -> None:
+        client = self.ready(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n")
+        (commands,) = client.start(attrs.evolve(MESSAGE, size=MAX_WHOLE + 1), Whole(b"x\r\n"))
+        self.assertIsInstance(commands, Send)
+        self.assertEqual(
+            list(client.receive(b"250 ok\r\n250 ok\r\n550 no\r\n")),
+            [Send(b"BDAT 3 LAST\r\n"), SendText(b"x\r\n")],
+        )
 
     def test_the_mechanism_of_the_login(self) -> None:
         client = SmtpClient("me", login=Login("me", "secret"))
@@ -196,7 +202,7 @@ class ClientTests(unittest.TestCase):
         client.start(Transaction(sender=None, recipients=(BOB,), size=1))
         effects = client.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
         self.assertEqual(effects[-1], ReadyForBody())
-        self.assertEqual([*client.body(b"\r"), *client.body(b"\n.\r\n")], [Send(b"\r\n..\r\n")])
+        self.assertEqual([*client.body(b"\r"), *client.body(b"\n.\r\n")], [SendText(b"\r\n..\r\n")])
 
     def test_the_password_is_not_in_the_repr(self) -> None:
         self.assertNotIn("secret", repr(Login("me", "secret")))

@@ -6,14 +6,19 @@ import base64
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.core.smtp.client import Login, SmtpClient, State, TlsUse
+from twisted_mta.core.address import Address
+from twisted_mta.core.envelope import Recipient
+from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp.client import Login, SmtpClient, State, TlsUse, TransactionDone
+from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.smtp.whole import Whole
 from twisted_mta.net.scram_client import ScramHelper
 from twisted_mta.net.smtp_client import (
     LINGER,
@@ -119,6 +124,73 @@ class ConnectionTests(SynchronousTestCase):
             (State.DERIVING, "451 4.3.0 the keys for SCRAM can't be computed"),
         )
         self.assertTrue(self.transport.disconnecting)
+
+    def ready(self) -> None:
+        self.connection.dataReceived(b"220 mx\r\n250-mx\r\n250 PIPELINING\r\n")
+        self.successResultOf(self.connection.ready)
+        self.transport.clear()
+
+    def send(self, name: str, whole: bytes | None = b"text\r\n") -> Deferred[TransactionDone]:
+        async def read() -> bytes:
+            raise AssertionError("not asked for")
+
+        message = Transaction(sender=None, recipients=(Recipient(Address(name, "x.test")),), size=6)
+        return self.connection.send(message, read, None if whole is None else Whole(whole))
+
+    def test_the_next_transaction_leaves_with_the_message_before(self) -> None:
+        self.ready()
+        one, two, three = self.send("one"), self.send("two"), self.send("three")
+        self.assertEqual(self.transport.value(), b"MAIL FROM:<>\r\nRCPT TO:<one@x.test>\r\nDATA\r\n")
+        self.transport.clear()
+        self.connection.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        written = self.transport.value()
+        self.assertEqual(written, b"text\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<two@x.test>\r\nDATA\r\n")
+        self.transport.clear()
+        self.connection.dataReceived(b"250 2.0.0 taken\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+        self.assertEqual(self.successResultOf(one).replies, (Reply(250, "2.0.0", "taken"),))
+        written = self.transport.value()
+        self.assertEqual(written, b"text\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<three@x.test>\r\nDATA\r\n")
+        self.connection.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.successResultOf(two).doubtful, {0})
+        self.assertEqual(self.successResultOf(three).undecided, {0})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_whoever_hears_of_an_end_may_send_or_quit_at_once(self) -> None:
+        self.ready()
+        self.send("one").addCallback(lambda _: self.send("two").addCallback(lambda _: self.connection.quit()))
+        for _ in range(2):
+            self.transport.clear()
+            self.connection.dataReceived(b"250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n")
+        self.assertEqual(self.transport.value(), b"text\r\n.\r\nQUIT\r\n")
+        self.connection.connectionLost(Failure(ConnectionDone()))
+
+    def test_what_waits_when_the_session_ends_was_not_sent(self) -> None:
+        self.ready()
+        one, two = self.send("one"), self.send("two")
+        self.connection.dataReceived(b"421 bye\r\n")
+        self.assertEqual(self.successResultOf(one).undecided, {0})
+        self.assertEqual(self.successResultOf(two).undecided, {0})
+        self.connection.connectionLost(Failure(ConnectionDone()))
+
+    def test_an_address_that_fits_into_no_command(self) -> None:
+        self.ready()
+        broken, fine = self.send('"\r\nDATA'), self.send("fine")
+        self.failureResultOf(broken, ValueError)
+        self.assertEqual(self.transport.value(), b"MAIL FROM:<>\r\nRCPT TO:<fine@x.test>\r\nDATA\r\n")
+        self.connection.connectionLost(Failure(ConnectionDone()))
+        self.successResultOf(fine)
+
+    def test_time_is_counted_from_the_last_reply(self) -> None:
+        self.ready()
+        done = self.send("one")
+        self.clock.advance(200)
+        self.connection.dataReceived(b"250 ok\r\n")
+        self.clock.advance(200)
+        self.connection.dataReceived(b"25")  # a part of a reply is no progress
+        self.assertFalse(self.transport.aborted)
+        self.clock.advance(100)
+        self.assertTrue(self.transport.aborted)
+        self.assertEqual(self.successResultOf(done).undecided, {0})
 
     def test_name_for_the_server(self) -> None:
         """RFC 6066 §3: no SNI with an IP address."""

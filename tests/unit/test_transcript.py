@@ -54,25 +54,37 @@ class TranscriptTests(unittest.SynchronousTestCase):
         )
 
     def test_no_messages_behind_bdat(self) -> None:
-        body = b"secret\r\n" * 1000
-        self.transcript.sent(b"MAIL FROM:<a@x>\r\nBDAT %d\r\n" % len(body) + body + b"BDAT 0 LAST\r\n")
-        self.transcript.sent(b"BDAT 6\r\nsec")
-        self.transcript.sent(b"retRSET\r\n")
-        self.transcript.sent(b"BDAT 10000\r\nsecret")
-        self.transcript.sent(b"secret\r\n" * 10)
-        self.transcript.sent(b"QUIT")
-        self.assertNotIn("secret", self.transcript.text())
+        self.transcript.sent(b"MAIL FROM:<a@x>\r\nBDAT 8000\r\n")
+        self.transcript.message(8000)
+        self.transcript.sent(b"BDAT 10000\r\n")
+        self.transcript.message(10000)
         self.assertEqual(
             self.lines(),
             [
                 "C: MAIL FROM:<a@x>",
                 "C: BDAT 8000",
                 "C: [8000 octets of the message]",
-                "C: BDAT 6",
-                "C: [6 octets of the message]",
-                "C: RSET",
                 "C: BDAT 10000",
                 "C: [10000 octets of the message]",
+            ],
+        )
+
+    def test_of_two_that_overlap_both(self) -> None:
+        self.transcript.sent(b"EHLO me\r\n")
+        for name in (b"one", b"two", b"three"):
+            self.transcript.begin(amid=name != b"one")
+            self.transcript.sent(b"MAIL FROM:<" + name + b"@x>\r\n")
+            self.transcript.message(9)
+        self.transcript.received(b"250 two\r\n")
+        self.assertEqual(
+            self.lines(),
+            [
+                "C: EHLO me",
+                "C: MAIL FROM:<two@x>",
+                "C: [9 octets of the message]",
+                "C: MAIL FROM:<three@x>",
+                "C: [9 octets of the message]",
+                "S: 250 two",
             ],
         )
 

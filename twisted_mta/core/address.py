@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import attrs
 
@@ -70,10 +71,14 @@ class Address:
         return Address(local, self.domain)
 
     def __str__(self) -> str:
-        local = self.local
-        if not _DOT_STRING.fullmatch(local):
-            local = '"' + re.sub(r'([\\"])', r"\\\1", local) + '"'
-        return f"{local}@{self.domain}" if self.domain else local
+        return _spelled(self.local, self.domain)
+
+
+@lru_cache(1024)  # an address is spelled some ten times on the way of a message
+def _spelled(local: str, domain: str) -> str:
+    if not _DOT_STRING.fullmatch(local):
+        local = '"' + re.sub(r'([\\"])', r"\\\1", local) + '"'
+    return f"{local}@{domain}" if domain else local
 
 
 def _local_part(text: str) -> tuple[str, str]:

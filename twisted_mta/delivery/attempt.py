@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from twisted_mta.core.downgrade import Undowngradable
-from twisted_mta.core.envelope import Notify, Recipient, TlsWish
+from twisted_mta.core.envelope import Notify, TlsWish
 from twisted_mta.core.queue import (
     Contact,
     Delivered,
@@ -20,13 +23,18 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.smtp.client import TransactionDone
 from twisted_mta.core.smtp.transaction import TimeLeft, Transaction, peer_limits, unpromised
+from twisted_mta.core.smtp.whole import MAX_WHOLE, Whole
 from twisted_mta.delivery.body import MessageReader
 from twisted_mta.delivery.convert import ConvertedBody, Converter
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.net.smtp_client import SmtpConnection
 from twisted_mta.store.threads import InlineWorkers, Workers
 
+#: Transactions of one message that are handed to a session at a time: so the next one stands behind the message of the
+#: one before, where the host offers PIPELINING, in the same write.
+AHEAD = 2
 #: Characters of a peer's reply that go into the queue, the log and bounces.
 MAX_TEXT = 1000
 
@@ -65,6 +73,36 @@ def prefers_tls(message: QueuedMessage) -> bool:
     return message.tls is TlsWish.REQUIRED and message.sender is None
 
 
+class _Verdict(NamedTuple):
+    """What was found of one recipient."""
+
+    reply: Reply
+    remote: str
+    final: bool
+    confirms: bool
+    traced: bool
+    doubtful: bool
+    reached: bool
+
+    def outcome(self, contacts: tuple[Contact, ...]) -> Outcome:
+        """For the queue manager."""
+        if self.reply.positive:
+            return Delivered(self.reply, self.remote, True, self.confirms, self.traced, contacts=contacts)
+        if self.final:
+            return Failed(self.reply, self.remote, contacts)
+        return TryLater(self.reply, self.remote, self.doubtful, self.reached, contacts)
+
+
+class _Flight(NamedTuple):
+    """A transaction that was handed to a session."""
+
+    #: The recipients, by index.
+    batch: Sequence[int]
+    done: Deferred[TransactionDone]
+    reader: MessageReader
+    traced: bool
+
+
 class Attempt:
     """`recipients` are addressed by their index throughout."""
 
@@ -95,7 +133,9 @@ class Attempt:
         self._workers = workers
         self._converter = converter
         self._converted: ConvertedBody | None = None
-        self._outcomes: dict[int, Delivered | TryLater | Failed] = {}
+        #: The message in memory, as it is (True) and converted.
+        self._whole: dict[bool, Whole] = {}
+        self._verdicts: dict[int, _Verdict] = {}
         #: Whether the last session was left because the host names a limit for each.
         self.spent = False
         #: What ended the last session that was lost.
@@ -107,18 +147,20 @@ class Attempt:
     def outcomes(self) -> Sequence[Outcome]:
         """One for each recipient. All must have been decided."""
         contacts = tuple(self._contacts)
-        found = (self._outcomes[index] for index in range(len(self.recipients)))
-        return [attrs.evolve(outcome, contacts=contacts) for outcome in found]
+        return [self._verdicts[index].outcome(contacts) for index in range(len(self.recipients))]
 
     def met(
         self, remote: str, reply: Reply, transcript: str = "", tls: str = "", verified: bool = False
     ) -> None:
-        """A host was turned to, and said this in the end; for the history."""
+        """A host was turned to, and said this in the end; for the history, which has one entry for what went well in a row."""
         began, self._mark = self._mark, self._seconds()
-        reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
+        last = self._contacts[-1] if self._contacts else None
+        if last is not None and reply.positive and last.reply.positive and last.remote == remote:
+            began = last.began
+            self._contacts.pop()
         contact = Contact(
             remote=remote,
-            reply=reply,
+            reply=_cut(reply),
             began=began,
             took=self._mark - began,
             tls=tls,
@@ -143,74 +185,79 @@ class Attempt:
 
         `spent` then tells whether the session is only at the end of what the host takes in one.
         """
-        waiting = list(indexes)
+        waiting = deque(indexes)
         undecided: list[int] = []
+        flights: deque[_Flight] = deque()
         self.spent = False
-        while waiting:
-            batch = self._batch(connection, waiting, max_recipients)
-            if not batch:
-                self.spent = True
-                return undecided + waiting
-            waiting = [index for index in waiting if index not in batch]
-            again, lost = await self._transaction(connection, batch)
+        while waiting or flights:
+            while waiting and len(flights) < AHEAD and not self.spent and not undecided:
+                batch = self._batch(connection, waiting, max_recipients)
+                if not batch:
+                    self.spent = True
+                elif (flight := await self._send(connection, batch)) is not None:
+                    flights.append(flight)
+            if not flights:
+                break
+            again, lost = await self._land(connection, flights.popleft())
             undecided += lost
-            waiting = again + waiting
-            if lost and not connection.idle:
-                return undecided + waiting
-        return undecided
+            waiting.extendleft(reversed(again))
+        self.spent = self.spent and not undecided
+        return [*undecided, *waiting]
 
-    def _batch(self, connection: SmtpConnection, waiting: Sequence[int], most: int) -> list[int]:
-        """The recipients of the next transaction on a session; none if the host takes no more on it (RFC 9422 §4)."""
+    def _batch(self, connection: SmtpConnection, waiting: deque[int], most: int) -> list[int]:
+        """Take the recipients of the next transaction on a session; none if the host takes no more on it (RFC 9422 §4)."""
         limits = peer_limits(connection.core.extensions)
         if limits.messages and connection.transactions >= limits.messages:
             return []
         most = min(most, limits.recipients or most)
         batch: list[int] = []
-        for index in waiting:
+        elsewhere: list[int] = []
+        while waiting and len(batch) < most:
+            index = waiting.popleft()
             domain = self.recipients[index].address.domain
-            new = domain not in connection.domains
-            if not new or not limits.domains or len(connection.domains) < limits.domains:
+            if limits.domains and domain not in connection.domains:
+                if len(connection.domains) >= limits.domains:
+                    elsewhere.append(index)
+                    continue
                 connection.domains.add(domain)
-                batch.append(index)
-            if len(batch) >= most:
-                break
+            batch.append(index)
+        waiting.extendleft(reversed(elsewhere))
         return batch
 
-    async def _transaction(
-        self, connection: SmtpConnection, batch: Sequence[int]
-    ) -> tuple[list[int], list[int]]:
-        """One transaction: (those for the next one on this session, those undecided because it ended)."""
-        converted: ConvertedBody | None = None
-        if self._needs_utf8 and not self._looked and "SMTPUTF8" not in connection.core.extensions:
-            try:
-                self._needs_utf8 = await self._converter.needs_utf8(self.message.prefix, self._body)
-                self._looked = True
-            except (OSError, KeyError) as error:
-                self._decide_all(batch, _not_converted(error), connection)
-                return [], []
-        if self._must_convert(connection):
-            try:
-                converted = await self._in_seven_bits()
-            except (Undowngradable, OSError, KeyError) as error:
-                self._decide_all(batch, _not_converted(error), connection)
-                return [], []
-        if converted is None:
-            reader = MessageReader(self.message.prefix, self._body, self._workers)
-        else:
-            reader = MessageReader(b"", converted, self._workers)
-        transaction = self._envelope(batch, converted, connection)
-        traced = self._is_traced(transaction, connection)
+    async def _send(self, connection: SmtpConnection, batch: Sequence[int]) -> _Flight | None:
+        """Send a transaction; None if it was not even tried, and is decided."""
         try:
-            done = await connection.send(transaction, reader.read)
+            converted = await self._body_for(connection)
+        except (Undowngradable, OSError, KeyError) as error:
+            self._decide_all(batch, _not_converted(error), connection)
+            return None
+        transaction = self._envelope(batch, converted, connection)
+        whole = None
+        if transaction.size <= MAX_WHOLE:
+            try:
+                whole = await self._in_memory(converted)
+            except Exception:  # noqa: BLE001  a body that can't be read is this message's trouble only
+                self.log.failure("a message can't be read to be sent to {remote}", remote=connection.remote)
+                self._decide_all(batch, Reply(451, "4.3.0", "the message can't be read"), connection)
+                return None
+        reader = self._reader(converted)
+        done = connection.send(transaction, reader.read, whole)
+        return _Flight(batch, done, reader, self._is_traced(transaction, connection))
+
+    async def _land(self, connection: SmtpConnection, flight: _Flight) -> tuple[list[int], list[int]]:
+        """The end of a transaction: (those for the next one on this session, those undecided because it ended)."""
+        try:
+            done = await flight.done
         finally:
-            reader.close()
+            flight.reader.close()
+        refusal = next((reply for reply in done.replies if not reply.positive), None)
+        said = "" if refusal is None else connection.transcript.text()
+        tls = connection.tls or "plaintext"
+        self.met(connection.remote, refusal or done.replies[0], said, tls, connection.verified)
         progress = any(reply.positive for reply in done.replies)
-        worst = min(done.replies, key=lambda reply: reply.positive)
-        said = "" if worst.positive else connection.transcript.text()
-        self.met(connection.remote, worst, said, connection.tls or "plaintext", connection.verified)
         again: list[int] = []
         lost: list[int] = []
-        for position, (index, reply) in enumerate(zip(batch, done.replies, strict=True)):
+        for position, (index, reply) in enumerate(zip(flight.batch, done.replies, strict=True)):
             if position in done.undecided:
                 self.lost = reply
                 lost.append(index)
@@ -223,10 +270,36 @@ class Attempt:
                     connection.remote,
                     connection,
                     final=reply.permanent,
-                    traced=traced,
+                    traced=flight.traced,
                     doubtful=position in done.doubtful,
                 )
         return again, lost
+
+    # --- what is sent --------------------------------------------------------------------------
+
+    async def _body_for(self, connection: SmtpConnection) -> ConvertedBody | None:
+        """What goes to this host in place of the message; None: the message as it is. Raises as Converter does."""
+        if self._needs_utf8 and not self._looked and "SMTPUTF8" not in connection.core.extensions:
+            self._needs_utf8 = await self._converter.needs_utf8(self.message.prefix, self._body)
+            self._looked = True
+        return await self._in_seven_bits() if self._must_convert(connection) else None
+
+    def _reader(self, converted: ConvertedBody | None) -> MessageReader:
+        if converted is None:
+            return MessageReader(self.message.prefix, self._body, self._workers)
+        return MessageReader(b"", converted, self._workers)
+
+    async def _in_memory(self, converted: ConvertedBody | None) -> Whole:
+        """A small message; read once for all its transactions. Raises as MessageReader does."""
+        whole = self._whole.get(converted is None)
+        if whole is None:
+            reader = self._reader(converted)
+            try:
+                whole = Whole(await reader.read_all())
+            finally:
+                reader.close()
+            self._whole[converted is None] = whole
+        return whole
 
     def _time_left(self) -> TimeLeft | None:
         by = self.message.deliver_by
@@ -265,11 +338,11 @@ class Attempt:
     def _envelope(
         self, batch: Sequence[int], converted: ConvertedBody | None, connection: SmtpConnection
     ) -> Transaction:
-        chosen = [self.recipients[index] for index in batch]
+        chosen = tuple([self.recipients[index] for index in batch])
         as_it_is = self._eightbit == "send" and self._is_too_wide(connection)
         return Transaction(
             sender=self.message.sender,
-            recipients=tuple(Recipient(one.address, one.notify, one.orcpt) for one in chosen),
+            recipients=chosen,
             size=self.message.size if converted is None else converted.size,
             body_type="7BIT" if converted is not None or as_it_is else self.message.body_type,
             smtputf8=self._needs_utf8,
@@ -304,30 +377,14 @@ class Attempt:
         doubtful: bool = False,
         reached: bool = True,
     ) -> None:
-        reply = attrs.evolve(reply, text=reply.text[:MAX_TEXT])
-        outcome: Delivered | TryLater | Failed
-        if reply.positive:
-            # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
-            confirms = connection is not None and "DSN" in connection.core.extensions
-            traced = traced and self.recipients[index].notify is not Notify.NEVER
-            outcome = Delivered(reply, remote, relayed=True, confirms=confirms, traced=traced)
-        elif final:
-            outcome = Failed(reply, remote)
-        else:
-            outcome = TryLater(reply, remote, doubtful=doubtful, reached=reached)
-        self._outcomes[index] = outcome
-        self.log.debug(  # the queue tells what comes of it
-            "{queue_id}: {result} to {recipient} by {remote}: {reply}",
-            queue_id=self.message.id,
-            result=_WORDS[type(outcome)],
-            recipient=str(self.recipients[index].address),
-            remote=remote or "ourselves",
-            tls=connection.tls if connection is not None else "",
-            reply=str(reply),
-        )
+        # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
+        confirms = connection is not None and "DSN" in connection.core.extensions
+        traced = traced and self.recipients[index].notify is not Notify.NEVER
+        self._verdicts[index] = _Verdict(_cut(reply), remote, final, confirms, traced, doubtful, reached)
 
 
-_WORDS: dict[type[Outcome], str] = {Delivered: "delivered", Failed: "failed", TryLater: "deferred"}
+def _cut(reply: Reply) -> Reply:
+    return reply if len(reply.text) <= MAX_TEXT else attrs.evolve(reply, text=reply.text[:MAX_TEXT])
 
 
 def _not_converted(error: Exception) -> Reply:

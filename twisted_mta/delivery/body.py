@@ -30,6 +30,13 @@ class MessageReader:
             return prefix + self._file.read(CHUNK)
         return prefix + await self._workers.run(self._file.read, CHUNK)
 
+    async def read_all(self) -> bytes:
+        """All octets, of a message that is small. Raises as `read` does."""
+        pieces = []
+        while piece := await self.read():
+            pieces.append(piece)
+        return b"".join(pieces)
+
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:

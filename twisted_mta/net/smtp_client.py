@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from twisted_mta.core.smtp.client import (
     ClientEffect,
     Derive,
     ReadyForBody,
+    SendText,
     SessionFailed,
     SessionReady,
     SmtpClient,
@@ -41,6 +43,7 @@ from twisted_mta.core.smtp.client import (
 )
 from twisted_mta.core.smtp.transaction import Transaction
 from twisted_mta.core.smtp.transcript import Transcript
+from twisted_mta.core.smtp.whole import Whole
 from twisted_mta.core.tls_policy.results import Failure as TlsFailure
 from twisted_mta.net.bindings import channel_bindings
 from twisted_mta.net.scram_client import ScramHelper
@@ -66,9 +69,19 @@ class SessionError(Exception):
         self.reply = reply
 
 
+@attrs.frozen
+class _Order:
+    """A transaction that is to be carried out, or is under way."""
+
+    transaction: Transaction
+    read: ReadBody
+    whole: Whole | None
+    done: Deferred[TransactionDone]
+
+
 @implementer(IHandshakeListener, IPushProducer)
 class SmtpConnection(protocol.Protocol):
-    """One session. Wait for `ready`, then `send` messages one after the other, then `quit`."""
+    """One session. Wait for `ready`, then `send` messages, then `quit`."""
 
     log = Logger()
     transport: Any
@@ -104,16 +117,23 @@ class SmtpConnection(protocol.Protocol):
         self.failure: TlsFailure | None = None
         #: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "".
         self.tls = ""
-        #: Transactions begun.
+        #: Transactions that were asked for.
         self.transactions = 0
         #: What was said.
         self.transcript = Transcript()
-        self._sending_body = False
         self._lost = False
         self._timer: IDelayedCall | None = None
+        #: When the peer has had its time; None: it owes us nothing.
+        self._deadline: float | None = None
         self._progress: tuple[State, int] | None = None
-        self._done: Deferred[TransactionDone] | None = None
-        self._read: ReadBody | None = None
+        #: Transactions to come, and those that the core works on, in order.
+        self._waiting: deque[_Order] = deque()
+        self._under_way: deque[_Order] = deque()
+        #: What is to be done, and what is to be written at the end of it.
+        self._effects: deque[ClientEffect] = deque()
+        self._out: list[bytes] = []
+        self._performing = False
+        self._body_wanted = False
         self._pumping: Deferred[None] | None = None
         self._deriving: Deferred[None] | None = None
         self._blocked = False
@@ -126,30 +146,19 @@ class SmtpConnection(protocol.Protocol):
         """Whether a message can be sent."""
         return self.core.idle and not self._lost
 
-    async def send(self, transaction: Transaction, read: ReadBody) -> TransactionDone:
-        """Carry out one transaction. `read` is called once the peer wants the message, and not any more on return."""
-        whole = None
-        if self.core.takes_whole(transaction):
-            try:
-                whole = await _read_all(read)
-            except Exception:  # noqa: BLE001  a body that can't be read is this message's trouble only
-                self.log.failure("a message can't be read to be sent to {remote}", remote=self.remote)
-                return _nobody(transaction, Reply(451, "4.3.0", "the message can't be read"))
-        if not self.idle:
-            everybody = frozenset(range(len(transaction.recipients)))
-            gone = Reply(451, "4.4.2", "the session ended before the message was sent")
-            return attrs.evolve(_nobody(transaction, gone), undecided=everybody)
-        self.transactions += 1
-        self.transcript.begin()
-        self._read = read
+    def send(
+        self, transaction: Transaction, read: ReadBody, whole: Whole | None = None
+    ) -> Deferred[TransactionDone]:
+        """Carry out one transaction: at once, or as soon as SMTP allows it behind those that were sent before.
+
+        `whole` is the message, if it is in memory; else `read` is called once the peer wants it, and not any more when
+        the result is there.
+        """
         done: Deferred[TransactionDone] = Deferred()
-        self._done = done
-        self._perform(self.core.start(transaction, whole))
-        result = await done
-        if self._pumping is not None:
-            pumping, self._pumping = self._pumping, None
-            await pumping
-        return result
+        self.transactions += 1
+        self._waiting.append(_Order(transaction, read, whole, done))
+        self._perform(())
+        return done
 
     def look(self, check: Callable[[Any, T], TlsFailure | None], policy: T) -> TlsFailure | None:
         """What another policy than that of `examine` would find, while the connection is there and under TLS."""
@@ -210,35 +219,86 @@ class SmtpConnection(protocol.Protocol):
     # --- the core's side -----------------------------------------------------------------------
 
     def _perform(self, effects: Iterable[ClientEffect]) -> None:
-        for effect in effects:
-            match effect:
-                case Send(data):
-                    if not self._lost:
-                        self._write(data)
-                case StartTLS():
-                    self.transport.startTLS(self._tls_creator)
-                case SessionReady():
-                    self._tell_ready(None)
-                case SessionFailed(state, reply):
-                    self._tell_ready(SessionError(state, reply, self.transcript.text()))
-                case Derive():
-                    self._deriving = Deferred.fromCoroutine(self._derive(effect))
-                case ReadyForBody():
-                    self._pumping = Deferred.fromCoroutine(self._pump())
-                case TransactionDone():
-                    done, self._done = self._done, None
-                    if done is not None:
-                        done.callback(effect)
-                case Close():
-                    self._close()
+        """Do this, and start what may start then; all that comes of it is sent in one write."""
+        self._effects.extend(effects)
+        if self._performing:  # whoever was told of something answers at once: the loop below goes on
+            return
+        self._performing = True
+        try:
+            while self._effects or self._start_next():
+                if self._effects:
+                    self._perform_one(self._effects.popleft())
+        finally:
+            self._performing = False
+        self._flush()
         self._arm_on_progress()
+        if self._body_wanted:
+            self._body_wanted = False
+            self._pumping = Deferred.fromCoroutine(self._pump())
 
-    def _write(self, data: bytes) -> None:
-        if self._sending_body:
-            self.transcript.message(len(data))
+    def _perform_one(self, effect: ClientEffect) -> None:
+        match effect:
+            case Send(data):
+                self.transcript.sent(data, secret=self.core.state in AUTH_STATES)
+                self._out.append(data)
+            case SendText(data):
+                self.transcript.message(len(data))
+                self._out.append(data)
+            case TransactionDone():
+                self._tell_done(effect)
+            case ReadyForBody():
+                self._body_wanted = True
+            case StartTLS():
+                self._flush()
+                self.transport.startTLS(self._tls_creator)
+            case SessionReady():
+                self._tell_ready(None)
+            case SessionFailed(state, reply):
+                self._tell_ready(SessionError(state, reply, self.transcript.text()))
+            case Derive():
+                self._deriving = Deferred.fromCoroutine(self._derive(effect))
+            case Close():
+                self._flush()
+                self._close()
+
+    def _start_next(self) -> bool:
+        """Start a transaction, if one waits and it may start."""
+        if not self._waiting:
+            return False
+        if self.core.can_start and not self._lost:
+            order = self._waiting.popleft()
+            self.transcript.begin(amid=bool(self._under_way))
+            try:
+                effects = self.core.start(order.transaction, order.whole)
+            except Exception:  # noqa: BLE001  an address that fits into no command: a bug, and of this message only
+                order.done.errback()
+                return True
+            self._under_way.append(order)
+            self._effects.extend(effects)
+            return True
+        if self._under_way:
+            return False
+        order = self._waiting.popleft()
+        gone = Reply(451, "4.4.2", "the session ended before the message was sent")
+        everybody = range(len(order.transaction.recipients))
+        order.done.callback(TransactionDone(tuple(gone for _ in everybody), undecided=frozenset(everybody)))
+        return True
+
+    def _tell_done(self, result: TransactionDone) -> None:
+        order = self._under_way.popleft()
+        self._body_wanted = False
+        if self._pumping is not None and not self._pumping.called:
+            # It reads the message until it notices.
+            self._pumping.addCallback(lambda _: order.done.callback(result))
         else:
-            self.transcript.sent(data, secret=self.core.state in AUTH_STATES)
-        self.transport.write(data)
+            order.done.callback(result)
+
+    def _flush(self) -> None:
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            if not self._lost:
+                self.transport.write(data)
 
     def _cancelled(self, _: Deferred[None]) -> None:
         self._ready_told = True
@@ -265,13 +325,11 @@ class SmtpConnection(protocol.Protocol):
 
     async def _pump(self) -> None:
         """Send the message no faster than the peer takes it."""
-        assert self._read is not None  # set by `send`, before the core can be ready for it
+        read = self._under_way[0].read
         self.transport.registerProducer(self, True)
         try:
-            while self.core.wants_body and (chunk := await self._read()):
-                self._sending_body = True
+            while self.core.wants_body and (chunk := await read()):
                 self._perform(self.core.body(chunk))
-                self._sending_body = False
                 self._arm()  # RFC 5321 §4.5.3.2.5: for each block
                 if self._blocked and not self._lost:
                     self._drained = Deferred()
@@ -301,30 +359,33 @@ class SmtpConnection(protocol.Protocol):
     def _arm(self) -> None:
         if self._lost or self.core.state is State.CLOSED:
             return
-        self._disarm()
-        if self.core.timeout is not None:
-            self._timer = self._clock.callLater(self.core.timeout, self._timed_out)
+        timeout = self.core.timeout
+        if timeout is None:
+            self._deadline = None
+            return
+        self._deadline = self._clock.seconds() + timeout
+        # A timer that fires too early looks again: far cheaper than to set it anew for each reply.
+        if self._timer is None:
+            self._timer = self._clock.callLater(timeout, self._look_at_the_clock)
+        elif self._timer.getTime() > self._deadline:
+            self._timer.reset(timeout)
 
     def _disarm(self) -> None:
+        self._deadline = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
 
-    def _timed_out(self) -> None:
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        left = self._deadline - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._look_at_the_clock)
+            return
         self._perform(self.core.timed_out())
         self.abort()  # there may be much in the buffer that a dead peer will never take
-
-
-async def _read_all(read: ReadBody) -> bytes:
-    pieces = []
-    while piece := await read():
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _nobody(transaction: Transaction, reply: Reply) -> TransactionDone:
-    """Nobody got it, and for all it is `reply` that says why."""
-    return TransactionDone(tuple(reply for _ in transaction.recipients))
 
 
 def _reason(error: BaseException | None) -> str:

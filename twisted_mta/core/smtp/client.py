@@ -1,22 +1,25 @@
 """The client's side of SMTP, RFC 5321: bytes in, effects out.
 
-One `SmtpClient` is one session, which carries any number of transactions, one at a time:
+One `SmtpClient` is one session, which carries any number of transactions, one after the other:
 
     connected ... SessionReady            the greeting, EHLO, TLS and AUTH are done; `idle` is True
     start()   ... ReadyForBody            the peer wants the message: give it to `body`, then call `end_body`
                   TransactionDone         `idle` is True again, unless SessionFailed follows
     quit()    ... Close
 
-Instead of any of these SessionFailed and Close may come, at any time; a transaction under way ends in a
-TransactionDone first. A TransactionDone may also come without ReadyForBody, when everything was refused. Events of one
-batch may overtake the caller, who looks at `idle` before each `start`. The caller tells of the passing of `timeout`
-seconds, counted from the last event in either direction, by `timed_out`.
+Instead of any of these SessionFailed and Close may come, at any time; transactions under way end in a TransactionDone
+each first. A TransactionDone may also come without ReadyForBody, when everything was refused, or when `start` was given
+the message. With PIPELINING the next transaction may start as soon as all of the message is sent, before it is answered
+(`can_start`); TransactionDone comes in the order of `start`. Events of one batch may overtake the caller, who looks at
+`can_start` before each `start`. The caller tells of the passing of `timeout` seconds, counted from the last event in
+either direction, by `timed_out`.
 
 `sending` carries out transactions and `login` logs in; here is what they have in common, the session.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -29,6 +32,7 @@ from twisted_mta.core.smtp.client_events import (
     AUTH_STATES,
     ClientEffect,
     ReadyForBody,
+    SendText,
     SessionFailed,
     SessionReady,
     State,
@@ -39,8 +43,9 @@ from twisted_mta.core.smtp.client_events import (
 )
 from twisted_mta.core.smtp.login import LoginDialogue
 from twisted_mta.core.smtp.reply_parser import ReplyError, ReplyParser
-from twisted_mta.core.smtp.sending import MAX_WHOLE, Sending, can_chunk
+from twisted_mta.core.smtp.sending import Sending
 from twisted_mta.core.smtp.transaction import Transaction, parse_extensions
+from twisted_mta.core.smtp.whole import Whole
 
 __all__ = [
     "AUTH_STATES",
@@ -48,6 +53,7 @@ __all__ = [
     "Derive",
     "Login",
     "ReadyForBody",
+    "SendText",
     "SessionFailed",
     "SessionReady",
     "SmtpClient",
@@ -78,7 +84,7 @@ class SmtpClient:
         self._tls_use = tls
         self._login = login
         self._nonces = nonces
-        self._timeouts = timeouts or Timeouts()
+        self._seconds = _seconds(timeouts or Timeouts())
         self._parser = ReplyParser()
         self._wire = Wire()
         self._wire.pending.append(State.GREETING)
@@ -86,7 +92,8 @@ class SmtpClient:
         self._dialogue: LoginDialogue | None = None
         #: Why we break off an AUTH.
         self._cancelled = Reply(451, "4.7.0", "")
-        self._sending: Sending | None = None
+        #: The transactions under way: the one that is answered first, and perhaps one that follows it.
+        self._sendings: deque[Sending] = deque()
         #: The peer may hold a transaction that failed: RSET before the next.
         self._dirty = False
         #: Whether the session is encrypted; set by `secured`.
@@ -107,20 +114,23 @@ class SmtpClient:
 
     @property
     def idle(self) -> bool:
+        """Whether the session can carry transactions, and none is under way."""
+        return self._wire.state is State.IDLE
+
+    @property
+    def can_start(self) -> bool:
         """Whether `start` may be called."""
-        return self.state is State.IDLE
+        return self.idle or (len(self._sendings) == 1 and self._sendings[0].may_be_followed)
 
     @property
     def wants_body(self) -> bool:
         """Whether `body` and `end_body` have an effect."""
-        return self._sending is not None and self._sending.wants_body
+        return bool(self._sendings) and self._sendings[0].wants_body
 
     @property
     def timeout(self) -> float | None:
         """Seconds to wait for the peer in this state; None when it owes us nothing."""
-        name = _TABLE[self.state].timeout
-        seconds: float | None = getattr(self._timeouts, name) if name else None
-        return seconds
+        return self._seconds[self._wire.state]
 
     @property
     def mechanism(self) -> str:
@@ -166,32 +176,30 @@ class SmtpClient:
             self._go_on_with_login(lambda: dialogue.derived(salted))
         return self._take()
 
-    def takes_whole(self, transaction: Transaction) -> bool:
-        """Whether `start` should be given the message at once: it is small, and can leave with the commands."""
-        return transaction.size <= MAX_WHOLE and can_chunk(transaction, self.extensions)
+    def start(self, transaction: Transaction, whole: Whole | None = None) -> Sequence[ClientEffect]:
+        """Begin a transaction with at least one recipient; `whole` is its message if the caller has it in memory.
 
-    def start(self, transaction: Transaction, whole: bytes | None = None) -> Sequence[ClientEffect]:
-        """Begin a transaction with at least one recipient; `whole` is its message where `takes_whole` says so.
-
-        Raises RuntimeError unless `idle`.
+        Raises RuntimeError unless `can_start`.
         """
-        if not self.idle or not transaction.recipients:
+        if not self.can_start or not transaction.recipients:
             raise RuntimeError(f"no transaction can start: {self.state}")
-        self._sending = Sending(transaction, self._wire, self.extensions, whole)
-        self._sending.begin(dirty=self._dirty)
+        sending = Sending(transaction, self._wire, self.extensions, whole)
+        # One that follows finds no other at the peer: see Sending.may_be_followed.
+        sending.begin(dirty=self._dirty and not self._sendings)
+        self._sendings.append(sending)
         self._look_for_end()
         return self._take()
 
     def body(self, data: bytes) -> Sequence[ClientEffect]:
         """Octets of the message, CRLF line ends, split anywhere; nothing when the transaction ended meanwhile."""
-        if self._sending is not None and self._sending.wants_body:
-            self._sending.body(data)
+        if self.wants_body:
+            self._sendings[0].body(data)
         return self._take()
 
     def end_body(self) -> Sequence[ClientEffect]:
         """The message is complete."""
-        if self._sending is not None and self._sending.wants_body:
-            self._sending.end_body()
+        if self.wants_body:
+            self._sendings[0].end_body()
         return self._take()
 
     def quit(self) -> Sequence[ClientEffect]:
@@ -225,16 +233,16 @@ class SmtpClient:
 
     def _on_reply(self, reply: Reply) -> None:
         self.replies += 1
-        state = self.state
-        row = _TABLE[state]
+        state = self._wire.state
+        handler = _TABLE[state].on.get(reply.code // 100)
         if state is State.QUIT:
             self._close()
         elif reply.code == 421:  # RFC 5321 §3.8: may answer any command
             self._over(reply, theirs=True)
-        elif reply.code // 100 in row.on:
+        elif handler is not None:
             if self._wire.pending:
                 self._wire.pending.popleft()
-            row.on[reply.code // 100](self, reply)
+            handler(self, reply)
         else:
             self._garbled(f"unexpected reply, waiting for {state.value}: {reply}")
 
@@ -333,14 +341,15 @@ class SmtpClient:
 
     def _deliver(self, answered: Callable[[Sending, Reply], None], reply: Reply) -> None:
         """A reply to something of the transaction."""
-        assert self._sending is not None  # the states of a transaction are entered by `start` only
-        answered(self._sending, reply)
+        # The states of a transaction are entered by `start` only, and replies come in the order of what they answer.
+        answered(self._sendings[0], reply)
         self._look_for_end()
 
     def _look_for_end(self) -> None:
-        if self._sending is not None and self._sending.over:
-            self._dirty = self._sending.dirty
-            self._sending = None
+        while self._sendings and (result := self._sendings[0].result) is not None:
+            dirty = self._sendings.popleft().dirty
+            self._dirty = self._dirty if dirty is None else dirty
+            self._wire.out.append(result)
 
     def _interrupted(self, reply: Reply) -> None:
         """A refusal before the end of the message. Only by closing can we leave without delivering what was sent."""
@@ -359,9 +368,10 @@ class SmtpClient:
     def _over(self, reply: Reply, *, theirs: bool = False) -> None:
         """The session ended with `reply` for a reason, the peer's (a 421: `theirs`) or our own."""
         state = self.state
-        if self._sending is not None:
-            self._sending.broken_off(reply, theirs=theirs)
-            self._sending = None
+        for sending in self._sendings:
+            if sending.result is None:
+                sending.broken_off(reply, theirs=theirs)
+        self._look_for_end()
         if state is not State.QUIT:
             self._wire.out.append(SessionFailed(state, reply))
         self._close()
@@ -433,3 +443,8 @@ _TABLE: Mapping[State, _Row] = {
     State.QUIT: _Row("quit"),
     State.CLOSED: _Row(""),
 }
+
+
+def _seconds(timeouts: Timeouts) -> Mapping[State, float | None]:
+    """How long to wait in each state."""
+    return {state: getattr(timeouts, row.timeout) if row.timeout else None for state, row in _TABLE.items()}

@@ -72,6 +72,13 @@ class Timeouts:
 
 
 @attrs.frozen
+class SendText:
+    """Write these octets to the peer, as Send; they are of a message, and no command."""
+
+    data: bytes
+
+
+@attrs.frozen
 class SessionReady:
     """The session can carry transactions."""
 
@@ -106,7 +113,15 @@ class TransactionDone:
 
 
 ClientEffect = (
-    Send | StartTLS | Close | Derive | SessionReady | SessionFailed | ReadyForBody | TransactionDone
+    Send
+    | SendText
+    | StartTLS
+    | Close
+    | Derive
+    | SessionReady
+    | SessionFailed
+    | ReadyForBody
+    | TransactionDone
 )
 Effects = list[ClientEffect]
 
@@ -130,4 +145,12 @@ class Wire:
     def say(self, *steps: tuple[State, bytes]) -> None:
         """Send lines in one write, each answered by a reply in its state."""
         self.pending.extend(state for state, _ in steps)
-        self.out.append(Send(b"".join(octets for _, octets in steps)))
+        self.out.append(Send(b"".join([octets for _, octets in steps])))
+
+    def say_text(self, state: State, command: bytes, text: bytes) -> None:
+        """Send octets of a message behind a command (b"": none), both answered by one reply."""
+        self.pending.append(state)
+        if command:
+            self.out.append(Send(command))
+        if text:
+            self.out.append(SendText(text))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 from twisted_mta.core.replies import Reply
 
@@ -10,6 +12,9 @@ from twisted_mta.core.replies import Reply
 MAX_LINE = 2048
 #: An EHLO answer has some twenty lines.
 MAX_LINES = 100
+#: Most replies are the same few short lines again and again. To find them known costs a tenth of reading them.
+_KNOWN = 256
+_MAX_KNOWN = 100
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.S)
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|$)")
@@ -24,30 +29,36 @@ class ReplyParser:
     """Give it octets with `feed`, then take replies with `next` until there is none."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
+        #: Octets of it that were taken.
+        self._at = 0
         self._code = 0
         self._lines: list[str] = []
 
     def feed(self, data: bytes) -> None:
         """Add octets from the peer."""
-        self._buffer += data
+        self._buffer = self._buffer[self._at :] + data
+        self._at = 0
 
     def clear(self) -> None:
         """Forget everything that was received and not yet taken."""
-        self._buffer.clear()
+        self._buffer, self._at = b"", 0
         self._code = 0
         self._lines = []
 
     def next(self) -> Reply | None:
         """The next complete reply, or None until more arrives. Raises ReplyError."""
         while True:
-            end = self._buffer.find(b"\n", 0, MAX_LINE + 1)
+            start = self._at
+            end = self._buffer.find(b"\n", start, start + MAX_LINE + 1)
             if end < 0:
-                if len(self._buffer) > MAX_LINE:
+                if len(self._buffer) - start > MAX_LINE:
                     raise ReplyError("a reply line is too long")
                 return None
-            line = bytes(self._buffer[:end]).removesuffix(b"\r")
-            del self._buffer[: end + 1]
+            self._at = end + 1
+            line = self._buffer[start:end].removesuffix(b"\r")
+            if not self._lines and len(line) <= _MAX_KNOWN and (reply := _single(line)) is not None:
+                return reply
             if self._last(line):
                 return self._reply()
 
@@ -67,12 +78,25 @@ class ReplyParser:
 
     def _reply(self) -> Reply:
         lines, self._lines = self._lines, []
-        match = _ENHANCED.match(lines[0])
-        # RFC 2034 §4: the class of the status is the first digit of the code; anything else is plain text.
-        if match is None or match[1][0] != str(self._code)[0]:
-            return Reply(self._code, "", "\n".join(lines))
-        stripped = [_strip(line, match[1]) for line in lines]
-        return Reply(self._code, match[1], "\n".join(stripped))
+        return _reply(self._code, lines)
+
+
+@lru_cache(_KNOWN)
+def _single(line: bytes) -> Reply | None:
+    """A reply of one line; None if it is not that."""
+    match = _LINE.fullmatch(line)
+    if match is None or match[2] == b"-":
+        return None
+    return _reply(int(match[1]), [_text(match[3] or b"")])
+
+
+def _reply(code: int, lines: Sequence[str]) -> Reply:
+    match = _ENHANCED.match(lines[0])
+    # RFC 2034 §4: the class of the status is the first digit of the code; anything else is plain text.
+    if match is None or match[1][0] != str(code)[0]:
+        return Reply(code, "", "\n".join(lines))
+    stripped = [_strip(line, match[1]) for line in lines]
+    return Reply(code, match[1], "\n".join(stripped))
 
 
 def _text(raw: bytes) -> str:

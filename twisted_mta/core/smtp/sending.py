@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from twisted_mta.core.effects import Send
 from twisted_mta.core.framing import DotStuffer, LineEnds
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.smtp.client_events import ReadyForBody, State, TransactionDone, Wire
+from twisted_mta.core.smtp.client_events import ReadyForBody, SendText, State, TransactionDone, Wire
 from twisted_mta.core.smtp.transaction import (
     Extensions,
     Transaction,
@@ -18,10 +17,7 @@ from twisted_mta.core.smtp.transaction import (
     refuse_recipient,
     unpromised,
 )
-
-#: Octets of a message that is sent together with MAIL and RCPT. It saves a round trip; but where the recipients are
-#: refused, greylisted say, it was sent for nothing.
-MAX_WHOLE = 32768
+from twisted_mta.core.smtp.whole import MAX_WHOLE, Whole
 
 
 def can_chunk(transaction: Transaction, extensions: Extensions) -> bool:
@@ -30,20 +26,21 @@ def can_chunk(transaction: Transaction, extensions: Extensions) -> bool:
 
 
 class Sending:
-    """One transaction. The session gives it the replies by their states; it is `over` when it has said TransactionDone.
+    """One transaction. The session gives it the replies by their states; it is over when `result` is there.
 
-    The message goes in one of three ways: by DATA; in chunks, once a recipient was accepted; or whole, as one chunk behind
-    the commands, in the same write.
+    The message goes in one of three ways: by DATA; in chunks, once a recipient was accepted; or as one chunk behind the
+    commands, in the same write. Where the caller has it `whole`, it needs nothing more of him.
     """
 
     def __init__(
-        self, transaction: Transaction, wire: Wire, extensions: Extensions, whole: bytes | None
+        self, transaction: Transaction, wire: Wire, extensions: Extensions, whole: Whole | None
     ) -> None:
         self._transaction = transaction
         self._wire = wire
         self._extensions = extensions
         self._whole = whole
-        self._chunked = whole is not None or can_chunk(transaction, extensions)
+        self._chunked = can_chunk(transaction, extensions)
+        #: For a message that comes in pieces.
         self._text: DotStuffer | LineEnds = LineEnds() if self._chunked else DotStuffer()
         #: Commands that have not been sent.
         self._script: deque[tuple[State, bytes]] = deque()
@@ -60,9 +57,10 @@ class Sending:
         self._held = b""
         #: Whether all of the message is on its way, its end too.
         self.complete = False
-        self.over = False
-        #: Whether the peer may hold a transaction that failed: RSET before the next.
-        self.dirty = False
+        #: How it ended.
+        self.result: TransactionDone | None = None
+        #: Whether the peer may hold a transaction that failed: RSET before the next. None: it has heard nothing of this one.
+        self.dirty: bool | None = None
 
     def begin(self, *, dirty: bool) -> None:
         """Send the first commands; `dirty`: the peer may hold another transaction."""
@@ -73,7 +71,6 @@ class Sending:
                 self._offered.append(index)
             else:
                 self._replies[index] = refused
-        self.dirty = dirty
         if not self._offered:
             self._finish(None)
             return
@@ -84,21 +81,28 @@ class Sending:
         for index in self._offered:
             command = rcpt_command(self._transaction.recipients[index], self._extensions, urge=urge)
             self._script.append((State.RCPT, command))
-        if self._whole is not None:
-            text = self._text.feed(self._whole) + self._text.finish()
-            self._script.append((State.FINAL, _chunk(text, last=True)))
-            self.complete = True  # PIPELINING is there: it leaves with the others
-        elif not self._chunked:
+        if not self._chunked:
             self._script.append((State.DATA, b"DATA\r\n"))
         self.dirty = True
         self._advance()
+        if self._chunked and self._whole is not None and self._transaction.size <= MAX_WHOLE:
+            self._send_whole(self._whole)  # PIPELINING is there: all commands have left
+
+    @property
+    def may_be_followed(self) -> bool:
+        """Whether the commands of the next transaction may be sent before this one is answered.
+
+        RFC 2920 §3.1: MAIL may stand behind the end of a message. Whatever becomes of that, its end clears the peer's
+        buffers (RFC 5321 §4.1.1.4). BDAT that fails does not (RFC 3030 §2).
+        """
+        return self.complete and not self._chunked and "PIPELINING" in self._extensions
 
     # --- the message ---------------------------------------------------------------------------
 
     @property
     def wants_body(self) -> bool:
         """Whether `body` and `end_body` have an effect."""
-        return self._wire.rest is State.BODY and self._chunk_refused is None and not self.over
+        return self._wire.rest is State.BODY and self._chunk_refused is None and self.result is None
 
     def body(self, data: bytes) -> None:
         """Octets of the message, CRLF line ends, split anywhere."""
@@ -106,20 +110,32 @@ class Sending:
         if not text:
             return
         if not self._chunked:
-            self._wire.out.append(Send(text))
+            self._wire.out.append(SendText(text))
             return
         if self._held:
-            self._wire.say((State.CHUNK, _chunk(self._held)))
+            self._wire.say_text(State.CHUNK, _bdat(self._held), self._held)
         self._held = text
 
     def end_body(self) -> None:
         """The message is complete."""
-        self.complete = True
         self._wire.rest = State.IDLE
         rest = self._text.finish()
         if self._chunked:
-            rest = _chunk(self._held + rest, last=True)
-        self._wire.say((State.FINAL, rest))
+            rest = self._held + rest
+            self._end(_bdat(rest, last=True), rest)
+        else:
+            self._end(b"", rest)
+
+    def _send_whole(self, whole: Whole) -> None:
+        if self._chunked:
+            self._end(_bdat(whole.text, last=True), whole.text)
+        else:
+            self._end(b"", whole.stuffed)
+
+    def _end(self, command: bytes, text: bytes) -> None:
+        """Send the last of the message."""
+        self.complete = True
+        self._wire.say_text(State.FINAL, command, text)
 
     # --- replies -------------------------------------------------------------------------------
 
@@ -154,13 +170,13 @@ class Sending:
                 self._script.clear()
                 self._finish(None)
             elif self._chunked:
-                self._ask_for_body()
+                self._text_is_wanted()
         self._advance()
 
     def data_accepted(self, _: Reply) -> None:
         """DATA: 354."""
         if self._accepted:
-            self._ask_for_body()
+            self._text_is_wanted()
         else:  # RFC 2920 §3.1: everything was refused, and yet it waits for a message
             self._wire.say((State.DISCARD, b".\r\n"))
 
@@ -198,42 +214,43 @@ class Sending:
         open_ = frozenset(index for index, known in enumerate(self._replies) if known is None)
         # RFC 5321 §4.5.3.2.6, RFC 1047: after its end was sent there is no telling whether the peer has the message.
         doubt = self.complete and not theirs
-        replies = tuple(known or reply for known in self._replies)
-        self._wire.out.append(
-            TransactionDone(
-                replies,
-                None,
-                undecided=frozenset() if doubt else open_,
-                doubtful=open_ if doubt else frozenset(),
-            )
+        self.result = TransactionDone(
+            tuple(known or reply for known in self._replies),
+            None,
+            undecided=frozenset() if doubt else open_,
+            doubtful=open_ if doubt else frozenset(),
         )
-        self.over = True
 
     def _finish(self, data: Reply | None) -> None:
         """`data` is the verdict on recipients that were accepted."""
-        self.over = True
         if data is not None:
             for index in self._accepted:
                 self._replies[index] = data
-        replies = tuple(reply for reply in self._replies if reply is not None)
+        replies = tuple([reply for reply in self._replies if reply is not None])
         assert len(replies) == len(self._replies)  # accepted recipients and a verdict come together
-        self._wire.out.append(TransactionDone(replies, data if self._accepted else None))
+        self.result = TransactionDone(replies, data if self._accepted else None)
 
     # --- helpers -------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Send the next command, or with PIPELINING all of them in one group (RFC 2920 §3.1)."""
-        group: list[tuple[State, bytes]] = []
-        while self._script and (not (self._wire.pending or group) or "PIPELINING" in self._extensions):
-            group.append(self._script.popleft())
-        if group:
-            self._wire.say(*group)
+        if not self._script:
+            return
+        if "PIPELINING" in self._extensions:
+            self._wire.say(*self._script)
+            self._script.clear()
+        elif not self._wire.pending:
+            self._wire.say(self._script.popleft())
 
-    def _ask_for_body(self) -> None:
-        self._wire.rest = State.BODY
-        self._wire.out.append(ReadyForBody())
+    def _text_is_wanted(self) -> None:
+        """Send the message, or ask the caller for it."""
+        if self._whole is not None:
+            self._send_whole(self._whole)
+        else:
+            self._wire.rest = State.BODY
+            self._wire.out.append(ReadyForBody())
 
 
-def _chunk(text: bytes, *, last: bool = False) -> bytes:
+def _bdat(text: bytes, *, last: bool = False) -> bytes:
     """RFC 3030 §2."""
-    return b"BDAT %d%b\r\n%b" % (len(text), b" LAST" * last, text)
+    return b"BDAT %d%b\r\n" % (len(text), b" LAST" * last)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import attrs
 
 from twisted_mta.core.address import Address
-from twisted_mta.core.envelope import Notify, Recipient
+from twisted_mta.core.envelope import Notify
 from twisted_mta.core.replies import Reply
 
 #: RFC 3461 §4.1 writes the list in any order; this one is ours.
 _NOTIFY = ((Notify.SUCCESS, "SUCCESS"), (Notify.FAILURE, "FAILURE"), (Notify.DELAY, "DELAY"))
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 #: RFC 2852 §4: nine digits.
 _MAX_BY = 999_999_999
 
 #: The keywords of an EHLO answer, upper-case, with their parameters.
 Extensions = Mapping[str, str]
+
+
+class ForwardPath(Protocol):
+    """A recipient, as core.envelope.Recipient has it."""
+
+    @property
+    def address(self) -> Address: ...
+    @property
+    def notify(self) -> Notify: ...
+    @property
+    def orcpt(self) -> str: ...
 
 
 @attrs.frozen
@@ -34,7 +49,7 @@ class Transaction:
     """A message for some recipients over one session. `size` is in octets, before dot-stuffing."""
 
     sender: Address | None
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[ForwardPath, ...]
     size: int
     #: "7BIT" or "8BITMIME".
     body_type: str = "7BIT"
@@ -142,7 +157,7 @@ def unpromised(transaction: Transaction, extensions: Extensions) -> bool:
     return transaction.time_left is not None and "DELIVERBY" not in extensions
 
 
-def refuse_recipient(recipient: Recipient, extensions: Extensions) -> Reply | None:
+def refuse_recipient(recipient: ForwardPath, extensions: Extensions) -> Reply | None:
     """Why this peer can't be given this one recipient, or None."""
     if "SMTPUTF8" not in extensions and _beyond_ascii(recipient.address):
         return Reply(  # RFC 6531 §3.2
@@ -183,7 +198,7 @@ def mail_command(transaction: Transaction, extensions: Extensions) -> bytes:
     return _line(parts)
 
 
-def rcpt_command(recipient: Recipient, extensions: Extensions, *, urge: bool = False) -> bytes:
+def rcpt_command(recipient: ForwardPath, extensions: Extensions, *, urge: bool = False) -> bytes:
     """RCPT TO with the parameters that the peer understands. With `urge` it is to tell of delays (see `unpromised`)."""
     parts = [f"RCPT TO:<{recipient.address}>"]
     if "DSN" in extensions:
@@ -218,14 +233,14 @@ def escape_utf8(address: str) -> str:
 
 def _line(parts: Sequence[str]) -> bytes:
     command = " ".join(parts)
-    if any(char < " " or char == "\x7f" for char in command):
+    if _CONTROL.search(command):
         # Addresses are checked where they come in; this keeps a bug there from becoming an injected command.
         raise ValueError("a control character in an SMTP command")
     return command.encode("utf-8", "surrogateescape") + b"\r\n"
 
 
 def _beyond_ascii(address: Address | None) -> bool:
-    return address is not None and not str(address).isascii()
+    return address is not None and not (address.local.isascii() and address.domain.isascii())
 
 
 def _any_beyond_ascii(transaction: Transaction) -> bool:
