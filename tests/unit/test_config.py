@@ -198,7 +198,7 @@ class ExampleTests(Files):
         )
         bare = load(path, check_files=False)
         examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list", "submission.grant"}
-        examples |= {"tls_reports.contact"}
+        examples |= {"tls_reports.contact", "delivery.command.user", "delivery.command.directory"}
         examples |= {'relay.routes."partner.example"', 'relay.routes.".partner.example"'}
         examples |= {"relay.domain", "relay.source"}
         self.assertEqual(set(changes(bare, full)), examples)

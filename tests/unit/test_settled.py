@@ -10,7 +10,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Action, Special
 from twisted_mta.core.expand.lookup import refusal
 from twisted_mta.core.queue import Delivered, Failed, Outcome, Transport, TryLater
-from twisted_mta.delivery.settled import SettledDelivery, discarded, expanded, missing, refused
+from twisted_mta.delivery.settled import SettledDelivery, discarded, expanded, refused
 from twisted_mta.interfaces import IDelivery
 from twisted_mta.testing.queued import queued_message, queued_recipient
 
@@ -39,8 +39,3 @@ class SettledTests(SynchronousTestCase):
             outcome = self.outcome(SettledDelivery(refused), str(problem.reply))
             assert isinstance(outcome, kind)
             self.assertEqual(outcome.reply, problem.reply)
-
-    def test_what_is_missing_waits(self) -> None:
-        outcome = self.outcome(missing("files"))
-        self.assertEqual(str(outcome.reply), "451 4.3.5 this server does not deliver to files")
-        self.assertIsInstance(outcome, TryLater)

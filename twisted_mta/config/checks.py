@@ -24,6 +24,7 @@ def check(config: Config, reading: Reading) -> None:
     _check_lists(config, reading)
     _check_routes(config, reading)
     _check_queue(config, reading)
+    _check_commands(config, reading)
 
 
 def _check_domains(config: Config, reading: Reading) -> None:
@@ -244,3 +245,12 @@ def _check_queue(config: Config, reading: Reading) -> None:
         )
     elif queue.warn_after and queue.warn_after >= queue.expire:
         reading.problem("queue.warn_after", "is not before expire: nobody will be warned", warning=True)
+
+
+def _check_commands(config: Config, reading: Reading) -> None:
+    if reading.is_bad("delivery.command"):
+        return
+    commands = config.delivery.command
+    if bool(commands.user) != (commands.directory is not None):
+        missing = "directory" if commands.user else "user"
+        reading.problem("delivery.command", f'"{missing}" is missing: commands need a user and a directory')

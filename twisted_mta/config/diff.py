@@ -11,8 +11,11 @@ from twisted_mta.config.lines import join_key
 from twisted_mta.config.schema import (
     Accounts,
     Checks,
+    Commands,
     Config,
+    Delivery,
     Dns,
+    Handlers,
     Limits,
     Queue,
     Rates,
@@ -33,10 +36,27 @@ NEEDS_RESTART = {
     "workers": "each has a part of the queue since the start",
     "listen": "sockets are bound before privileges are given up",
     "log_format": "the log is open",
+    "delivery.command.user": "the helper that runs commands is started before privileges are given up",
 }
 
 
-_TABLES = (Accounts, Checks, Config, Dns, Limits, Queue, Rates, Relay, Route, Submission, Tls, TlsReports)
+_TABLES = (
+    Accounts,
+    Checks,
+    Commands,
+    Config,
+    Delivery,
+    Dns,
+    Handlers,
+    Limits,
+    Queue,
+    Rates,
+    Relay,
+    Route,
+    Submission,
+    Tls,
+    TlsReports,
+)
 
 
 def changes(old: Config, new: Config) -> list[str]:
@@ -56,7 +76,16 @@ def restart_needed(changed: list[str]) -> dict[str, str]:
 
 def keep(running: Config, config: Config, keys: Iterable[str]) -> Config:
     """The new configuration with the old values of what only a restart can change."""
-    return attrs.evolve(config, **{key: getattr(running, key) for key in keys})
+    for key in keys:
+        config = _with(config, running, key.split("."))
+    return config
+
+
+def _with(new: Any, old: Any, names: list[str]) -> Any:
+    """The new settings with one of the old: that in a table in a table, as `names` say."""
+    name, *rest = names
+    value = getattr(old, name)
+    return attrs.evolve(new, **{name: _with(getattr(new, name), value, rest) if rest else value})
 
 
 def _compare(old: Any, new: Any, key: str, found: list[str]) -> None:

@@ -7,6 +7,7 @@ entry under the entry's own key and goes on, so that every error of the file is 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -181,6 +182,24 @@ def path(value: Any, reading: Reading, key: str) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise Invalid(f"{quote(value)} is not a path: write it in quotes")
     return reading.base / value
+
+
+def root(value: Any, reading: Reading, key: str) -> Path:
+    """A directory below which something is allowed; in its shortest form, and not the root of everything."""
+    found = Path(os.path.normpath(path(value, reading, key)))
+    if found == Path(found.anchor):
+        raise Invalid(f"{quote(value)} is everything: name the directories that are meant")
+    return found
+
+
+def module(value: Any, reading: Reading, key: str) -> str:
+    """The full name of a Python module."""
+    written = text(value, reading, key)
+    if not all(part.isidentifier() for part in written.split(".")):
+        raise Invalid(
+            f'{quote(written)} is no name of a module: write it as for an import, such as "myapp.mail"'
+        )
+    return written
 
 
 def template(value: Any, reading: Reading, key: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twisted_mta.config.errors import quote
 from twisted_mta.config.fields import Reading
+from twisted_mta.config.handlers import load_handlers
 from twisted_mta.config.lines import join_key
 from twisted_mta.config.schema import Config
 
@@ -33,6 +34,8 @@ def check_files(config: Config, reading: Reading) -> None:
     for key, route in routes.items():
         if route.password_file is not None and _is_file(route.password_file, f"{key}.password_file", reading):
             _check_private(route.password_file, f"{key}.password_file", reading)
+    _check_delivery(config, reading)
+    _check_handlers(config, reading)
     _check_identity(config.user, "user", pwd.getpwnam, reading)
     _check_identity(config.group, "group", grp.getgrnam, reading)
     if not reading.is_bad("tls") and config.tls.certificate and config.tls.key:
@@ -51,6 +54,53 @@ def _check_data(path: Path, reading: Reading) -> None:
         return
     if not is_directory:
         reading.problem("data", f"{quote(str(path))} is not a directory")
+
+
+def _check_delivery(config: Config, reading: Reading) -> None:
+    if not reading.is_bad("delivery.files"):
+        for number, path in enumerate(config.delivery.files, 1):
+            _is_directory(path, f"delivery.files[{number}]", reading)
+    commands = config.delivery.command
+    if commands.directory is not None and not reading.is_bad("delivery.command.directory"):
+        _is_directory(commands.directory, "delivery.command.directory", reading)
+    if commands.user and not reading.is_bad("delivery.command.user"):
+        try:
+            entry = pwd.getpwnam(commands.user)
+        except KeyError:
+            reading.problem(
+                "delivery.command.user", f"there is no user {quote(commands.user)} on this machine"
+            )
+        else:
+            if entry.pw_uid == 0:
+                reading.problem("delivery.command.user", "commands are never run as root: name another user")
+
+
+def _check_handlers(config: Config, reading: Reading) -> None:
+    if reading.is_bad("handlers"):
+        return
+    for number, path in enumerate(config.handlers.path, 1):
+        key = f"handlers.path[{number}]"
+        if _is_directory(path, key, reading) and path.stat().st_mode & stat.S_IWOTH:
+            reading.problem(key, f"{quote(str(path))} can be changed by everybody: chmod o-w it")
+    if reading.is_bad("handlers"):
+        return
+    for trouble in load_handlers(config)[1]:
+        reading.problem(f"handlers.modules[{trouble.number}]", trouble.text)
+
+
+def _is_directory(path: Path, key: str, reading: Reading) -> bool:
+    """Whether there is a directory that we can see; what is not is noted."""
+    try:
+        found = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        reading.problem(key, f"{quote(str(path))} does not exist")
+    except OSError as error:
+        reading.problem(key, f"{quote(str(path))} was not checked: {error.strerror}", warning=True)
+    else:
+        if not found:
+            reading.problem(key, f"{quote(str(path))} is not a directory")
+        return found
+    return False
 
 
 def _is_file(path: Path, key: str, reading: Reading, hint: str = "") -> bool:

@@ -283,6 +283,45 @@ class Limits:
 
 
 @attrs.frozen(kw_only=True)
+class Commands:
+    """[delivery.command]: programs that aliases name ("|program"). Off without a user and a directory."""
+
+    #: Whom they run as, who is never root; and in which directory, which is their HOME.
+    user: str = ""
+    directory: Path | None = None
+    #: Seconds until one is ended.
+    timeout: float = 300.0
+    #: Runs at a time.
+    concurrency: int = 5
+    #: Whether they are given to /bin/sh; otherwise they are split at spaces, with quotes in mind.
+    shell: bool = False
+    #: Their PATH.
+    path: str = "/usr/local/bin:/usr/bin:/bin"
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """[delivery]: where mail may go besides mailboxes, lists and other hosts."""
+
+    #: Directories below which aliases may name files ("/path") and Maildirs ("/path/").
+    files: tuple[Path, ...] = ()
+    command: Commands = Commands()
+
+
+@attrs.frozen(kw_only=True)
+class Handlers:
+    """[handlers]: functions of an application that get mail (`twisted_mta.handlers`)."""
+
+    #: Modules that are imported, and whose functions with @rcpt are used.
+    modules: tuple[str, ...] = ()
+    #: Directories in which modules are looked for besides those of Python.
+    path: tuple[Path, ...] = ()
+    #: Calls of one function at a time, and seconds for each, where @rcpt does not say.
+    concurrency: int = 10
+    timeout: float = 60.0
+
+
+@attrs.frozen(kw_only=True)
 class Checks:
     """[checks]: what strangers must be like: "off", "log" (tell what would be refused), or "require"."""
 
@@ -399,6 +438,8 @@ class Config:
     limits: Limits = Limits()
     submission: Submission = Submission()
     checks: Checks = Checks()
+    delivery: Delivery = Delivery()
+    handlers: Handlers = Handlers()
     dns: Dns = Dns()
     tls_reports: TlsReports = TlsReports()
 

@@ -305,6 +305,25 @@ SUBMISSION: Mapping[str, Reader[Any]] = {
     "grants": _tables(partial(table, schema.Grant, GRANT, {})),
 }
 
+COMMANDS: Mapping[str, Reader[Any]] = {
+    "user": fields.name,
+    "directory": fields.path,
+    "timeout": fields.duration(1, 86400),
+    "concurrency": fields.integer(1, 1000),
+    "shell": fields.boolean,
+    "path": fields.text,
+}
+DELIVERY: Mapping[str, Reader[Any]] = {
+    "files": fields.array(fields.root),
+    "command": partial(table, schema.Commands, COMMANDS, {}),
+}
+HANDLERS: Mapping[str, Reader[Any]] = {
+    "modules": fields.array(fields.module),
+    "path": fields.array(fields.path),
+    "concurrency": fields.integer(1, 1000),
+    "timeout": fields.duration(0.1, 3600),
+}
+
 #: The keys of the file above all tables, those read first in front.
 TOP: Mapping[str, Reader[Any]] = {
     "hostname": fields.hostname,
@@ -324,6 +343,8 @@ TOP: Mapping[str, Reader[Any]] = {
     "limits": partial(table, schema.Limits, LIMITS, {}),
     "submission": partial(table, schema.Submission, SUBMISSION, {}),
     "checks": partial(table, schema.Checks, CHECKS, {}),
+    "delivery": partial(table, schema.Delivery, DELIVERY, {}),
+    "handlers": partial(table, schema.Handlers, HANDLERS, {}),
     "dns": partial(table, schema.Dns, DNS, {}),
     "tls_reports": partial(table, schema.TlsReports, TLS_REPORTS, {}),
     "relay": partial(table, schema.Relay, RELAY, {}),
@@ -338,6 +359,9 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "limits": LIMITS,
     "submission": SUBMISSION,
     "checks": CHECKS,
+    "delivery": DELIVERY,
+    "delivery.command": COMMANDS,
+    "handlers": HANDLERS,
     "dns": DNS,
     "tls_reports": TLS_REPORTS,
     "relay": RELAY,

@@ -1,14 +1,41 @@
-"""Reads a stored message in pieces: its prefix, then its body, never whole in memory."""
+"""What deliveries have in common: reading a stored message in pieces, never whole in memory, and the fields on top of it."""
 
 from __future__ import annotations
 
 import io
 from typing import BinaryIO
 
+from twisted_mta.core.address import Address
+from twisted_mta.core.message import fields, header_length
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 CHUNK = 65536
+#: The header section is looked at no further than this for our own Delivered-To.
+MAX_HEADER = 262144
+
+
+def final_fields(sender: Address | None, recipient: Address) -> bytes:
+    """RFC 5321 §4.4: the final delivery puts the reverse-path on top. Delivered-To stops loops."""
+    text = f"Return-Path: <{sender or ''}>\r\nDelivered-To: {recipient}\r\n"
+    return text.encode("utf-8", "surrogateescape")
+
+
+def read_header(source: BinaryIO) -> bytes:
+    """Octets from the start of a body that hold its header section (or as much as we look at)."""
+    begin = b""
+    while len(begin) < MAX_HEADER and (chunk := source.read(CHUNK)):
+        begin += chunk
+        if header_length(begin) < len(begin):
+            break
+    return begin
+
+
+def loops(begin: bytes, address: Address) -> bool:
+    """Whether a Delivered-To of ours is there already."""
+    ours = str(address).encode("utf-8", "surrogateescape").lower()
+    header = begin[: header_length(begin)]
+    return any(field.key == b"delivered-to" and field.value.lower() == ours for field in fields(header))
 
 
 class MessageReader:

@@ -16,7 +16,6 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -26,9 +25,9 @@ from zope.interface import implementer
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.explanation import Finding, Note
-from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
+from twisted_mta.delivery.body import CHUNK, final_fields, loops, read_header
 from twisted_mta.interfaces import (
     Account,
     Foreseen,
@@ -44,9 +43,6 @@ from twisted_mta.store.maildir.layout import Layout
 from twisted_mta.store.maildir.names import directory_of, normalise
 from twisted_mta.store.threads import InlineWorkers, Workers
 
-_CHUNK = 65536
-#: The header section is looked at no further than this for our own Delivered-To.
-_MAX_HEADER = 262144
 #: Copies in one batch, each an open file.
 _BATCH = 64
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -135,18 +131,12 @@ class LocalDelivery:
         if account is None:
             return None
         message = message.copy_for(recipient)
-        who = hashlib.sha256(account.name.casefold().encode()).hexdigest()[:12]
         return Copy(
             account=account,
             address=recipient.address,
             mailbox=self._detail(account, recipient.address),
-            key=f"{int(message.arrived)}.Q{message.id}R{who}.{self._host}",
-            # RFC 5321 §4.4: the final delivery puts the reverse-path on top.
-            head=(
-                f"Return-Path: <{message.sender or ''}>\r\nDelivered-To: {recipient.address}\r\n".encode(
-                    "utf-8", "surrogateescape"
-                )
-            ),
+            key=delivery_key(message, account.name, self._host),
+            head=final_fields(message.sender, recipient.address),
             prefix=message.prefix,
             body=body,
             repeated=recipient.attempts > 0 or message.arrived < self._started,
@@ -234,15 +224,15 @@ class Copy:
             if self.where:
                 return
         with self.body.open() as source:
-            begin = self._header(source)
-            if _loops(self.prefix + begin, self.address):
+            begin = read_header(source)
+            if loops(self.prefix + begin, self.address):
                 text = f"<{self.address}>: mail forwarding loop, it was delivered here before"
                 self.outcome = Failed(Reply(554, "5.4.6", text))  # RFC 3463 §3.5
                 return
             self.where = os.path.join(path, "new")
             self._file = _create(os.path.join(path, "tmp", self.key))
             self._file.write(self.head + self.prefix + begin)
-            while chunk := source.read(_CHUNK):
+            while chunk := source.read(CHUNK):
                 self._file.write(chunk)
             self._file.finish()
 
@@ -273,15 +263,6 @@ class Copy:
             self.outcome = TryLater(Reply(452, "4.3.1", "there is no room on the mailbox's disk"))
         else:
             self.outcome = TryLater(Reply(451, "4.3.0", "the mailbox can't be written to just now"))
-
-    def _header(self, source: BinaryIO) -> bytes:
-        """Octets from the start of the body that hold its header section (or as much as we look at)."""
-        begin = b""
-        while len(begin) < _MAX_HEADER and (chunk := source.read(_CHUNK)):
-            begin += chunk
-            if header_length(begin) < len(begin):
-                break
-        return begin
 
 
 class Batches:
@@ -370,6 +351,12 @@ def _each(copies: Iterable[Copy], step: Callable[[Copy], None]) -> None:
                 copy.fail(error)
 
 
+def delivery_key(message: QueuedMessage, name: str, host: str) -> str:
+    """The key of a message's file in the mailbox of that name: the same whenever it is delivered. `host`: see safe_host."""
+    who = hashlib.sha256(name.casefold().encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"{int(message.arrived)}.Q{message.id}R{who}.{host}"
+
+
 def _create(path: str) -> MessageFile:
     try:
         return MessageFile(path)
@@ -388,10 +375,3 @@ def _find(key: str, mailboxes: Iterable[str]) -> str:
             if any(key_of(name) == key for name in os.listdir(directory)):
                 return directory
     return ""
-
-
-def _loops(begin: bytes, address: Address) -> bool:
-    """Whether a Delivered-To of ours is there already."""
-    ours = str(address).encode("utf-8", "surrogateescape").lower()
-    header = begin[: header_length(begin)]
-    return any(field.key == b"delivered-to" and field.value.lower() == ours for field in fields(header))

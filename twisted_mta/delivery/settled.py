@@ -82,9 +82,3 @@ def settled() -> dict[Transport, IDelivery]:
         Transport.DISCARD: SettledDelivery(discarded),
         Transport.REFUSE: SettledDelivery(refused),
     }
-
-
-def missing(what: str) -> SettledDelivery:
-    """For a transport that this server does not have: mail waits until it does."""
-    later = TryLater(Reply(451, "4.3.5", f"this server does not deliver to {what}"))
-    return SettledDelivery(lambda recipient: later)

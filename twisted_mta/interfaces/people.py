@@ -59,6 +59,9 @@ class IDirectory(Interface):
     def list_owner(address: Address) -> MailingList | None:
         """The list whose -owner, -bounces or -request address this is."""
 
+    def handler(address: Address) -> str:
+        """The name of the application's handler for this address; "" if there is none."""
+
     def posters(address: Address) -> Container[str]:
         """The folded addresses that count as members of the list with that posting address: as the list has them, and
         those that they lead to. For `twisted_mta.core.lists.refuse_sender`."""

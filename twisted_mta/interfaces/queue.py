@@ -37,6 +37,12 @@ class IBodyWriter(Interface):
         For when everything was written, and before the body is added. Raises StoreFull.
         """
 
+    def stored() -> Awaitable[IStoredBody]:
+        """All that was written, to be read before the body is added or aborted, and no longer than that.
+
+        For when everything was written. Raises StoreFull.
+        """
+
     def abort() -> None:
         """Forget the body. Idempotent, and harmless after the body was added to a queue."""
 

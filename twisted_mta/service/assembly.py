@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.defer import Deferred
 
+from twisted_mta.config.handlers import load_handlers
 from twisted_mta.config.schema import Config, Dns, Queue, Route
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
@@ -20,11 +21,12 @@ from twisted_mta.core.rates import Ledger
 from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
-from twisted_mta.delivery.settled import missing, settled
+from twisted_mta.delivery.settled import settled
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.delivery.tls_policy import Check
 from twisted_mta.interfaces import IDelivery, IDirectory, IMailResolver, IPolicyCheck
+from twisted_mta.net.commands import CommandRunner, NoCommands
 from twisted_mta.net.dns import StubResolver, system_servers
 from twisted_mta.net.dns_exchange import Server
 from twisted_mta.net.https import Https, Requests
@@ -43,6 +45,7 @@ from twisted_mta.service.history import HistoryKeeper
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.outgoing_tls import OutgoingTls, outgoing_tls
+from twisted_mta.service.outlets import Outlets
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.queue_admin import QueueAdmin
 from twisted_mta.service.reception import Reception
@@ -62,6 +65,8 @@ from twisted_mta.store.usage import UsageFile
 #: Threads for mailboxes and their files, for password hashes, and for the rest.
 _DISK_THREADS = 8
 _HASH_THREADS = 2
+#: Calls at a time of handlers that may block.
+_HANDLER_THREADS = 16
 _CANNOT_START = (AlreadyRunning, QueueFileError, SideFileError, OSError, UnicodeDecodeError)
 
 
@@ -98,6 +103,7 @@ class Parts:
     mailboxes: MaildirMailboxes
     local: LocalDelivery
     smtp: SmtpDelivery
+    outlets: Outlets
     deliveries: Mapping[Transport, IDelivery]
     history: HistoryKeeper
     queue: QueueManager
@@ -125,6 +131,7 @@ class Parts:
         self.tls.stop_work()
         for delivery in self.deliveries.values():
             await delivery.close()
+        self.outlets.close()
         await self.tls.close()
         if isinstance(self.resolver, StubResolver):
             self.resolver.close()
@@ -229,10 +236,12 @@ class Platform:
     web: Callable[[IMailResolver], Requests]
     #: Looks at the certificates of other mail hosts.
     certificates: Check
+    #: Runs the commands of aliases.
+    commands: CommandRunner = attrs.field(factory=NoCommands)
 
 
-def real_platform(reactor: Any) -> Platform:
-    """Threads, sockets and chance of this machine."""
+def real_platform(reactor: Any, commands: CommandRunner) -> Platform:
+    """Threads, sockets, chance and processes of this machine."""
     chance = random.SystemRandom()
     return Platform(
         reactor=reactor,
@@ -245,6 +254,7 @@ def real_platform(reactor: Any) -> Platform:
         is_local=is_local,
         web=lambda resolver: Https(reactor, resolver),
         certificates=CertificateCheck(system_authorities()),
+        commands=commands,
     )
 
 
@@ -254,6 +264,9 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
     `place` is that of a worker, whose parent holds the lock; None is the whole server.
     """
     reactor, chance = platform.reactor, platform.chance
+    _, troubles = load_handlers(config)
+    if troubles:
+        raise StartError("\n".join(f"handlers.modules: {trouble.text}" for trouble in troubles))
     lock = place.lock if place is not None and place.lock is not None else DataLock(config.data)
     stores: list[SQLiteQueueStore] = []
     try:
@@ -302,14 +315,14 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
         told=mailboxes.delivered,
         separator=config.accounts.separator,
     )
+    threads = platform.workers(_HANDLER_THREADS, "handlers")
+    outlets = Outlets(config, directory, disk, threads, platform.commands, reactor)
     deliveries: Mapping[Transport, IDelivery] = {
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
         **settled(),
-        Transport.FILE: missing("files"),
-        Transport.COMMAND: missing("commands"),
-        Transport.HANDLER: missing("handlers"),
+        **outlets.deliveries,
     }
 
     def shard(store: SQLiteQueueStore) -> Shard:
@@ -324,6 +337,7 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
             postmaster=config.postmaster,
             bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
             relay=config.relay,
+            at_once=outlets.at_once,
         )
         admin = QueueAdmin(store, reactor.seconds, wake=queue.wake, forget=queue.forget)
         return Shard(store=store, history=HistoryKeeper(store, reactor), queue=queue, admin=admin)
@@ -333,7 +347,7 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
     tls.report(config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random)
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
     receiving = rules(config, directory, usage, alarms, resolver, reactor)
-    intake = Intake(queue=queue, directory=directory, ids=ids, seconds=reactor.seconds)
+    intake = Intake(queue=queue, directory=directory, ids=ids, seconds=reactor.seconds, inline=outlets.inline)
     return Parts(
         lock=lock,
         disk=disk,
@@ -344,6 +358,7 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
         mailboxes=mailboxes,
         local=local,
         smtp=smtp,
+        outlets=outlets,
         deliveries=deliveries,
         history=own.history,
         queue=queue,

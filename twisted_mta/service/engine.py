@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from twisted_mta import __version__
 from twisted_mta.config.schema import Config
+from twisted_mta.net.commands import CommandRunner
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.service.assembly import Parts, assemble, real_platform, tls_options
 from twisted_mta.service.certificates import CertificateWatch
@@ -60,9 +61,10 @@ class Engine:
 
     # --- start and stop --------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, commands: CommandRunner) -> None:
         """Open what lasts and begin to serve; blocks. Raises StartError."""
-        parts = self._parts = assemble(self._config, real_platform(self._reactor), self._place)
+        platform = real_platform(self._reactor, commands)
+        parts = self._parts = assemble(self._config, platform, self._place)
         self._serving = Serving(
             reactor=self._reactor,
             config=self._config,

@@ -16,6 +16,7 @@ from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, with_protocol
 from twisted_mta.interfaces import IBodyWriter, IDirectory, IMessageSink, IQueue, Peer, StoreFull
+from twisted_mta.service.inline import InlineHandlers
 from twisted_mta.service.room import Room
 from twisted_mta.service.rules import Rules, client_of, refused
 
@@ -39,6 +40,7 @@ class Intake:
     directory: IDirectory
     ids: Callable[[], str]
     seconds: Callable[[], float]
+    inline: InlineHandlers | None = None
     #: For what has to be in memory whole.
     room: Room = attrs.field(factory=Room)
 
@@ -174,6 +176,11 @@ class Incoming:
         if refusal is not None:
             return refusal
         message = self._new_message(header)
+        inline = self._intake.inline
+        if inline is not None and inline.concerns(message):
+            refusal = await inline.ask(message, envelope, self._body)
+            if refusal is not None:
+                return refused(peer, refusal)
         size = self._body.size
         await self._intake.queue.submit([message], self._body)
         if peer.remarks is None:

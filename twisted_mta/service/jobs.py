@@ -22,6 +22,10 @@ class Job:
     deleted: bool = False
 
 
+#: The transports of which no more than so many attempts may be under way at one destination.
+_IN_TURN = frozenset({Transport.SMTP, Transport.FILE, Transport.COMMAND, Transport.HANDLER})
+
+
 @attrs.frozen(eq=False)
 class Attempt:
     """Recipients of one message that go to one destination together."""
@@ -42,7 +46,7 @@ class Attempt:
 
     @property
     def lane(self) -> tuple[Transport, str] | None:
-        """Where it waits its turn; None: nowhere."""
+        """See `lane`."""
         return None if self.given_up else lane(self.transport, self.destination)
 
     @property
@@ -62,8 +66,11 @@ def copy_key(recipient: QueuedRecipient) -> tuple[object, ...]:
 
 
 def lane(transport: Transport, destination: str) -> tuple[Transport, str] | None:
-    """Where attempts for a destination wait their turn; None: nowhere."""
-    return (transport, destination) if transport is Transport.SMTP else None
+    """Where attempts for a destination wait their turn, and what people call that; None: nowhere."""
+    if transport not in _IN_TURN:
+        return None
+    # All commands together are as many at a time as the configuration says.
+    return transport, "commands" if transport is Transport.COMMAND else destination
 
 
 def rank(attempt: Attempt) -> tuple[int, float]:

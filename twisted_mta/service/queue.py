@@ -68,7 +68,8 @@ class QueueManager(Service):
     """Runs the queue in `store`. Does not close the store or the deliveries: stop it first, then close those.
 
     `random` gives 0 <= x < 1, `ids` a new queue id; `bounce_router` tells where mail to a sender goes; `relay` how
-    it goes to each destination; `grace` is how many seconds attempts may go on at a stop.
+    it goes to each destination; `at_once` how many attempts there may be at a time where a recipient by another transport
+    than SMTP goes; `grace` is how many seconds attempts may go on at a stop.
     """
 
     log = Logger()
@@ -86,12 +87,14 @@ class QueueManager(Service):
         postmaster: Address,
         bounce_router: Callable[[Address], tuple[NewRecipient, ...]],
         relay: Relay,
+        at_once: Callable[[QueuedRecipient], int] = lambda recipient: 1,
         grace: float = 5.0,
     ) -> None:
         self._store = store
         self._deliveries = deliveries
         self._clock = clock
         self._grace = grace
+        self._at_once = at_once
         self._notices = Notices(
             reporter=Reporter(hostname=hostname, postmaster=postmaster, quote=settings.bounce_quote),
             ids=ids,
@@ -342,12 +345,15 @@ class QueueManager(Service):
             self._jobs.add(job)
             for attempt in attempts:
                 if attempt.lane is not None:
-                    limits = self._limits(attempt.recipients[0])
-                    self._pacing.enter(attempt.lane, attempt.destination, limits, attempt)
+                    _, name = attempt.lane
+                    self._pacing.enter(attempt.lane, name, self._limits(attempt), attempt)
                 else:
                     self._start_attempt(attempt)
 
-    def _limits(self, recipient: QueuedRecipient) -> Limits:
+    def _limits(self, attempt: Attempt) -> Limits:
+        recipient = attempt.recipients[0]
+        if attempt.transport is not Transport.SMTP:
+            return Limits(self._at_once(recipient))
         manner = self._destinations.of(recipient.address.domain, recipient.hop).manner
         return Limits(manner.concurrency, manner.rate, manner.schedule or self._judge.schedule.delays)
 

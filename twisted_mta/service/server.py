@@ -16,11 +16,13 @@ from twisted.logger import ILogObserver, Logger
 
 from twisted_mta import __version__
 from twisted_mta.config.schema import Config
+from twisted_mta.net.commands import CommandRunner, HelperCommands, HelperError, NoCommands
 from twisted_mta.net.tls import ServerTls, TlsError
 from twisted_mta.service.assembly import tls_options
 from twisted_mta.service.control import AlreadyRunning, ControlServer
 from twisted_mta.service.engine import Engine
 from twisted_mta.service.listeners import Listeners
+from twisted_mta.service.outlets import start_commands
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
 from twisted_mta.service.sockets import BindError
 from twisted_mta.service.start import StartError, give_up
@@ -37,6 +39,7 @@ class MailServer(Service):
         self._reactor = reactor
         self._listeners = Listeners(reactor, config)
         self._engine = Engine(config, tls, reactor, self._listeners)
+        self._commands: CommandRunner = NoCommands()
         self._control: ControlServer | None = None
         self._observer: ILogObserver | None = None
 
@@ -68,15 +71,18 @@ class MailServer(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         try:
             self._listeners.bind(self._config.listen)
+            helper = start_commands(self._config)
+            if helper is not None:
+                self._commands = HelperCommands(self._reactor, helper.connect)
             drop_privileges(self._config.user, self._config.group, self._config.data)
-        except (BindError, PrivilegeError) as error:
+        except (BindError, HelperError, PrivilegeError, OSError) as error:
             give_up(error)
 
     def startService(self) -> None:
         """Open the queue and begin to serve. twistd has called privilegedStartService before."""
         super().startService()  # type: ignore[no-untyped-call]
         try:
-            self._engine.start()
+            self._engine.start(self._commands)
             self._control = ControlServer(self._config.control_socket, self._engine.handlers(), self._reactor)
             self._control.startService()
         except (StartError, AlreadyRunning, CannotListenError, OSError) as error:

@@ -72,7 +72,10 @@ class Place:
             history_limit=self._part(config.queue.history_limit),
         )
         limits = attrs.evolve(config.limits, memory=self._part(config.limits.memory))
-        return attrs.evolve(config, relay=relay, queue=queue, limits=limits)
+        commands = config.delivery.command
+        commands = attrs.evolve(commands, concurrency=self._part(commands.concurrency))
+        delivery = attrs.evolve(config.delivery, command=commands)
+        return attrs.evolve(config, relay=relay, queue=queue, limits=limits, delivery=delivery)
 
     def _part(self, whole: int) -> int:
         """0, which stands for no limit, stays so. The first ones get what is left over."""

@@ -5,6 +5,7 @@ It serves nobody itself. `mta` talks to it, and hears of all workers as of one s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,10 +23,12 @@ from twisted_mta.config.diff import changes, keep, restart_needed
 from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings, read_text
 from twisted_mta.config.schema import Config
+from twisted_mta.net.commands import HelperError, HelperProcess
 from twisted_mta.service.control import AlreadyRunning, ControlError, ControlServer, Handler
 from twisted_mta.service.crew import Member
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.merging import COMMANDS, joined
+from twisted_mta.service.outlets import start_commands
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
 from twisted_mta.service.shards import places
 from twisted_mta.service.sockets import BindError, SharedSockets
@@ -56,6 +59,9 @@ class Supervisor(Service):
         self._lock = DataLock(config.data)
         self._sockets = SharedSockets(reactor)
         self._members: list[Member] = []
+        self._helper: HelperProcess | None = None
+        #: The descriptor that each worker was given of its connection to the helper.
+        self._ends: dict[int, int] = {}
         self._control: ControlServer | None = None
         self._started = 0.0
         self._reloading = DeferredLock()
@@ -74,8 +80,9 @@ class Supervisor(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         try:
             self._sockets.bind(self._config.listen, self._count)
+            self._helper = start_commands(self._config)
             drop_privileges(self._config.user, self._config.group, self._config.data)
-        except (BindError, PrivilegeError) as error:
+        except (BindError, HelperError, PrivilegeError, OSError) as error:
             give_up(error)
         for role, address in self._sockets.addresses:
             self.log.info("{role} listens on {address}", role=role, address=address)
@@ -117,13 +124,26 @@ class Supervisor(Service):
             member.watch()
 
     def _spawn(self, number: int, channel: int) -> subprocess.Popen[bytes]:
-        sockets = [one for each in self._sockets.descriptors for one in each]
-        return subprocess.Popen(
-            [*self._command, "--worker", str(number), "--channel", str(channel)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(channel, self._lock.descriptor, *sockets),
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent, which tells them
-        )
+        passed = [channel, self._lock.descriptor]
+        passed += [one for each in self._sockets.descriptors for one in each]
+        with contextlib.ExitStack() as ours:
+            if self._helper is not None:
+                try:
+                    end = ours.enter_context(self._helper.connect())
+                except HelperError as error:  # the rest of the server can do without
+                    self.log.error(
+                        "worker {worker} will run no commands: {why}", worker=number, why=str(error)
+                    )
+                    self._ends.pop(number, None)
+                else:
+                    self._ends[number] = end.fileno()
+                    passed.append(end.fileno())
+            return subprocess.Popen(
+                [*self._command, "--worker", str(number), "--channel", str(channel)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=passed,
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent, which tells them
+            )
 
     def _orders(self, number: int) -> Mapping[str, Any]:
         place = self._places[number]
@@ -137,6 +157,7 @@ class Supervisor(Service):
             "text": self._text,
             "sockets": self._sockets.descriptors,
             "lock": self._lock.descriptor,
+            "commands": self._ends.get(number, -1),
             "missing": self._missing(),
         }
 

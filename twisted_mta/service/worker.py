@@ -21,6 +21,7 @@ from twisted_mta.config.diff import NEEDS_RESTART, keep
 from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
+from twisted_mta.net.commands import CommandRunner, HelperCommands, NoCommands, inherited
 from twisted_mta.net.tls import TlsError
 from twisted_mta.service.assembly import tls_options
 from twisted_mta.service.channel import Channel, read_line, send_line
@@ -46,6 +47,8 @@ class Orders:
     #: The sockets of each listener.
     sockets: list[list[int]]
     lock: int
+    #: Its connection to the helper that runs commands; -1: there are none.
+    commands: int
     #: Workers that are not there now.
     missing: list[int]
 
@@ -115,7 +118,7 @@ class Worker(Service):
         """Open its part of the queue, begin to serve, and tell the parent."""
         super().startService()  # type: ignore[no-untyped-call]
         try:
-            self._engine.start()
+            self._engine.start(self._commands())
             self._listeners.inherit(self.config.listen, self._orders.sockets, self.number)
         except (StartError, OSError) as error:
             fail(self._end, error)
@@ -141,6 +144,11 @@ class Worker(Service):
         self.log.info("stopped; what is in the queue waits for the next start")
         if self._channel is not None:
             self._channel.close()
+
+    def _commands(self) -> CommandRunner:
+        if self._orders.commands < 0:
+            return NoCommands()
+        return HelperCommands(self._reactor, inherited(self._orders.commands))
 
     # --- the parent ------------------------------------------------------------------------------
 

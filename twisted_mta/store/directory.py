@@ -14,6 +14,7 @@ from typing import Protocol
 import attrs
 from zope.interface import implementer
 
+from twisted_mta.config.handlers import HandlerTable, load_handlers
 from twisted_mta.config.own_addresses import own_literals
 from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address
@@ -72,6 +73,7 @@ class Directory:
     lists: tuple[MailingList, ...] = ()
     #: Our own address literals ("[192.0.2.1]"), mail to which is local (RFC 5321 §4.1.3).
     literals: frozenset[str] = frozenset()
+    handlers: HandlerTable = attrs.field(factory=HandlerTable)
     _local: frozenset[str] = attrs.field(init=False)
     _posting: Mapping[str, MailingList] = attrs.field(init=False)
     _owning: Mapping[str, MailingList] = attrs.field(init=False)
@@ -140,6 +142,11 @@ class Directory:
         """See IDirectory."""
         return self._owning.get(address.folded)
 
+    def handler(self, address: Address) -> str:
+        """See IDirectory."""
+        match = self.handlers.find(address)
+        return match.handler.name if match else ""
+
     def posters(self, address: Address) -> frozenset[str]:
         """See IDirectory."""
         key = address.folded
@@ -207,6 +214,10 @@ class DirectoryHolder:
         """See IDirectory."""
         return self.current.list_owner(address)
 
+    def handler(self, address: Address) -> str:
+        """See IDirectory."""
+        return self.current.handler(address)
+
     def posters(self, address: Address) -> Container[str]:
         """See IDirectory."""
         return self.current.posters(address)
@@ -241,6 +252,7 @@ def load_directory(config: Config, users: Users) -> tuple[Directory, tuple[Alias
         includes=loader.includes,
         lists=tuple(lists),
         literals=own_literals(config),
+        handlers=load_handlers(config)[0],
     )
     for settings in lists:
         if settings.members_only:

@@ -36,6 +36,10 @@ class MemoryBodyWriter:
         """See IBodyWriter."""
         return self.written.header(limit)
 
+    def stored(self) -> Awaitable[IStoredBody]:
+        """See IBodyWriter."""
+        return self.written.stored()
+
     def abort(self) -> None:
         """Forget it."""
         self.aborted = True

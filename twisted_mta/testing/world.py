@@ -30,6 +30,7 @@ from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.threads import InlineWorkers
+from twisted_mta.testing.commands import ScriptedCommands
 from twisted_mta.testing.dns import FakeResolver
 from twisted_mta.testing.https import FakeWeb
 from twisted_mta.testing.network import MemoryNetwork
@@ -78,6 +79,7 @@ class World:
         self.resolver = FakeResolver()
         #: The web servers of the world: MTA-STS policies, and who gets reports.
         self.web = FakeWeb()
+        self.commands = ScriptedCommands()
         #: The IP addresses of the server's machine.
         self.own_addresses = {"127.0.0.1", "::1"}
         self._seed = seed
@@ -98,6 +100,7 @@ class World:
             is_local=self.own_addresses.__contains__,
             web=lambda resolver: self.web,
             certificates=network.check,
+            commands=self.commands,
         )
         parts = assemble(self.config, platform)
         self.listeners = Listeners(network, self.config)

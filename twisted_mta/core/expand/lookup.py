@@ -5,10 +5,11 @@ For a local address the first of these that exists decides:
 1. a mailing list, or its NAME-owner, NAME-bounces or NAME-request;
 2. an alias of the full address, else of the local part;
 3. an account of exactly this name;
-4. an alias of the address without its +detail: who forwards alice forwards alice+lists too;
-5. an account without the +detail (which stays in the address, for the folder);
-6. postmaster, abuse and mailer-daemon: the configured postmaster;
-7. the catch-all alias of the domain.
+4. a handler of an application;
+5. an alias of the address without its +detail: who forwards alice forwards alice+lists too;
+6. an account without the +detail (which stays in the address, for the folder);
+7. postmaster, abuse and mailer-daemon: the configured postmaster;
+8. the catch-all alias of the domain.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Lookups(Protocol):
     def include(self, path: str) -> Sequence[Target]: ...
     def mailing_list(self, address: Address) -> MailingList | None: ...
     def list_owner(self, address: Address) -> MailingList | None: ...
+    def handler(self, address: Address) -> str: ...
 
 
 @attrs.frozen
@@ -53,11 +55,13 @@ class Found:
     source: str = ""
     #: The name of an alias, as it is written, in the domain that was asked for.
     name: Address | None = None
+    #: The name of a handler.
+    handler: str = ""
 
 
 NOTHING: frozenset[Kind] = frozenset()
 #: What an address can be that is found by another name than its own.
-INDIRECT = frozenset({Kind.LIST, Kind.LIST_OWNER, Kind.ALIAS, Kind.POSTMASTER, Kind.CATCH_ALL})
+INDIRECT = frozenset({Kind.LIST, Kind.LIST_OWNER, Kind.ALIAS, Kind.HANDLER, Kind.POSTMASTER, Kind.CATCH_ALL})
 
 
 def canonical(address: Address, directory: Lookups) -> Address:
@@ -84,6 +88,9 @@ def find(address: Address, directory: Lookups, skip: frozenset[Kind] = NOTHING) 
     base = directory.without_detail(address)
     account = directory.account(address)
     exact = account is not None and (base is None or directory.account(base) != account)
+    handler = "" if exact or Kind.HANDLER in skip else directory.handler(address)
+    if handler:
+        return Found(Kind.HANDLER, handler=handler)
     alias = directory.alias(base) if base and aliased and not exact else None
     if alias:
         return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))

@@ -32,6 +32,7 @@ _FINAL = {
     Kind.REMOTE: Transport.SMTP,
     Kind.ACCOUNT: Transport.LOCAL,
     Kind.LIST: Transport.LIST,
+    Kind.HANDLER: Transport.HANDLER,
 }
 
 
@@ -96,7 +97,8 @@ class _Expansion:
             return self._note(unknown(address, source), str(address), trail)
         transport = _FINAL.get(found.kind)
         if transport:
-            return self._arrive(Step(str(address), found.kind, source), address, transport, trail)
+            step = Step(str(address), found.kind, source)
+            return self._arrive(step, address, transport, trail, found.handler)
         sender = self._owner(found) or trail.sender
         if (key, sender) in self._followed and not skip:
             return Step(str(address), Kind.DUPLICATE, source)

@@ -138,6 +138,10 @@ class BodyFiles:
                 found += piece
         return found
 
+    def unfinished(self, name: str) -> Path:
+        """Where an unfinished file is."""
+        return self._tmp / name
+
     def path(self, name: str) -> Path:
         """Where a published file is."""
         return self.directory / name
@@ -283,6 +287,14 @@ class BodyWriter:
         header = found[: header_length(found)]
         self._owe(len(header) - min(limit, self.size))
         return header
+
+    async def stored(self) -> IStoredBody:
+        await self._idle()
+        if not self._name:
+            self._owe(self.size)
+            return MemoryBody(bytes(self._buffer))
+        await self._flush()
+        return FileBody(self._files.unfinished(self._name), self.size)
 
     def _owe(self, octets: int) -> None:
         """So much of what was written is in memory once more until `release`, or so much less."""

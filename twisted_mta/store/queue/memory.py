@@ -60,6 +60,10 @@ class MemoryBodyWriter:
         data = self.value()
         return data[: min(header_length(data), limit)]
 
+    async def stored(self) -> IStoredBody:
+        """See IBodyWriter."""
+        return MemoryBody(self.value())
+
     def abort(self) -> None:
         """Forget it."""
         self._chunks.clear()

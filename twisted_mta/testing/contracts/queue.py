@@ -597,6 +597,18 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
+    def test_a_body_before_it_is_added(self) -> Any:
+        async def check() -> None:
+            for size in (10, 400_000):
+                data = b"x" * size
+                body = await write(self.store, data, 7000)
+                stored = await body.stored()
+                self.assertEqual((stored.size, octets(stored), octets(stored)), (size, data, data))
+                (item,) = await self.store.add([message(f"s{size}")], body, claim=True)
+                self.assertEqual(octets(await self.store.body(item.message)), data)
+
+        return self.run_async(check())
+
     def test_a_body_opens_any_number_of_times(self) -> Any:
         async def check() -> None:
             (item,) = await put(self.store, message("a"), body=b"12345", claim=True)
