@@ -76,9 +76,8 @@ def _check_delivery(config: Config, reading: Reading) -> None:
 
 
 def _check_handlers(config: Config, reading: Reading) -> None:
-    if reading.is_bad("handlers"):
-        return
-    for number, path in enumerate(config.handlers.path, 1):
+    paths = () if reading.is_bad("handlers.path") else config.handlers.path
+    for number, path in enumerate(paths, 1):
         key = f"handlers.path[{number}]"
         if _is_directory(path, key, reading) and path.stat().st_mode & stat.S_IWOTH:
             reading.problem(key, f"{quote(str(path))} can be changed by everybody: chmod o-w it")

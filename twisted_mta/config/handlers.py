@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import attrs
@@ -16,6 +17,9 @@ from twisted_mta.config.schema import Config, Handlers
 from twisted_mta.core.address import Address
 from twisted_mta.core.expand import ROLES
 from twisted_mta.handlers import MARK, Handler
+
+#: Where code is that is not to blame: Python's for imports, and ours.
+_NOT_THEIRS = (str(Path(importlib.__file__).parent), "<frozen importlib", str(Path(__file__).parent.parent))
 
 
 @attrs.frozen
@@ -128,10 +132,8 @@ def _clash(handler: Handler, known: Iterable[Handler]) -> str:
 
 
 def _where(error: Exception) -> str:
-    """What happened, and the last line of code that we know of."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
-    ]
-    text = f"{type(error).__name__}: {error}"
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
-    return text + place
+    """What happened, and the last line of the application's code on the way there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    place = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+    return f"{type(error).__name__}: {error}{place}"
