@@ -48,6 +48,8 @@ _TABLES = {
     "queue": schema.Queue,
     "limits": schema.Limits,
     "checks": schema.Checks,
+    "delivery": schema.Delivery,
+    "handlers": schema.Handlers,
     "dns": schema.Dns,
 }
 
