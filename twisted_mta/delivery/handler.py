@@ -16,10 +16,11 @@ from twisted_mta.config.handlers import HandlerTable, Match
 from twisted_mta.config.schema import Handlers
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Envelope, Recipient
+from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
 from twisted_mta.handlers import Defer, Handler, Mail, Refusal
-from twisted_mta.interfaces import IDelivery, IStoredBody
+from twisted_mta.interfaces import Foreseen, IDelivery, IForesight, IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Answers of inline handlers that are remembered. Most are asked for at once; some never, as the queue was full just then.
@@ -199,7 +200,12 @@ class HandlerCalls:
         return Delivered(Reply(250, "2.0.0", f"taken by {handler.name}"))
 
 
-@implementer(IDelivery)
+def _gone(address: Address) -> Reply:
+    """A reload took the handler away since the message was queued."""
+    return Reply(550, "5.1.1", f"<{address}>: there is no such user here (any more)")
+
+
+@implementer(IDelivery, IForesight)
 class HandlerDelivery:
     """IDelivery for Transport.HANDLER. `recipient.target` is not looked at: the address says which handler it is.
 
@@ -244,10 +250,8 @@ class HandlerDelivery:
         if said is not None:
             return said
         match = self._calls.find(recipient.address)
-        if match is None:  # a reload took it away since the message was queued
-            return Failed(
-                Reply(550, "5.1.1", f"<{recipient.address}>: there is no such user here (any more)")
-            )
+        if match is None:
+            return Failed(_gone(recipient.address))
         envelope = Envelope(
             sender=message.sender,
             recipients=(Recipient(recipient.original, recipient.notify, recipient.orcpt),),
@@ -262,6 +266,17 @@ class HandlerDelivery:
         return await self._calls.call(
             match, letter, recipient.address, recipient.original, recipient.attempts + 1
         )
+
+    async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
+        """See IForesight. What the handler will say, only the handler knows."""
+        match = self._calls.find(recipient.address)
+        if match is None:
+            reply = _gone(recipient.address)
+            return Foreseen(Note("handler", str(reply), Finding.REFUSED), failure=reply)
+        when = ", before the message is acknowledged" if match.handler.inline else ""
+        text = f'{match.handler.name}, by "{match.handler.pattern.text}"{when}'
+        data = {"handler": match.handler.name, "captures": dict(match.captures)}
+        return Foreseen(Note("handler", text, where="handlers.modules", data=data), (match.handler.name,))
 
     async def close(self) -> None:
         """See IDelivery: the queue manager has ended the attempts."""

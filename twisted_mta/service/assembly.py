@@ -316,7 +316,7 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
         separator=config.accounts.separator,
     )
     threads = platform.workers(_HANDLER_THREADS, "handlers")
-    outlets = Outlets(config, directory, disk, threads, platform.commands, reactor)
+    outlets = Outlets(config, lambda: directory.current.handlers, disk, threads, platform.commands, reactor)
     deliveries: Mapping[Transport, IDelivery] = {
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),

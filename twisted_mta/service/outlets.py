@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
+from twisted_mta.config.handlers import HandlerTable
 from twisted_mta.config.schema import Config
 from twisted_mta.core.queue import QueuedRecipient, Transport
 from twisted_mta.delivery.command import CommandDelivery
@@ -16,7 +17,6 @@ from twisted_mta.delivery.handler import HandlerCalls, HandlerDelivery
 from twisted_mta.interfaces import IDelivery
 from twisted_mta.net.commands import CommandRunner, HelperProcess, identity
 from twisted_mta.service.inline import InlineHandlers
-from twisted_mta.store.directory import DirectoryHolder
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 
@@ -26,20 +26,20 @@ class Outlets:
     def __init__(
         self,
         config: Config,
-        directory: DirectoryHolder,
+        handlers: Callable[[], HandlerTable],
         disk: Workers | InlineWorkers,
         threads: Workers | InlineWorkers,
         commands: CommandRunner,
         clock: IReactorTime,
     ) -> None:
-        """`threads` are those of handlers that may block."""
+        """`handlers` gives those in force. `threads` are those of handlers that may block."""
         self._threads = threads
         self._settings = config.delivery
         self._file = FileDelivery(
             config.delivery.files, disk, clock, hostname=config.hostname, started=clock.seconds()
         )
         self._command = CommandDelivery(config.delivery.command, commands, disk, config.data)
-        self._calls = HandlerCalls(config.handlers, lambda: directory.current.handlers, threads, clock)
+        self._calls = HandlerCalls(config.handlers, handlers, threads, clock)
         handler = HandlerDelivery(self._calls)
         self.inline = InlineHandlers(self._calls, handler)
         self.deliveries: Mapping[Transport, IDelivery] = {

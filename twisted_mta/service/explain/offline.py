@@ -27,6 +27,7 @@ from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_policy import TlsPolicies
 from twisted_mta.delivery.tls_steps import TlsSteps
 from twisted_mta.interfaces import IDelivery
+from twisted_mta.net.commands import NoCommands
 from twisted_mta.net.own_addresses import OwnSockets
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.service.assembly import Platform, real_platform, rules, smarthost_login
@@ -35,6 +36,7 @@ from twisted_mta.service.explain.explainer import Explainer
 from twisted_mta.service.explain.rehearsal import NoQueue
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.outcomes import Judge, Outlook
+from twisted_mta.service.outlets import Outlets
 from twisted_mta.store.directory import load_directory
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.store.users import PasswdFile
@@ -103,11 +105,13 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
         started=reactor.seconds(),
         separator=config.accounts.separator,
     )
+    outlets = Outlets(config, lambda: directory.handlers, workers, workers, platform.commands, reactor)
     deliveries: Mapping[Transport, IDelivery] = {
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, lambda: "EXPLAINED", reactor, workers),
         Transport.SMTP: smtp,
         **settled(),
+        **outlets.deliveries,
     }
     usage = _Usage(Ledger({}), reactor.seconds)
     checks = rules(config, directory, usage, lambda name, what: None, resolver, reactor)
@@ -139,7 +143,7 @@ def explain_offline(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     reactor: Any = installed
     config = load(path)
-    made = offline_explainer(config, real_platform(reactor))
+    made = offline_explainer(config, real_platform(reactor, NoCommands()))
     question = read_question(arguments, config)
     results: list[Any] = []
 
