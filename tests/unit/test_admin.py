@@ -242,6 +242,15 @@ class AccountsTests(Commands):
             accounts.give_to_server(self.dir / "users", load(self.config, check_files=False))
         chown.assert_called_once_with(self.dir / "users", 0, owner.st_gid)
 
+    def test_the_option_for_the_file_may_stand_behind_the_command_too(self) -> None:
+        for argv in (("user", "list", "--config"), ("--config",)):
+            status, out, err = self.run_mta(
+                *argv, str(self.config), *(() if len(argv) > 1 else ("user", "list"))
+            )
+            self.assertEqual((status, out, err), (0, "", ""))
+        both = self.run_mta("-c", "/nowhere", "user", "list", "-c", str(self.config))
+        self.assertEqual(both, (0, "", ""))
+
     def test_broken_configuration(self) -> None:
         self.config.write_text("x = 1\n")
         status, _, err = self.mta("user", "list")

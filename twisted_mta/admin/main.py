@@ -131,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         added = into.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(run=run)
+        # Where people write it as well; SUPPRESS, for a default here would undo what stood before the command.
+        added.add_argument("-c", "--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return added
 
     _add_users(command, commands.add_parser("user", help="accounts: add, passwd, remove, list, app-password"))
