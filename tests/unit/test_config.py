@@ -184,7 +184,7 @@ class ExampleTests(Files):
 
     def test_uncommented_it_is_valid_and_equal_to_the_defaults(self) -> None:
         text = re.sub(
-            r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|tls\.sni|submission\.grant|relay\.\w+)\]\])',
+            r'^#(?=[\w"]+ = |"[^"]+" = |\[\[(?:list|domain|tls\.sni|submission\.grant|relay\.\w+)\]\])',
             "",
             EXAMPLE.read_text(),
             flags=re.M,
@@ -200,7 +200,7 @@ class ExampleTests(Files):
         examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list", "submission.grant"}
         examples |= {"tls_reports.contact", "delivery.command.user", "delivery.command.directory"}
         examples |= {'relay.routes."partner.example"', 'relay.routes.".partner.example"'}
-        examples |= {"relay.domain", "relay.source"}
+        examples |= {"relay.domain", "relay.source", "domain", "virtual"}
         self.assertEqual(set(changes(bare, full)), examples)
 
 

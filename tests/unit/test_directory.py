@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_mta.config.schema import Accounts, Config, Listen, MailingList, Relay, Role
+from twisted_mta.config.schema import Accounts, Config, Domain, Listen, MailingList, Relay, Role
 from twisted_mta.core.address import Address
-from twisted_mta.core.expand import expand
+from twisted_mta.core.aliases import Name, parse_aliases
+from twisted_mta.core.expand import Kind, expand
 from twisted_mta.interfaces import Account, IDirectory
-from twisted_mta.store import directory as module
-from twisted_mta.store.directory import Directory, DirectoryHolder, check_directory, load_directory
-from twisted_mta.testing.directory import MemoryUsers, make_directory, make_list
+from twisted_mta.store import alias_files as module
+from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
+from twisted_mta.store.directory_check import check_directory
+from twisted_mta.testing.directory import MemoryUsers, make_directory, make_list, make_rule
 
 
 class LookupMixin:
@@ -151,9 +154,10 @@ class LoadTests(SynchronousTestCase):
             relay=Relay(own_addresses=("192.0.2.1",)),
         )
 
-    def load(self, *names: str, lists: tuple[MailingList, ...] = ()) -> Directory:
+    def load(self, *names: str, lists: tuple[MailingList, ...] = (), **more: Any) -> Directory:
         users = MemoryUsers(["alice@example.test", "bob@example.test"])
-        self.directory, self.problems = load_directory(self.config(*names, lists=lists), users)
+        config = attrs.evolve(self.config(*names, lists=lists), **more)
+        self.directory, self.problems = load_directory(config, users)
         return self.directory
 
     def told(self) -> list[str]:
@@ -228,8 +232,8 @@ class LoadTests(SynchronousTestCase):
             self.assertEqual(self.goes(name), ["bob@example.test"])
 
     def test_path_that_can_not_be(self) -> None:
-        with self.assertRaises(module._Unusable):
-            module._read(Path("nul\0"))
+        with self.assertRaises(module.Unusable):
+            module.read_text(Path("nul\0"))
 
     def test_size(self) -> None:
         self.write("aliases", "a: bob\nb: bob\n")
@@ -288,6 +292,56 @@ class LoadTests(SynchronousTestCase):
         users.names = lambda: ("alice@example.test", "gone@example.test")  # type: ignore[method-assign]
         directory, _ = load_directory(self.config(), users)
         self.assertEqual(list(directory.accounts), ["alice@example.test"])
+
+    def test_domains_with_files_of_their_own(self) -> None:
+        self.write("aliases", "info: alice\nsales@shop.test: alice\n")
+        self.write(
+            "shop", "info: bob@example.test\nInfo: alice\n@shop.test: bob@example.test\nx@example.test: bob\n"
+        )
+        self.write("names", "# who is there\njoe\nJim@back.test, |cmd\n:include:names\n")
+        blocks = (
+            Domain(name="shop.test", source="mta.toml:9", aliases=(self.folder / "shop",), separator="-"),
+            Domain(name="old.test", source="mta.toml:12", alias_of="shop.test"),
+            Domain(name="back.test", source="mta.toml:15", relay=True, recipients=self.folder / "names"),
+            Domain(name="torn.test", source="mta.toml:18", relay=True, recipients=self.folder / "nothere"),
+            Domain(
+                name="all.test",
+                source="mta.toml:21",
+                catch_all=(Name(Address("alice", "example.test"), "mta.toml:22"),),
+            ),
+        )
+        virtual = (
+            *parse_aliases("v@example.test: bob\n", "mta.toml").entries,
+            make_rule("w-(.*)@example.test", "{1}"),
+        )
+        directory = self.load("aliases", domain_blocks=blocks, virtual=virtual)
+        self.assertEqual(directory.domains, ("example.test", "second.test", "shop.test", "all.test"))
+        self.assertEqual(
+            self.told(),
+            [
+                "shop:2: the name is already an alias at shop:1, which is used: Info",
+                "shop:4: the file is for shop.test only (domain.aliases): x@example.test",
+                "names:3: an included file may name addresses and other files to include only: |cmd",
+                "names:4: a list of recipients has addresses in it, and nothing else: :include:names",
+                "nothere: nobody is accepted for torn.test: No such file or directory",
+            ],
+        )
+        for address, expected in (
+            ("info@shop.test", "bob@example.test"),
+            ("info-x@old.test", "bob@example.test"),
+            ("sales@shop.test", "alice@example.test"),
+            ("other@shop.test", "bob@example.test"),
+            ("joe@back.test", "joe@back.test"),
+            ("jim@back.test", "jim@back.test"),
+            ("other@all.test", "alice@example.test"),
+            ("v@example.test", "bob@example.test"),
+            ("w-alice@example.test", "alice@example.test"),
+        ):
+            found = expand(Address.parse(address), directory)
+            self.assertEqual([str(one.address) for one in found.recipients], [expected], address)
+        for address, kind in (("eve@back.test", Kind.UNKNOWN), ("joe@torn.test", Kind.DEFER)):
+            found = expand(Address.parse(address), directory)
+            self.assertEqual([one.kind for one in found.problems], [kind])
 
     def test_many_aliases_load_and_look_up_fast(self) -> None:
         """Generous bounds: what matters is that nothing is quadratic."""

@@ -89,6 +89,11 @@ class LocalDeliveryTests(SynchronousTestCase):
             return None
         return Account(str(name), str(self.top / name.local))
 
+    def without_detail(self, address: Address) -> Address | None:
+        """IDirectory."""
+        name, plus, _ = address.local.partition("+")
+        return address.with_local(name) if plus else None
+
     def get(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
@@ -193,12 +198,6 @@ class LocalDeliveryTests(SynchronousTestCase):
             self.outcome(Delivered, 250, "2.0.0", outcome)
         self.assertEqual(self.files("alice", ".work/new"), [])
         self.assertEqual(len(self.files("alice", "new")), 8)
-
-    def test_without_a_separator_there_is_no_detail(self) -> None:
-        self.make_folder(".work")
-        self.delivery._separator = ""
-        self.deliver("alice+work@example.test")
-        self.assertEqual(self.files("alice", ".work/new"), [])
 
     # --- once ------------------------------------------------------------------------------------
 

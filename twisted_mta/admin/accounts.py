@@ -122,10 +122,10 @@ def _edited(edit: object, *arguments: object) -> str:
 
 def _refuse_other_domains(name: str, config: Config) -> None:
     domain = name.rpartition("@")[2].lower() if "@" in name else config.domains[0]
-    if domain not in config.domains:
+    if not config.has_users(domain):
         raise AdminError(
             f"{domain} is no local domain: mail for {name} would not end here; "
-            f"valid: {', '.join(config.domains)}",
+            f"valid: {', '.join(config.own_domains)}",
             EX_DATAERR,
         )
 

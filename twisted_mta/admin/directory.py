@@ -12,7 +12,8 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.expand import expand as expand_address
 from twisted_mta.core.expand import render
-from twisted_mta.store.directory import Directory, check_directory, load_directory
+from twisted_mta.store.directory import Directory, load_directory
+from twisted_mta.store.directory_check import check_directory
 from twisted_mta.store.users import PasswdFile
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
+from twisted_mta.config.domain_checks import check_domains
 from twisted_mta.config.errors import quote
 from twisted_mta.config.fields import Reading, split_endpoint
 from twisted_mta.config.lines import join_key
@@ -18,6 +19,7 @@ def check(config: Config, reading: Reading) -> None:
     """Note everything that contradicts something else. Keys that are already known to be wrong are left alone."""
     _check_submission(config, reading)
     _check_domains(config, reading)
+    check_domains(config, reading)
     _check_listen(config, reading)
     _check_tls(config, reading)
     _check_accounts(config, reading)
@@ -113,10 +115,11 @@ def _check_accounts(config: Config, reading: Reading) -> None:
     if reading.is_bad("accounts.maildir", "domains"):
         return
     maildir = config.accounts.maildir
-    if len(config.domains) > 1 and "{user}" not in maildir and "{domain}" not in maildir:
+    domains = config.own_domains
+    if len(domains) > 1 and "{user}" not in maildir and "{domain}" not in maildir:
         reading.problem(
             "accounts.maildir",
-            f"{quote(maildir)} has no {{domain}}: users of {config.domains[0]} and {config.domains[1]} "
+            f"{quote(maildir)} has no {{domain}}: users of {domains[0]} and {domains[1]} "
             "with one name would share a Maildir",
         )
 
@@ -128,10 +131,10 @@ def _check_lists(config: Config, reading: Reading) -> None:
     for number, mailing_list in enumerate(config.lists, 1):
         key = f"list[{number}]"
         address = mailing_list.address
-        if address.domain not in config.domains:
+        if not config.has_users(address.domain):
             reading.problem(
                 f"{key}.address",
-                f"{quote(str(address))} is not in a local domain; valid: {', '.join(config.domains)}",
+                f"{quote(str(address))} is not in a local domain; valid: {', '.join(config.own_domains)}",
             )
         elif why := check_address(address):
             reading.problem(f"{key}.address", why)
@@ -162,10 +165,10 @@ def _check_submission(config: Config, reading: Reading) -> None:
     if reading.is_bad("submission", "domains"):
         return
     for number, grant in enumerate(config.submission.grants, 1):
-        if grant.account.domain not in config.domains:
+        if not config.has_users(grant.account.domain):
             reading.problem(
                 f"submission.grant[{number}].account",
-                f"{quote(str(grant.account))} is not in a local domain; valid: {', '.join(config.domains)}",
+                f"{quote(str(grant.account))} is not in a local domain; valid: {', '.join(config.own_domains)}",
             )
     _check_rates("submission", config.submission.rates, reading)
     _check_rates("submission.domain", config.submission.domain, reading)
@@ -187,7 +190,7 @@ def _check_routes(config: Config, reading: Reading) -> None:
         return
     for domain, route in config.relay.routes.items():
         key = join_key("relay.routes", domain)
-        if domain in config.domains:
+        if config.has_users(domain):
             reading.problem(key, "is never used: mail for this domain ends here (domains)", warning=True)
         _check_route(key, route, config, reading)
     if config.relay.smarthost is not None:
@@ -223,7 +226,7 @@ def _check_names(table: str, entries: Sequence[Sequence[str]], field: str, readi
 def _check_route(key: str, route: Route, config: Config, reading: Reading) -> None:
     own_ports = _ports(config)
     if (route.host == config.hostname and route.port in own_ports) or (
-        route.mx and route.host in config.domains
+        route.mx and config.has_users(route.host)
     ):
         reading.problem(key, f"{quote(route.host)} is this server: mail would go round in circles")
     if route.mx and re.fullmatch(r"[0-9.]+|.*:.*", route.host):

@@ -54,6 +54,10 @@ class Reading:
             Problem(file=self.file, line=self.lines.of(key), key=key, message=message, warning=warning)
         )
 
+    def source(self, key: str) -> str:
+        """Where a key stands: "mta.toml:12"."""
+        return f"{self.file}:{self.lines.of(key)}"
+
     def is_bad(self, *keys: str) -> bool:
         """Whether an error was noted for one of these keys, or for something inside."""
         return any(

@@ -28,6 +28,12 @@ def check_files(config: Config, reading: Reading) -> None:
     if not reading.is_bad("aliases"):
         for number, path in enumerate(config.aliases, 1):
             _is_file(path, f"aliases[{number}]", reading)
+    if not reading.is_bad("domain"):
+        for block_number, block in enumerate(config.domain_blocks, 1):
+            for number, path in enumerate(block.aliases, 1):
+                _is_file(path, f"domain[{block_number}].aliases[{number}]", reading)
+            if block.recipients is not None:
+                _is_file(block.recipients, f"domain[{block_number}].recipients", reading)
     routes = {join_key("relay.routes", domain): route for domain, route in config.relay.routes.items()}
     if config.relay.smarthost is not None:
         routes["relay.smarthost"] = config.relay.smarthost

@@ -15,7 +15,9 @@ from pathlib import Path
 import attrs
 
 from twisted_mta.core.address import Address
+from twisted_mta.core.aliases import Alias, Target
 from twisted_mta.core.tls_policy.decision import Require
+from twisted_mta.core.virtual import Rule
 
 Network = IPv4Network | IPv6Network
 
@@ -105,6 +107,40 @@ class MailingList:
     description: str = ""
     #: Whether only members may post.
     members_only: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Domain:
+    """[[domain]]: a domain about which more is to be said than that its mail ends here."""
+
+    #: ".example.org" stands for all subdomains.
+    name: str
+    #: Where it is written: "mta.toml:12". No key.
+    source: str = ""
+    #: All its addresses are those of this local domain.
+    alias_of: str = ""
+    #: Mail for it is taken from everybody and goes on to its own servers.
+    relay: bool = False
+    #: For a relay: a file with the addresses that exist there. None: all are taken.
+    recipients: Path | None = None
+    #: aliases(5) files in which names alone are those of this domain.
+    aliases: tuple[Path, ...] = ()
+    #: What takes the mail that nobody else does.
+    catch_all: tuple[Target, ...] = ()
+    postmaster: Address | None = None
+    #: As in [accounts]; None: that one.
+    separator: str | None = None
+    #: Octets; 0: as in [limits].
+    message_size: int = 0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it has users of its own."""
+        return not (self.alias_of or self.relay)
+
+    def covers(self, domain: str) -> bool:
+        """Whether a domain is this one, or one of the subdomains that it stands for."""
+        return domain.endswith(self.name) if self.name.startswith(".") else domain == self.name
 
 
 @attrs.frozen(kw_only=True)
@@ -432,6 +468,9 @@ class Config:
     accounts: Accounts
     #: aliases(5) files.
     aliases: tuple[Path, ...] = ()
+    domain_blocks: tuple[Domain, ...] = ()
+    #: [virtual]: addresses and patterns with what they lead to.
+    virtual: tuple[Alias | Rule, ...] = ()
     lists: tuple[MailingList, ...] = ()
     relay: Relay = Relay()
     queue: Queue = Queue()
@@ -442,6 +481,45 @@ class Config:
     handlers: Handlers = Handlers()
     dns: Dns = Dns()
     tls_reports: TlsReports = TlsReports()
+
+    @property
+    def own_domains(self) -> tuple[str, ...]:
+        """The domains with users of their own, but for wildcards; the first one completes names."""
+        blocks = (
+            block.name for block in self.domain_blocks if block.is_own and not block.name.startswith(".")
+        )
+        return tuple(dict.fromkeys(name.lower() for name in (*self.domains, *blocks)))
+
+    def has_users(self, domain: str) -> bool:
+        """Whether a domain (lower-case) is one of those, or covered by a wildcard with users."""
+        if domain in self.own_domains:
+            return True
+        found = self.block_of(domain)
+        return found is not None and found.is_own
+
+    def takes(self, domain: str) -> bool:
+        """Whether mail for a domain (lower-case) is taken from everybody."""
+        return domain in self.own_domains or self.block_of(domain) is not None
+
+    def block_of(self, domain: str) -> Domain | None:
+        """The [[domain]] for a domain: the nearest."""
+        found = (block for block in self.domain_blocks if block.covers(domain))
+        return max(found, key=lambda block: len(block.name), default=None)
+
+    def separator_of(self, block: Domain) -> str:
+        """What begins the detail in its addresses."""
+        other = self.block_of(block.alias_of) if block.alias_of else block
+        if other is None or other.separator is None:
+            return self.accounts.separator
+        return other.separator
+
+    @property
+    def address_files(self) -> tuple[Path, ...]:
+        """The files that say where addresses lead to."""
+        found = list(self.aliases)
+        for block in self.domain_blocks:
+            found += [*block.aliases, *((block.recipients,) if block.recipients else ())]
+        return tuple(found)
 
     @property
     def queue_directory(self) -> Path:

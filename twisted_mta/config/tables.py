@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from twisted_mta.config import fields, schema
+from twisted_mta.config import addresses, fields, schema
 from twisted_mta.config.errors import Invalid, did_you_mean, quote
 from twisted_mta.config.fields import PLACEHOLDER, Reader, Reading
 from twisted_mta.config.lines import join_key
@@ -22,7 +22,13 @@ from twisted_mta.core.sasl.scram import MAX_ITERATIONS, MIN_ITERATIONS
 C = TypeVar("C")
 
 #: Where the field of the schema has another name than the key of the file.
-KEYS = {"lists": "list", "grants": "grant", "overrides": "domain", "sources": "source"}
+KEYS = {
+    "domain_blocks": "domain",
+    "lists": "list",
+    "grants": "grant",
+    "overrides": "domain",
+    "sources": "source",
+}
 
 DEFAULT_DATA = "/var/lib/mta"
 DEFAULT_ACCOUNTS_FILE = "users"
@@ -56,6 +62,17 @@ ROUTE: Mapping[str, Reader[Any]] = {
     "mx": fields.boolean,
     "username": fields.text,
     "password_file": fields.path,
+}
+DOMAIN: Mapping[str, Reader[Any]] = {
+    "name": fields.domain_pattern,
+    "alias_of": addresses.domain_or_none,
+    "relay": fields.boolean,
+    "recipients": fields.path,
+    "aliases": fields.array(fields.path),
+    "catch_all": addresses.targets,
+    "postmaster": fields.address,
+    "separator": fields.separator,
+    "message_size": addresses.size_or_none,
 }
 QUEUE: Mapping[str, Reader[Any]] = {
     "schedule": fields.schedule,
@@ -226,6 +243,11 @@ def routes(value: Any, reading: Reading, key: str) -> dict[str, schema.Route]:
     return found
 
 
+def _domain(value: Any, reading: Reading, key: str) -> schema.Domain:
+    found = table(schema.Domain, DOMAIN, {}, value, reading, key)
+    return attrs.evolve(found, source=reading.source(key))
+
+
 def _listen(value: Any, reading: Reading, key: str) -> schema.Listen:
     return table(schema.Listen, LISTEN, {}, value, reading, key)
 
@@ -337,6 +359,8 @@ TOP: Mapping[str, Reader[Any]] = {
     "help": fields.ascii_text,
     "log_format": fields.choice("plain", "json"),
     "aliases": fields.array(fields.path),
+    "domain_blocks": _tables(_domain),
+    "virtual": addresses.virtual,
     "listen": _tables(_listen),
     "tls": partial(table, schema.Tls, TLS, {}),
     "queue": partial(table, schema.Queue, QUEUE, {}),

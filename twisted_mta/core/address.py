@@ -70,6 +70,10 @@ class Address:
         """The same domain with another local part."""
         return Address(local, self.domain)
 
+    def with_domain(self, domain: str) -> Address:
+        """The same local part in another domain."""
+        return Address(self.local, domain)
+
     def __str__(self) -> str:
         return _spelled(self.local, self.domain)
 

@@ -65,21 +65,15 @@ class LocalDelivery:
         hostname: str,
         started: float,
         told: Callable[[Account, str], None] = lambda account, name: None,
-        separator: str = "+",
     ) -> None:
         """`started`: Unix time of this process's start; messages from before may have been delivered by the one before.
-        `told` hears of each new message (account, mailbox name). `separator` as in [accounts]."""
+        `told` hears of each new message (account, mailbox name)."""
         self._directory = directory
         self._workers = workers
         self._batches = Batches(workers)
         self._host = safe_host(hostname)
         self._started = started
         self._told = told
-        self._separator = separator
-
-    def reconfigure(self, separator: str) -> None:
-        """Split the detail off with this from now on."""
-        self._separator = separator
 
     def destination(self, recipient: QueuedRecipient) -> str:
         """One for all: the copies of a message are written together."""
@@ -145,11 +139,11 @@ class LocalDelivery:
 
     def _detail(self, account: Account, address: Address) -> str:
         """The mailbox that alice+work@ names, if that can be one; "INBOX" otherwise."""
-        if not self._separator or address.folded == account.name.casefold():
+        base = self._directory.without_detail(address)
+        if base is None or address.folded == account.name.casefold():
             return "INBOX"
-        _, _, detail = address.local.partition(self._separator)
         try:
-            return normalise(detail)
+            return normalise(address.local[len(base.local) + 1 :])
         except MailboxError:
             return "INBOX"
 

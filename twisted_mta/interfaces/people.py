@@ -9,6 +9,7 @@ from zope.interface import Interface
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, Target
+from twisted_mta.core.domains import Domain
 from twisted_mta.core.lists import MailingList
 from twisted_mta.core.sasl import Claim, Secret
 
@@ -29,8 +30,11 @@ class IDirectory(Interface):
     `twisted_mta.core.expand`. Addresses have a domain (not the bare ``postmaster``) and ignore case.
     """
 
+    def domain(name: str) -> Domain | None:
+        """What holds in a domain (lower-case, or a literal in brackets) that we take mail for; None for all others."""
+
     def is_local(domain: str) -> bool:
-        """Whether mail for this domain (lower-case, or a literal in brackets) ends here."""
+        """Whether mail for this domain ends here."""
 
     def first_domain() -> str:
         """The local domain that completes names without one."""
@@ -46,6 +50,9 @@ class IDirectory(Interface):
 
     def alias(address: Address) -> Alias | None:
         """The alias of exactly this name: of the full address, else of the local part in any domain."""
+
+    def pattern(address: Address) -> Alias | None:
+        """The alias that an address is by the first pattern that matches it, of those of its domain."""
 
     def catch_all(domain: str) -> Alias | None:
         """The alias for what nobody else in the domain takes."""

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from twisted_mta.config.schema import Network
 from twisted_mta.core.envelope import Envelope, Recipient
-from twisted_mta.core.expand import canonical, resolves
+from twisted_mta.core.expand import canonical, home, resolves, too_large
 from twisted_mta.core.lists import refuse_sender
 from twisted_mta.core.message import count_fields
 from twisted_mta.core.replies import Reply
@@ -23,7 +23,7 @@ _DENIED = Reply(550, "5.7.1", "Relaying denied: we do not take mail for that dom
 class RelayCheck(Accepting):
     """Mail for other domains is taken from users who logged in and from the configured networks only."""
 
-    settings: ClassVar[tuple[str, ...]] = ("domains", "relay.networks")
+    settings: ClassVar[tuple[str, ...]] = ("domains", "domain", "relay.networks")
 
     def __init__(self, directory: IDirectory, networks: Sequence[Network]) -> None:
         self._directory = directory
@@ -33,14 +33,18 @@ class RelayCheck(Accepting):
         """See IPolicyCheck."""
         domain = recipient.address.domain
         # RFC 5321 §4.1.1.3: a bare postmaster is ours.
-        if not domain or self._directory.is_local(domain) or peer.account is not None or self._trusts(peer):
+        ours = not domain or self._directory.domain(domain) is not None
+        if ours or peer.account is not None or self._trusts(peer):
             if peer.remarks is not None:
                 peer.remarks.append(self._why(peer, domain))
             return None
         return _DENIED  # RFC 5321 §3.6.2, RFC 3463 §3.8
 
     def _why(self, peer: Peer, domain: str) -> str:
-        if not domain or self._directory.is_local(domain):
+        found = self._directory.domain(domain)
+        if found is not None and found.relay:
+            return f"we are a relay for {domain} ({found.source})"
+        if not domain or found is not None:
             return f"{domain or 'postmaster'} is ours"
         if peer.account is not None:
             return f"{peer.account.name} has logged in and may send anywhere"
@@ -52,9 +56,9 @@ class RelayCheck(Accepting):
 
 @implementer(IPolicyCheck)
 class RecipientCheck(Accepting):
-    """Mail for a local domain is taken only where it can be delivered, and for a list only from who may post."""
+    """Mail for a domain of ours is taken only where it can be delivered, and for a list only from who may post."""
 
-    settings: ClassVar[tuple[str, ...]] = ("accounts.file", "aliases", "list")
+    settings: ClassVar[tuple[str, ...]] = ("accounts.file", "aliases", "domain", "virtual", "list")
 
     def __init__(self, directory: IDirectory) -> None:
         self._directory = directory
@@ -62,13 +66,20 @@ class RecipientCheck(Accepting):
     def on_rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Reply | None:
         """See IPolicyCheck."""
         address = recipient.address
-        if address.domain and not self._directory.is_local(address.domain):
+        domain = self._directory.domain(address.domain)
+        if address.domain and domain is None:
             return None
+        # RFC 1870 §6.1: said now, where the client told the size, the message need not be sent for nothing.
+        if domain is not None and 0 < domain.message_size < envelope.declared_size:
+            return too_large(address, domain).reply
         # RFC 5321 §3.3: said now, the sender learns it from its own server and no bounce is needed.
         problem = resolves(address, self._directory)
         if problem is not None:
             return problem.reply
-        settings = self._directory.mailing_list(canonical(address, self._directory))
+        address = canonical(address, self._directory)
+        if domain is not None and domain.alias_of:
+            address = home(address, self._directory)
+        settings = self._directory.mailing_list(address)
         if settings is None:
             return None
         return refuse_sender(settings, envelope.sender, self._directory.posters(settings.address))

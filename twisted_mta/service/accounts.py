@@ -73,7 +73,7 @@ class Accounts:
         users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
         apps = AppPasswordFile.beside(config.accounts.file)
         # Looked at before reading: so a change in between is noticed, if twice.
-        stamps = {str(path): _stamp(path) for path in (users.path, apps.path, *config.aliases)}
+        stamps = {str(path): _stamp(path) for path in (users.path, apps.path, *config.address_files)}
         users.refresh()
         apps.refresh()
         directory, problems = load_directory(config, users)

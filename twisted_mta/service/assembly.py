@@ -313,7 +313,6 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
         hostname=config.hostname,
         started=reactor.seconds(),
         told=mailboxes.delivered,
-        separator=config.accounts.separator,
     )
     threads = platform.workers(_HANDLER_THREADS, "handlers")
     outlets = Outlets(config, lambda: directory.current.handlers, disk, threads, platform.commands, reactor)

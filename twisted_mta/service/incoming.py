@@ -209,7 +209,7 @@ class Incoming:
 
     def _new_message(self, header: bytes) -> NewMessage:
         intake, envelope = self._intake, self._envelope
-        routed = route(envelope.recipients, intake.directory)
+        routed = route(envelope.recipients, intake.directory, self._body.size)
         queue_id = self._id()
         for problem in routed.problems:
             # It is queued all the same, and fails at delivery: so the sender gets an ordinary bounce.

@@ -91,7 +91,6 @@ def put_in_force(prepared: Prepared, serving: Serving, parts: Parts, listeners: 
         shard.queue.reconfigure(shared.queue, shared.relay, shared.postmaster)
         shard.store.history = history_rules(shared.queue)
         shard.store.reconfigure(shared.limits.disk_reserve, shared.limits.memory)
-    parts.local.reconfigure(config.accounts.separator)
     parts.outlets.reconfigure(shared)
     parts.smtp.set_login(prepared.login)
     parts.smtp.reconfigure(shared.relay)

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from twisted_mta.config.schema import MailingList
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import merge, parse_aliases, parse_include
+from twisted_mta.core.domains import Domain
+from twisted_mta.core.patterns import Pattern
+from twisted_mta.core.virtual import Rule, read_target
 from twisted_mta.interfaces import Account
 from twisted_mta.store.directory import Directory, account_table
 
@@ -44,6 +47,12 @@ def make_list(
     )
 
 
+def make_rule(pattern: str, target: str, source: str = "virtual:1") -> Rule:
+    """An entry of [virtual] with one target. Raises ValueError."""
+    parsed = Pattern.parse(pattern)
+    return Rule(parsed, (read_target(target, source, parsed.groups),), source)
+
+
 def make_directory(
     accounts: Iterable[str] = ("alice", "bob"),
     aliases: Mapping[str, str] | str = "",
@@ -54,12 +63,15 @@ def make_directory(
     postmaster: str = "alice@example.test",
     separator: str = "+",
     literals: Iterable[str] = (),
+    special: Iterable[Domain] = (),
+    virtual: Mapping[str, str] | None = None,
     maildirs: str = "/var/mail",
 ) -> Directory:
     """A directory that is like one loaded from files.
 
     `accounts` without a domain belong to the first; `aliases` is a file's text or {"name": "target, target"}; `includes` is
-    {path: text}. Raises ValueError for lines that can't be read.
+    {path: text}; `virtual` is {"pattern": "target"}, the source of the rules is "virtual:1" and so on. Raises ValueError for
+    what can't be read.
     """
     names = [name if "@" in name else f"{name}@{domains[0]}" for name in accounts]
     if not isinstance(aliases, str):
@@ -79,5 +91,10 @@ def make_directory(
         aliases=table,
         includes={path: content.targets for path, content in included.items()},
         lists=tuple(lists),
+        special=tuple(special),
+        patterns=tuple(
+            make_rule(pattern, target, f"virtual:{number}")
+            for number, (pattern, target) in enumerate((virtual or {}).items(), 1)
+        ),
         literals=frozenset(literals),
     )

@@ -25,6 +25,7 @@ from twisted_mta.core.aliases.parse import (
     MAX_TARGETS,
     parse_aliases,
     parse_include,
+    parse_target,
 )
 from twisted_mta.core.aliases.table import AliasTable, merge
 from twisted_mta.core.aliases.targets import (
@@ -61,5 +62,6 @@ __all__ = [
     "merge",
     "parse_aliases",
     "parse_include",
+    "parse_target",
     "shorten",
 ]

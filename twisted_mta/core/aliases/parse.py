@@ -108,6 +108,17 @@ def parse_include(text: str, file: str) -> IncludeFile:
     return IncludeFile(tuple(targets[:MAX_TARGETS]), problems.done())
 
 
+def parse_target(text: str, source: str) -> Target:
+    """Read a single target. Raises ValueError, which says why it can't be used."""
+    found = list(_split_targets(text.strip()))
+    if len(found) != 1:
+        raise ValueError("there must be one target")
+    try:
+        return _target(found[0], source)
+    except _Bad as bad:
+        raise ValueError(bad.why) from None
+
+
 # --- Lines ---------------------------------------------------------------------------------------
 
 

@@ -1,15 +1,17 @@
 """What one address is.
 
-For a local address the first of these that exists decides:
+For an address in one of our domains the first of these that exists decides:
 
 1. a mailing list, or its NAME-owner, NAME-bounces or NAME-request;
-2. an alias of the full address, else of the local part;
+2. an alias of the full address, else of the local part, where the domain has users of its own;
 3. an account of exactly this name;
 4. a handler of an application;
 5. an alias of the address without its +detail: who forwards alice forwards alice+lists too;
 6. an account without the +detail (which stays in the address, for the folder);
-7. postmaster, abuse and mailer-daemon: the configured postmaster;
-8. the catch-all alias of the domain.
+7. a pattern of [virtual], the first that matches;
+8. the same address in the domain that this one is an alias of; or, if we are a relay for it, the domain's own servers;
+9. postmaster, abuse and mailer-daemon: the configured postmaster;
+10. the catch-all of the domain.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Action, Alias, Special, Target
+from twisted_mta.core.domains import Domain
 from twisted_mta.core.expand.plan import Kind, Problem
 from twisted_mta.core.lists import MailingList
 
@@ -32,12 +35,14 @@ ROLES = frozenset({"postmaster", "abuse", "mailer-daemon"})
 class Lookups(Protocol):
     """What expansion needs of a directory: see `twisted_mta.interfaces.IDirectory`."""
 
+    def domain(self, name: str) -> Domain | None: ...
     def is_local(self, domain: str) -> bool: ...
     def first_domain(self) -> str: ...
     def postmaster(self) -> Address: ...
     def account(self, address: Address) -> object | None: ...
     def without_detail(self, address: Address) -> Address | None: ...
     def alias(self, address: Address) -> Alias | None: ...
+    def pattern(self, address: Address) -> Alias | None: ...
     def catch_all(self, domain: str) -> Alias | None: ...
     def include(self, path: str) -> Sequence[Target]: ...
     def mailing_list(self, address: Address) -> MailingList | None: ...
@@ -61,7 +66,12 @@ class Found:
 
 NOTHING: frozenset[Kind] = frozenset()
 #: What an address can be that is found by another name than its own.
-INDIRECT = frozenset({Kind.LIST, Kind.LIST_OWNER, Kind.ALIAS, Kind.HANDLER, Kind.POSTMASTER, Kind.CATCH_ALL})
+INDIRECT = frozenset(
+    {Kind.LIST, Kind.LIST_OWNER, Kind.ALIAS, Kind.HANDLER, Kind.PATTERN, Kind.POSTMASTER, Kind.CATCH_ALL}
+)
+_REMOTE = Found(Kind.REMOTE)
+_LIST = Found(Kind.LIST)
+_ACCOUNT = Found(Kind.ACCOUNT)
 
 
 def canonical(address: Address, directory: Lookups) -> Address:
@@ -74,10 +84,16 @@ def canonical(address: Address, directory: Lookups) -> Address:
 
 def find(address: Address, directory: Lookups, skip: frozenset[Kind] = NOTHING) -> Found | None:
     """What a canonical address is, kinds in `skip` left aside; None if nobody has it."""
-    if not directory.is_local(address.domain):
-        return Found(Kind.REMOTE)
+    domain = directory.domain(address.domain)
+    if domain is None:
+        return _REMOTE
+    return _by_name(address, domain, directory, skip) or _by_rule(address, domain, directory, skip)
+
+
+def _by_name(address: Address, domain: Domain, directory: Lookups, skip: frozenset[Kind]) -> Found | None:
+    """What bears this very name, with a detail or without."""
     if Kind.LIST not in skip and directory.mailing_list(address):
-        return Found(Kind.LIST)
+        return _LIST
     owned = directory.list_owner(address)
     if owned and Kind.LIST_OWNER not in skip:
         return Found(Kind.LIST_OWNER, (owned.owner,), f"list {owned.address}")
@@ -86,7 +102,7 @@ def find(address: Address, directory: Lookups, skip: frozenset[Kind] = NOTHING) 
     if alias:
         return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))
     base = directory.without_detail(address)
-    account = directory.account(address)
+    account = directory.account(address) if domain.is_own else None
     exact = account is not None and (base is None or directory.account(base) != account)
     handler = "" if exact or Kind.HANDLER in skip else directory.handler(address)
     if handler:
@@ -94,12 +110,48 @@ def find(address: Address, directory: Lookups, skip: frozenset[Kind] = NOTHING) 
     alias = directory.alias(base) if base and aliased and not exact else None
     if alias:
         return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))
-    if account is not None:
-        return Found(Kind.ACCOUNT)
-    if Kind.POSTMASTER not in skip and (base or address).local.casefold() in ROLES:
+    return _ACCOUNT if account is not None else None
+
+
+def _by_rule(address: Address, domain: Domain, directory: Lookups, skip: frozenset[Kind]) -> Found | None:
+    """What holds for many addresses of the domain."""
+    alias = directory.pattern(address) if Kind.PATTERN not in skip else None
+    if alias:
+        return Found(Kind.PATTERN, alias.targets)
+    if domain.relay:
+        return _relayed(address, domain, directory)
+    if domain.alias_of:
+        return Found(Kind.DOMAIN_ALIAS, (Address(address.local, domain.alias_of),), domain.source)
+    base = directory.without_detail(address) or address
+    if Kind.POSTMASTER not in skip and base.local.casefold() in ROLES:
+        if domain.postmaster is not None:
+            return Found(Kind.POSTMASTER, (domain.postmaster,), domain.source)
         return Found(Kind.POSTMASTER, (directory.postmaster(),), "postmaster")
     rest = directory.catch_all(address.domain) if Kind.CATCH_ALL not in skip else None
     return Found(Kind.CATCH_ALL, rest.targets) if rest else None
+
+
+def _relayed(address: Address, domain: Domain, directory: Lookups) -> Found | None:
+    """RFC 5321 §3.6.2: a relay may check whether the recipient exists, and then need not write the bounce."""
+    if domain.unreadable:
+        text = f"Can't tell for now whether {address} exists, try again later"
+        return Found(Kind.RELAY, (Special(Action.DEFER, text, domain.source),))
+    if domain.recipients is None:
+        return Found(Kind.RELAY)
+    base = directory.without_detail(address)
+    known = address.folded in domain.recipients or (base and base.folded in domain.recipients)
+    # RFC 5321 §4.5.1: the postmaster exists, whatever a list says.
+    return Found(Kind.RELAY) if known or address.local.casefold() == "postmaster" else None
+
+
+def home(address: Address, directory: Lookups) -> Address:
+    """A canonical address in the domain that has it: not in one that is an alias of another, but for what exists there."""
+    found = find(address, directory)
+    if found is not None and found.kind is Kind.DOMAIN_ALIAS:
+        (target,) = found.targets
+        assert isinstance(target, Address)
+        return target
+    return address
 
 
 def resolves(address: Address, directory: Lookups) -> Problem | None:
@@ -110,6 +162,8 @@ def resolves(address: Address, directory: Lookups) -> Problem | None:
     """
     address = canonical(address, directory)
     found = find(address, directory)
+    if found is not None and found.kind is Kind.DOMAIN_ALIAS:
+        found = find(home(address, directory), directory)
     if found is None:
         return unknown(address, "")
     if len(found.targets) == 1 and isinstance(found.targets[0], Special):
@@ -120,6 +174,12 @@ def resolves(address: Address, directory: Lookups) -> Problem | None:
 def unknown(address: Address, source: str) -> Problem:
     """Nobody has the address."""
     return Problem(Kind.UNKNOWN, address, f"there is no user {address} here", source)
+
+
+def too_large(address: Address, domain: Domain) -> Problem:
+    """A message is larger than the domain takes."""
+    text = f"messages for {address.domain} may have {domain.message_size} octets at most"
+    return Problem(Kind.SIZE, address, text, domain.source)
 
 
 def refusal(target: Special, address: Address) -> Problem | None:

@@ -16,10 +16,13 @@ class Kind(enum.StrEnum):
     """What an address turned out to be, or why it leads nowhere."""
 
     REMOTE = "remote"
+    RELAY = "relay domain"
+    DOMAIN_ALIAS = "domain alias"
     ACCOUNT = "account"
     LIST = "list"
     LIST_OWNER = "list owner"
     ALIAS = "alias"
+    PATTERN = "pattern"
     INCLUDE = "include"
     FILE = "file"
     COMMAND = "command"
@@ -33,6 +36,7 @@ class Kind(enum.StrEnum):
     UNKNOWN = "unknown user"
     LOOP = "alias loop"
     LIMIT = "limit"
+    SIZE = "too large"
 
 
 @attrs.frozen
@@ -85,6 +89,7 @@ _REPLIES = {
     Kind.LOOP: (550, "5.4.6"),  # RFC 3463 §3.5: routing loop detected
     Kind.LIMIT: (550, "5.2.4"),  # RFC 3463 §3.3: mailing list expansion problem
     Kind.FAIL: (550, "5.2.1"),  # RFC 3463 §3.3: mailbox disabled, not accepting messages
+    Kind.SIZE: (552, "5.2.3"),  # RFC 3463 §3.3: message length exceeds administrative limit
     Kind.DEFER: (450, "4.2.1"),
 }
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Notify, Recipient
-from twisted_mta.core.expand.lookup import Lookups
+from twisted_mta.core.expand.lookup import Lookups, too_large
 from twisted_mta.core.expand.plan import Destination, Problem
 from twisted_mta.core.expand.walk import expand, place
 from twisted_mta.core.lists import MailingList
@@ -23,18 +24,31 @@ class Routed:
     problems: tuple[Problem, ...]
 
 
-def route(recipients: Iterable[Recipient], directory: Lookups) -> Routed:
-    """Expand the recipients of a message for the queue. A place that several of them lead to gets one copy."""
+def route(recipients: Iterable[Recipient], directory: Lookups, size: int = 0) -> Routed:
+    """Expand the recipients of a message for the queue. A place that several of them lead to gets one copy.
+
+    `size`: the octets of the message, for domains that take only so many; 0 goes everywhere.
+    """
     routed: dict[object, NewRecipient] = {}
     problems: list[Problem] = []
     for recipient in recipients:
-        plan = expand(recipient.address, directory)
-        problems += plan.problems
-        for new in _places(recipient, (*plan.recipients, *map(_refused, plan.problems))):
+        found, wrong = _destinations(recipient.address, directory, size)
+        problems += wrong
+        for new in _places(recipient, (*found, *map(_refused, wrong))):
             key = place(new.address, new.transport, new.target)
             known = routed.get(key)
             routed[key] = new if known is None else _merged(known, new)
     return Routed(tuple(routed.values()), tuple(problems))
+
+
+def _destinations(
+    address: Address, directory: Lookups, size: int
+) -> tuple[Sequence[Destination], Sequence[Problem]]:
+    domain = directory.domain(address.domain) if size else None
+    if domain is not None and 0 < domain.message_size < size:
+        return (), (too_large(address, domain),)
+    plan = expand(address, directory)
+    return plan.recipients, plan.problems
 
 
 def _refused(problem: Problem) -> Destination:

@@ -30,6 +30,7 @@ MAX_STEPS = 50_000
 
 _FINAL = {
     Kind.REMOTE: Transport.SMTP,
+    Kind.RELAY: Transport.SMTP,
     Kind.ACCOUNT: Transport.LOCAL,
     Kind.LIST: Transport.LIST,
     Kind.HANDLER: Transport.HANDLER,
@@ -96,7 +97,7 @@ class _Expansion:
         if found is None:
             return self._note(unknown(address, source), str(address), trail)
         transport = _FINAL.get(found.kind)
-        if transport:
+        if transport and not found.targets:
             step = Step(str(address), found.kind, source)
             return self._arrive(step, address, transport, trail, found.handler)
         sender = self._owner(found) or trail.sender
@@ -167,11 +168,22 @@ class _Expansion:
     def _mailbox(self, target: Name, trail: _Trail) -> Step:
         r"""``\name``: an account, whatever aliases of that name there are; or an address elsewhere."""
         address = self._qualify(target.address, trail, INDIRECT)
+        if self._directory.is_local(address.domain):
+            address = address.with_domain(self._home(address.domain))
         found = find(address, self._directory, INDIRECT)
-        if found is None:
+        transport = _FINAL.get(found.kind) if found else None
+        if found is None or transport is None:
             return self._note(unknown(address, target.source), str(target), trail)
         step = Step(str(target), found.kind, target.source)
-        return self._arrive(step, address, _FINAL[found.kind], trail)
+        return self._arrive(step, address, transport, trail)
+
+    def _home(self, name: str) -> str:
+        """The domain that has the users of a domain."""
+        domain = self._directory.domain(name)
+        if domain is None:
+            return name
+        # Who is in a domain that we relay for only its own servers know: names alone are ours.
+        return self._directory.first_domain() if domain.relay else domain.alias_of or name
 
     def _special(self, target: Special, address: Address, trail: _Trail) -> Step:
         problem = refusal(target, address)
@@ -199,7 +211,7 @@ class _Expansion:
         """Complete a name with the domain in which somebody has it."""
         if target.domain:
             return canonical(target, self._directory)
-        here = Address(target.local, trail.domain)
+        here = Address(target.local, self._home(trail.domain))
         for candidate in (here, Address(target.local, self._directory.first_domain())):
             # A catch-all would take any name, and so hide the right domain.
             if find(candidate, self._directory, trail.skip(candidate) | skip | {Kind.CATCH_ALL}):

@@ -103,7 +103,6 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
         workers,
         hostname=config.hostname,
         started=reactor.seconds(),
-        separator=config.accounts.separator,
     )
     outlets = Outlets(config, lambda: directory.handlers, workers, workers, platform.commands, reactor)
     deliveries: Mapping[Transport, IDelivery] = {
