@@ -19,7 +19,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.rates import DAY, HOUR, Counter, Ledger, Usage
 from twisted_mta.interfaces import Account, IPolicyCheck, Peer, StoreFull
-from twisted_mta.policy.rates import RateCheck
+from twisted_mta.policy.rates import LocalMeter, RateCheck
 from twisted_mta.service.reload import reload
 from twisted_mta.service.usage import INTERVAL, Alarms, UsageKeeper
 from twisted_mta.store.side_file import SideFileError
@@ -115,10 +115,9 @@ class CheckTests(SynchronousTestCase):
 
     def check(self, domain: Rates = Rates(), **account: int) -> RateCheck:  # noqa: B008
         return RateCheck(
-            ledger=self.ledger,
+            meter=LocalMeter(self.ledger, self.clock.seconds),
             account=Rates(**account),
             domain=domain,
-            seconds=self.clock.seconds,
             alarm=lambda *alarm: self.alarms.append(alarm),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,43 +128,45 @@ def ask(options: argparse.Namespace, command: str, arguments: Mapping[str, Any])
     try:
         result = call(data / CONTROL, command, arguments, _PATIENCE)
     except ServerDown:
-        result = _without_server(data / QUEUE, command, arguments)
+        result = _without_server(data, command, arguments)
     if options.json:
         print(json.dumps(result))
     return result
 
 
-def _without_server(directory: Path, command: str, arguments: Mapping[str, Any]) -> Any:
+def _without_server(data: Path, command: str, arguments: Mapping[str, Any]) -> Any:
     """The same handlers on the queue's files, in this thread, while no server can start."""
-    with locked(directory):
-        return _on_files(directory, command, arguments)
+    with locked(data) as directories:
+        return _on_files(directories, command, arguments)
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Keep servers from the queue in `directory`. Raises AdminError if there is one, or no queue."""
+def locked(data: Path) -> Iterator[Sequence[Path]]:
+    """The directories of the queue's parts, which servers are kept from. Raises AdminError if there is one, or no queue."""
     from twisted_mta.service.control import AlreadyRunning
     from twisted_mta.service.lock import DataLock
+    from twisted_mta.service.shards import directory_of, shards_in
 
-    if not directory.is_dir():
-        raise AdminError(f"no server is running, and there is no queue at {directory}")
-    lock = DataLock(directory.parent)
+    if not shards_in(data):
+        raise AdminError(f"no server is running, and there is no queue at {data / QUEUE}")
+    lock = DataLock(data)
     try:
         lock.acquire()
     except AlreadyRunning as error:
         raise AdminError(f"{error}: try again in a moment", EX_TEMPFAIL) from None
     try:
-        yield
+        yield [directory_of(data, number) for number in shards_in(data)]
     finally:
         lock.release()
 
 
-def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> Any:
+def _on_files(directories: Sequence[Path], command: str, arguments: Mapping[str, Any]) -> Any:
     from twisted.internet.defer import Deferred
     from twisted.internet.task import Clock
     from twisted.python.failure import Failure
 
     from twisted_mta.service.control import ControlError
+    from twisted_mta.service.merging import join_all
     from twisted_mta.service.queue_admin import QueueAdmin
     from twisted_mta.service.queue_control import queue_handlers
     from twisted_mta.service.trace_control import trace_handlers
@@ -173,19 +175,27 @@ def _on_files(directory: Path, command: str, arguments: Mapping[str, Any]) -> An
 
     clock = Clock()
     clock.advance(time.time())
+    stores: list[SQLiteQueueStore] = []
     try:
-        # A name of its own: what a server had claimed is for the next one to sort out.
-        store = SQLiteQueueStore.inline(directory, clock, owner="admin")
+        for directory in directories:
+            # A name of its own: what a server had claimed is for the next one to sort out.
+            stores.append(SQLiteQueueStore.inline(directory, clock, owner="admin"))
     except QueueFileError as error:
         raise AdminError(f"no server is running, and the queue can't be opened: {error}", EX_IOERR) from None
 
     async def run() -> Any:
         try:
-            queue = queue_handlers(QueueAdmin(store, time.time))
-            past = trace_handlers(store, lambda: store.history.keep)
-            return await {**queue, **past}[command](arguments)
+            parts = [
+                {
+                    **queue_handlers(QueueAdmin(store, time.time)),
+                    **trace_handlers(store, lambda: stores[0].history.keep),
+                }
+                for store in stores
+            ]
+            return await join_all(parts)[command](arguments)
         finally:
-            await store.close()
+            for store in stores:
+                await store.close()
 
     outcome: list[Any] = []
     Deferred.fromCoroutine(run()).addBoth(outcome.append)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
 
 import attrs
 
@@ -63,6 +64,37 @@ class Admission:
         self._networks: Counter[str] = Counter()
         #: Customer -> when its allowance would be whole again, those who came last at the end.
         self._whole_at: dict[str, float] = {}
+        #: What other processes of this server have, by address and by network, which never look alike.
+        self._total_elsewhere = 0
+        self._elsewhere: dict[str, int] = {}
+        self._news: _News | None = None
+
+    # --- with other processes -------------------------------------------------------------------
+
+    def share(self, changed: Callable[[], None]) -> None:
+        """Take note of what the other processes must know; `changed` is called when there is something."""
+        self._news = _News(changed)
+
+    def take_news(self) -> dict[str, Any]:
+        """What changed since the last time: the "total", the "counts" of addresses and networks, and how many connections
+        were "granted" to whom."""
+        assert self._news is not None  # only who shares asks
+        keys, granted = self._news.take()
+        counts = {key: self._addresses.get(key) or self._networks.get(key, 0) for key in keys}
+        return {"total": self.total, "counts": counts, "granted": granted}
+
+    def hear(self, total: int, counts: Mapping[str, int], granted: Mapping[str, int]) -> None:
+        """What all others together have, as far as it changed."""
+        self._total_elsewhere = total
+        for key, count in counts.items():
+            if count:
+                self._elsewhere[key] = count
+            else:
+                self._elsewhere.pop(key, None)
+        for customer, times in granted.items() if self.bounds.rate else ():
+            self._charge(customer, times * _PERIOD / self.bounds.rate)
+
+    # --- connections -----------------------------------------------------------------------------
 
     def counted(self, host: str) -> str:
         """What to `enter` and `leave` for a client at an IP address: "" if it is exempt, as one without an address.
@@ -85,20 +117,27 @@ class Admission:
             if not refusal:
                 self._addresses[client.address] += 1
                 self._networks[client.network] += 1
-        self.total += not refusal
+                if self._news is not None:
+                    self._news.note(client.address, client.network)
+                    self._news.grant(client.customer)
+        if not refusal:
+            self.total += 1
+            if self._news is not None:
+                self._news.note()
         return refusal
 
     def refusal(self, host: str) -> str:
         """What `enter` would return, without counting anything."""
         bounds = self.bounds
-        if self.total >= bounds.total:
+        elsewhere = self._elsewhere
+        if self.total + self._total_elsewhere >= bounds.total:
             return f"{bounds.total} connections are open (limits.connections)"
         if not host:
             return ""
         client = _Client.of(host)
-        if self._addresses[client.address] >= bounds.per_address:
+        if self._addresses[client.address] + elsewhere.get(client.address, 0) >= bounds.per_address:
             return f"it has {bounds.per_address} connections (limits.connections_per_address)"
-        if self._networks[client.network] >= bounds.per_network:
+        if self._networks[client.network] + elsewhere.get(client.network, 0) >= bounds.per_network:
             return f"its network has {bounds.per_network} connections (limits.connections_per_network)"
         if bounds.rate and not self._in_rate(client.customer, bounds.rate):
             return f"more than {bounds.rate} connections in a minute (limits.connection_rate)"
@@ -107,9 +146,13 @@ class Admission:
     def leave(self, host: str) -> None:
         """A connection that was let in is gone."""
         self.total -= 1
+        if self._news is not None:
+            self._news.note()
         if not host:
             return
         client = _Client.of(host)
+        if self._news is not None:
+            self._news.note(client.address, client.network)
         for counter, key in ((self._addresses, client.address), (self._networks, client.network)):
             counter[key] -= 1
             if counter[key] <= 0:
@@ -131,3 +174,27 @@ class Admission:
         self._whole_at[customer] = whole_at
         if len(self._whole_at) > MAX_CLIENTS:
             del self._whole_at[next(iter(self._whole_at))]
+
+
+class _News:
+    """What others have not been told."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._due = False
+        self._keys: set[str] = set()
+        self._granted: Counter[str] = Counter()
+
+    def note(self, *keys: str) -> None:
+        self._keys.update(keys)
+        if not self._due:
+            self._due = True
+            self._changed()
+
+    def grant(self, customer: str) -> None:
+        self._granted[customer] += 1
+
+    def take(self) -> tuple[set[str], Counter[str]]:
+        keys, granted = self._keys, self._granted
+        self._keys, self._granted, self._due = set(), Counter(), False
+        return keys, granted

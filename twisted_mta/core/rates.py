@@ -79,6 +79,10 @@ class Ledger:
         """The entry of a folded account name, or of "@domain"; only to be looked at."""
         return self._entries.get(name) or Usage()
 
+    def put(self, name: str, usage: Usage) -> None:
+        """Take over an entry that is kept elsewhere."""
+        self._entries[name] = usage
+
     def add(self, names: Iterable[str], now: float, recipients: int) -> None:
         """Count one message for each of these."""
         for name in names:

@@ -66,6 +66,8 @@ class Accounts:
         self._apps = loaded.apps
         self._authenticator = self._make_authenticator(loaded)
         self._failures = Failures(clock.seconds, config.limits.login_failures)
+        #: Told of each address from which a login failed.
+        self.failed: Callable[[str], object] = lambda address: None
         self._watch = LoopingCall(self._look)
         self._watch.clock = clock
 
@@ -107,6 +109,7 @@ class Accounts:
         account = await self._authenticator.authenticate(claim, client)
         if account is None:
             delay = self._failures.note(client.address)
+            self.failed(client.address)
             self.log.warn(
                 "login as {login!r} by {service} from {peer} failed: {reason}",
                 login=claim.login[:255],
@@ -127,6 +130,10 @@ class Accounts:
     def offers_scram(self) -> bool:
         """See IAuthenticator."""
         return self._authenticator.offers_scram()
+
+    def failed_elsewhere(self, address: str) -> None:
+        """A login from that address failed in another process of this server."""
+        self._failures.note(address)
 
     def _refuse_guessers(self, client: Client) -> None:
         minutes = self._failures.minutes_left(client.address)

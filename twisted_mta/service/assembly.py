@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -17,7 +17,6 @@ from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
-from twisted_mta.core.rates import Ledger
 from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
@@ -35,7 +34,7 @@ from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
 from twisted_mta.policy.helo import HeloCheck
-from twisted_mta.policy.rates import Alarm, RateCheck
+from twisted_mta.policy.rates import Alarm, Meter, RateCheck
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
 from twisted_mta.policy.reverse_dns import ReverseDnsCheck
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
@@ -52,7 +51,7 @@ from twisted_mta.service.reception import Reception
 from twisted_mta.service.rules import Rules
 from twisted_mta.service.shards import Place, directory_of, places
 from twisted_mta.service.start import StartError
-from twisted_mta.service.usage import Alarms, UsageKeeper
+from twisted_mta.service.usage import Alarms, UsageKeeper, Usages
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.history import HistoryRules
@@ -109,7 +108,7 @@ class Parts:
     queue: QueueManager
     admin: QueueAdmin
     reception: Reception
-    usage: UsageKeeper
+    usage: Usages
     tls: OutgoingTls
     alarms: Alarms
     place: Place
@@ -164,19 +163,10 @@ def stranger_checks(config: Config, resolver: IMailResolver, clock: Any) -> tupl
     return tuple(found)
 
 
-class Usage(Protocol):
-    """What accounts have sent of late: `service.usage.UsageKeeper`."""
-
-    @property
-    def ledger(self) -> Ledger: ...
-    @property
-    def seconds(self) -> Callable[[], float]: ...
-
-
 def rules(
     config: Config,
     directory: IDirectory,
-    usage: Usage,
+    meter: Meter,
     alarm: Alarm,
     resolver: IMailResolver,
     clock: Any,
@@ -190,10 +180,9 @@ def rules(
         LoopCheck(config.limits.received_headers),
         *stranger_checks(config, resolver, clock),
         RateCheck(
-            ledger=usage.ledger,
+            meter=meter,
             account=config.submission.rates,
             domain=config.submission.domain,
-            seconds=usage.seconds,
             alarm=alarm,
         ),
     )
@@ -258,10 +247,12 @@ def real_platform(reactor: Any, commands: CommandRunner) -> Platform:
     )
 
 
-def assemble(config: Config, platform: Platform, place: Place | None = None) -> Parts:
+def assemble(
+    config: Config, platform: Platform, place: Place | None = None, usage: Usages | None = None
+) -> Parts:
     """Open what lasts and join the parts; blocks, and starts nothing. Raises StartError.
 
-    `place` is that of a worker, whose parent holds the lock; None is the whole server.
+    `place` is that of a worker, whose parent holds the lock and keeps the usage; None is the whole server.
     """
     reactor, chance = platform.reactor, platform.chance
     _, troubles = load_handlers(config)
@@ -283,7 +274,8 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
         disk = platform.workers(_DISK_THREADS, "disk")
         hashing = platform.workers(_HASH_THREADS, "hashing")
         accounts = Accounts(config, hashing, reactor, os.urandom)
-        usage = UsageKeeper(UsageFile(config.usage_file), disk, reactor)
+        if usage is None:
+            usage = UsageKeeper(UsageFile(config.usage_file), disk, reactor)
         memory = TlsMemory(TlsFile(config.tls_file), platform.workers(1, "tls"), reactor)
     except BaseException as error:
         lock.release()  # the next one to try may be in this process
@@ -343,9 +335,12 @@ def assemble(config: Config, platform: Platform, place: Place | None = None) -> 
 
     own, *former = map(shard, stores)
     queue = own.queue
-    tls.report(config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random)
+    if place.worker == 0:  # one of them reports, on what all have counted
+        tls.report(
+            config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random
+        )
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
-    receiving = rules(config, directory, usage, alarms, resolver, reactor)
+    receiving = rules(config, directory, usage.meter, alarms, resolver, reactor)
     intake = Intake(queue=queue, directory=directory, ids=ids, seconds=reactor.seconds, inline=outlets.inline)
     return Parts(
         lock=lock,

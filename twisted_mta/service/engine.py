@@ -19,6 +19,7 @@ from twisted_mta.net.commands import CommandRunner
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.service.assembly import Parts, assemble, real_platform, tls_options
 from twisted_mta.service.certificates import CertificateWatch
+from twisted_mta.service.common import Common
 from twisted_mta.service.control import ControlError, Handler
 from twisted_mta.service.explain.control import explain_handlers
 from twisted_mta.service.explain.explainer import Explainer
@@ -45,12 +46,15 @@ class Engine:
         reactor: Any,
         listeners: Listeners,
         place: Place | None = None,
+        common: Common | None = None,
     ) -> None:
+        """`place` and `common` are for a worker."""
         self._config = config
         self._tls = tls
         self._reactor = reactor
         self._listeners = listeners
         self._place = place
+        self._common = common
         self._parts: Parts | None = None
         self._serving: Serving | None = None
         self._certificates: CertificateWatch | None = None
@@ -64,7 +68,8 @@ class Engine:
     def start(self, commands: CommandRunner) -> None:
         """Open what lasts and begin to serve; blocks. Raises StartError."""
         platform = real_platform(self._reactor, commands)
-        parts = self._parts = assemble(self._config, platform, self._place)
+        usage = self._common.usage if self._common is not None else None
+        parts = self._parts = assemble(self._config, platform, self._place, usage)
         self._serving = Serving(
             reactor=self._reactor,
             config=self._config,
@@ -80,7 +85,8 @@ class Engine:
             shard.start()
         parts.accounts.start()
         parts.usage.start()
-        parts.tls.start()
+        if parts.place.worker == 0:  # what it fetches and sends is for all
+            parts.tls.start()
         self._certificates = CertificateWatch(self._serving, tls_options, parts.disk, self._reactor)
         self._certificates.start()
 
@@ -123,7 +129,10 @@ class Engine:
 
     def worker_handlers(self) -> Mapping[str, Handler]:
         """What the parent of a worker may ask besides: a reload in two steps, since all workers do it or none."""
-        return {"reload.prepare": self._prepare, "reload.commit": self._commit}
+        parts = self._running()
+        assert self._common is not None  # of a worker
+        joined = self._common.join(self._listeners, parts.mailboxes, parts.accounts)
+        return {**joined, "reload.prepare": self._prepare, "reload.commit": self._commit}
 
     def _running(self) -> Parts:
         if self._parts is None or self._serving is None:

@@ -233,7 +233,8 @@ class Listeners:
 
     def __init__(self, reactor: Any, config: Config) -> None:
         self._reactor = reactor
-        self._admission = Admission(_bounds(config), reactor.seconds)
+        #: Counts connections.
+        self.admission = Admission(_bounds(config), reactor.seconds)
         #: Set before the reactor accepts the first connection.
         self._serving: Serving | None = None
         self.bound: list[Listener] = []
@@ -292,21 +293,21 @@ class Listeners:
         return SessionFactory(
             lambda address: make(self.serving, role, address),
             b"" if role.implicit_tls else busy,
-            self._admission,
+            self.admission,
         )
 
     def reconfigure(self) -> None:
         """Take over changed limits."""
-        self._admission.bounds = _bounds(self.serving.config)
+        self.admission.bounds = _bounds(self.serving.config)
 
     def refusal(self, host: str) -> str:
         """Why a client at that IP address would not be let in now; "" if it would be."""
-        return self._admission.refusal(self._admission.counted(host))
+        return self.admission.refusal(self.admission.counted(host))
 
     @property
     def connections(self) -> int:
         """How many are open, at all sockets together."""
-        return self._admission.total
+        return self.admission.total
 
     async def stop(self) -> None:
         """Stop listening, tell open sessions, and wait until they are gone."""

@@ -84,7 +84,7 @@ def put_in_force(prepared: Prepared, serving: Serving, parts: Parts, listeners: 
     serving.config, serving.tls = config, prepared.tls
     parts.accounts.take(config, prepared.accounts)
     parts.reception.rules = rules(
-        config, parts.accounts.directory, parts.usage, parts.alarms, parts.resolver, serving.reactor
+        config, parts.accounts.directory, parts.usage.meter, parts.alarms, parts.resolver, serving.reactor
     )
     shared = parts.place.share(config)
     for shard in parts.shards:

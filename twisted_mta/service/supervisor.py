@@ -26,6 +26,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.net.commands import HelperError, HelperProcess
 from twisted_mta.service.control import AlreadyRunning, ControlError, ControlServer, Handler
 from twisted_mta.service.crew import Member
+from twisted_mta.service.desk import Desk
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.merging import COMMANDS, joined
 from twisted_mta.service.outlets import start_commands
@@ -33,7 +34,11 @@ from twisted_mta.service.privileges import PrivilegeError, drop_privileges
 from twisted_mta.service.shards import places
 from twisted_mta.service.sockets import BindError, SharedSockets
 from twisted_mta.service.start import StartError, give_up
+from twisted_mta.service.usage import UsageKeeper
 from twisted_mta.store.secret import installation_secret
+from twisted_mta.store.side_file import SideFileError
+from twisted_mta.store.threads import Workers
+from twisted_mta.store.usage import UsageFile
 
 
 def worker_count(config: Config) -> int:
@@ -65,6 +70,7 @@ class Supervisor(Service):
         self._control: ControlServer | None = None
         self._started = 0.0
         self._reloading = DeferredLock()
+        self._side_thread = Workers(reactor, 1, "usage")
         self._count = worker_count(config)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -97,7 +103,7 @@ class Supervisor(Service):
             self._start_workers()
             self._control = ControlServer(self._config.control_socket, self._handlers(), self._reactor)
             self._control.startService()
-        except (StartError, AlreadyRunning, CannotListenError, OSError) as error:
+        except (StartError, AlreadyRunning, SideFileError, CannotListenError, OSError) as error:
             for member in self._members:
                 member.kill()
             give_up(error)
@@ -111,9 +117,15 @@ class Supervisor(Service):
         )
 
     def _start_workers(self) -> None:
-        self._places = places(self._count, self._config.data, self._lock)
+        data = self._config.data
+        usage = self._usage = UsageKeeper(
+            UsageFile(self._config.usage_file), self._side_thread, self._reactor
+        )
+        desk = self._desk = Desk(self._count, usage, self._reactor, self._tell)
+        usage.start()
+        self._places = places(self._count, data, self._lock)
         self._members = [
-            Member(number, self._reactor, self._spawn, self._orders, {}, self._changed)
+            Member(number, self._reactor, self._spawn, self._orders, desk.handlers(number), self._changed)
             for number in range(self._count)
         ]
         for member in self._members:
@@ -173,11 +185,17 @@ class Supervisor(Service):
         await gatherResults([Deferred.fromCoroutine(member.stop()) for member in self._members])
         if self._control is not None:
             await self._control.stopService()
+        self._desk.stop()
+        await self._usage.stop()
+        self._side_thread.close()
         await self._sockets.close()
         self._lock.release()
         self.log.info("all workers have stopped")
 
     # --- while it runs ---------------------------------------------------------------------------
+
+    def _tell(self, number: int, command: str, arguments: Mapping[str, Any]) -> None:
+        self._members[number].tell(command, arguments)
 
     def _missing(self) -> list[int]:
         return [member.number for member in self._members if not member.up]
@@ -187,6 +205,7 @@ class Supervisor(Service):
         if not self.running:
             return
         missing = self._missing()
+        (self._desk.went if number in missing else self._desk.came)(number)
         for member in self._members:
             member.tell("missing", {"workers": missing})
         if number not in missing and self._members[number].orders["text"] != self._text:
@@ -283,6 +302,7 @@ class Supervisor(Service):
             "queue": {"being delivered": sum(answer["queue"]["being delivered"] for answer in told.values())},
             "connections": sum(answer["connections"] for answer in told.values()),
             **_room(list(told.values())),
+            "sent in the last day": self._usage.status(),
         }
 
 

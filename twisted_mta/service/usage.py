@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -17,6 +17,7 @@ from twisted_mta.core.message import format_date
 from twisted_mta.core.queue import NewMessage
 from twisted_mta.core.rates import Ledger
 from twisted_mta.interfaces import IDirectory, IQueue, StoreFull
+from twisted_mta.policy.rates import LocalMeter, Meter
 from twisted_mta.store.threads import InlineWorkers, Workers
 from twisted_mta.store.usage import UsageFile
 
@@ -24,6 +25,27 @@ from twisted_mta.store.usage import UsageFile
 INTERVAL = 5.0
 #: Entries that `mta status` shows.
 SHOWN = 10
+
+
+class Usages(Protocol):
+    """What knows how much was sent: a UsageKeeper here, or `service.common` in a worker, whose parent keeps it."""
+
+    @property
+    def meter(self) -> Meter:
+        """For the check."""
+        ...
+
+    def start(self) -> None:
+        """Begin to keep it."""
+        ...
+
+    async def stop(self) -> None:
+        """Keep what is left."""
+        ...
+
+    def status(self) -> list[dict[str, object]]:
+        """Who sent most in the last day."""
+        ...
 
 
 class UsageKeeper:
@@ -37,6 +59,7 @@ class UsageKeeper:
         self._workers = workers
         self._clock = clock
         self.ledger = Ledger(file.load())
+        self.meter = LocalMeter(self.ledger, self.seconds)
         self._loop = LoopingCall(self._write)
         self._loop.clock = clock
         self._writing: Deferred[None] | None = None

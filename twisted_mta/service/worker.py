@@ -25,6 +25,7 @@ from twisted_mta.net.commands import CommandRunner, HelperCommands, NoCommands, 
 from twisted_mta.net.tls import TlsError
 from twisted_mta.service.assembly import tls_options
 from twisted_mta.service.channel import Channel, read_line, send_line
+from twisted_mta.service.common import Common
 from twisted_mta.service.engine import Engine
 from twisted_mta.service.listeners import Listeners
 from twisted_mta.service.lock import DataLock
@@ -82,7 +83,8 @@ class Worker(Service):
             parts=orders.parts,
             lock=DataLock(config.data, orders.lock),
         )
-        self._engine = Engine(config, tls_options(config), reactor, self._listeners, place)
+        self._common = Common(reactor)
+        self._engine = Engine(config, tls_options(config), reactor, self._listeners, place, self._common)
         self._channel: Channel | None = None
         self._ending = False
         self.observer: ILogObserver | None = None
@@ -130,6 +132,7 @@ class Worker(Service):
         except OSError:
             sys.exit(1)
         self._channel = Channel.over(self._end, self._reactor, handlers, self._orphaned, self._received)
+        self._common.speak(self._channel)
         self.log.info("worker {number} is up", number=self.number)
 
     def stopService(self) -> Deferred[None]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
-from twisted_mta.store.edits import editing, replace
+from twisted_mta.store.edits import editing
 from twisted_mta.store.users import MAX_FILE, Stamp, UserError, stamp_of
 
 SERVICES = ("smtp", "imap", "pop3")
@@ -245,14 +245,23 @@ class LastUse:
         return self._dirty and self._path is not None
 
     def flush(self, known: Callable[[str], bool] = lambda name: True) -> None:
-        """Write the file. Those whose id is not `known` any more are forgotten. Raises OSError, and may be tried again."""
+        """Write the file, with what other processes have written there. Those whose id is not `known` any more are forgotten.
+
+        Raises OSError, and may be tried again.
+        """
         if self._path is None:
             return
-        with self._lock:
-            dates = {name: day for name, day in self._dates.items() if known(name)}
-            self._dates, self._dirty = dates, False
         try:
-            replace(self._path, "".join(f"{name} {day}\n" for name, day in sorted(dates.items())))
+            with editing(self._path) as lines:
+                written = {match[1]: match[2] for match in map(_USED.fullmatch, lines) if match}
+                with self._lock:
+                    latest = {
+                        name: max(day, self._dates.get(name, ""))
+                        for name, day in (written | self._dates).items()
+                    }
+                    dates = {name: day for name, day in latest.items() if known(name)}
+                    self._dates, self._dirty = dates, False
+                lines[:] = [f"{name} {day}" for name, day in sorted(dates.items())]
         except OSError:
             self._dirty = True
             raise

@@ -30,6 +30,7 @@ from twisted_mta.interfaces import IDelivery
 from twisted_mta.net.commands import NoCommands
 from twisted_mta.net.own_addresses import OwnSockets
 from twisted_mta.net.smtp_client import opportunistic_context
+from twisted_mta.policy.rates import LocalMeter
 from twisted_mta.service.assembly import Platform, real_platform, rules, smarthost_login
 from twisted_mta.service.explain.control import read_question
 from twisted_mta.service.explain.explainer import Explainer
@@ -45,14 +46,6 @@ _NOT_ASKED = (
     "the server was not asked: who is connected, how much accounts have sent, and what is known of other hosts and "
     "of their MTA-STS policies is left out"
 )
-
-
-@attrs.frozen
-class _Usage:
-    """Nobody has sent anything."""
-
-    ledger: Ledger
-    seconds: Any
 
 
 @attrs.frozen
@@ -112,8 +105,8 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
         **settled(),
         **outlets.deliveries,
     }
-    usage = _Usage(Ledger({}), reactor.seconds)
-    checks = rules(config, directory, usage, lambda name, what: None, resolver, reactor)
+    meter = LocalMeter(Ledger({}), reactor.seconds)  # nobody has sent anything
+    checks = rules(config, directory, meter, lambda name, what: None, resolver, reactor)
     schedule = Schedule(config.queue.schedule, config.queue.expire, config.queue.warn_after)
     return Explainer(
         config=lambda: config,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from twisted_mta.store.faults import fault
@@ -106,6 +108,20 @@ class Layout:
 
     def subscribe(self, name: str, on: bool) -> None:
         """Add or take out one name; other lines stay as they are. Durable."""
+        with self._alone():
+            self._subscribe(name, on)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Without another process of this server, which may serve the same account."""
+        lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _subscribe(self, name: str, on: bool) -> None:
         lines, version = self._subscription_lines()
         line = directory_of(name).removeprefix(".") or "INBOX"
         if version == 2:

@@ -30,6 +30,10 @@ class Owner(Protocol):
         """See IMailbox.copy."""
         ...
 
+    def changed(self, directory: str, by: object = None) -> None:
+        """Tell all who watch that mailbox but `by`."""
+        ...
+
     def closed(self, folder: Folder) -> None:
         """One session less has that folder open."""
         ...
@@ -79,7 +83,7 @@ class MaildirMailbox:
             entries = [changed.get(entry.uid, entry) for entry in self._view.entries]
             self._view = attrs.evolve(self._view, entries=entries)
         if changed:
-            self._watch.tell(self)
+            self._store.changed(self._folder.directory, self)
         return list(changed.values())
 
     async def expunge(self, uids: Sequence[int] | None = None) -> Sequence[int]:
@@ -100,7 +104,7 @@ class MaildirMailbox:
             entries = [entry for entry in self._view.entries if entry.uid not in dropped]
             self._view = attrs.evolve(self._view, entries=entries)
         if gone:
-            self._watch.tell(self)
+            self._store.changed(self._folder.directory, self)
         return gone
 
     async def copy(self, uids: Sequence[int], target: str) -> tuple[int, Sequence[int]]:

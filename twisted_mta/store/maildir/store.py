@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -54,6 +54,18 @@ class NoRoom(StoreFull, MailboxError):
     """The disk is full: what APPEND promises to say, and what every other operation may."""
 
 
+class Elsewhere(Protocol):
+    """Other processes that serve the same Maildirs."""
+
+    def watching(self, root: str, on: bool) -> None:
+        """Sessions here have that Maildir open, or none has it any more."""
+        ...
+
+    def changed(self, root: str, directory: str) -> None:
+        """Something happened to a mailbox there."""
+        ...
+
+
 @implementer(IMailboxes)
 class MaildirMailboxes:
     """All accounts' mailboxes.
@@ -81,6 +93,11 @@ class MaildirMailboxes:
         #: Sessions of an account must share one object, to be told of each other's doings.
         self._stores: WeakValueDictionary[str, MaildirStore] = WeakValueDictionary()
         self._kept: OrderedDict[str, MaildirStore] = OrderedDict()
+        self._elsewhere: Elsewhere | None = None
+
+    def share(self, elsewhere: Elsewhere) -> None:
+        """Tell these what happens here; to be called before the first session."""
+        self._elsewhere = elsewhere
 
     def of(self, account: Account) -> MaildirStore:
         """The store of that account, the same object as long as anyone has it."""
@@ -89,7 +106,14 @@ class MaildirMailboxes:
         if store is None:
             index = Index(self._index_path(root), self._now)
             store = MaildirStore(
-                Layout(root), index, self._workers, self._clock, self._now, self._new_key, self._poll_interval
+                Layout(root),
+                index,
+                self._workers,
+                self._clock,
+                self._now,
+                self._new_key,
+                self._poll_interval,
+                self._elsewhere,
             )
             self._stores[root] = store
         self._kept[root] = store
@@ -104,6 +128,14 @@ class MaildirMailboxes:
         store = self._stores.get(account.maildir)
         if store is not None:
             store.changed(directory_of(name))
+        elif self._elsewhere is not None:
+            self._elsewhere.changed(account.maildir, directory_of(name))
+
+    def changed_elsewhere(self, root: str, directory: str) -> None:
+        """Another process has done something to a mailbox of the Maildir at `root`."""
+        store = self._stores.get(root)
+        if store is not None:
+            store.changed_elsewhere(directory)
 
     async def close(self) -> None:
         """Close the indexes. Sessions must have ended."""
@@ -134,7 +166,9 @@ class MaildirStore:
         now: Callable[[], float],
         new_key: Callable[[], str],
         poll_interval: float,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._layout = layout
         self._index = index
         self._workers = workers
@@ -236,11 +270,17 @@ class MaildirStore:
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
 
-    def changed(self, directory: str) -> None:
-        """Tell the sessions that have a mailbox open."""
+    def changed(self, directory: str, by: object = None) -> None:
+        """Tell the sessions that have a mailbox open, but for the one whose own doing it was."""
+        self.changed_elsewhere(directory, by)
+        if self._elsewhere is not None:
+            self._elsewhere.changed(self._layout.root, directory)
+
+    def changed_elsewhere(self, directory: str, by: object = None) -> None:
+        """As `changed`, where the other processes know of it."""
         opened = self._open.get(directory)
         if opened is not None:
-            opened.watch.tell()
+            opened.watch.tell(by)
 
     def closed(self, folder: Folder) -> None:
         """A session has let go of a mailbox."""
@@ -248,6 +288,8 @@ class MaildirStore:
         opened.sessions -= 1
         if not opened.sessions:
             del self._open[folder.directory]
+            if not self._open and self._elsewhere is not None:
+                self._elsewhere.watching(self._layout.root, False)
 
     def release(self) -> Deferred[None]:
         """Close the index until the next use, if any."""
@@ -344,6 +386,8 @@ class MaildirStore:
         opened = self._open.get(directory)
         if opened is None:
             folder = self._new_folder(directory)
+            if not self._open and self._elsewhere is not None:
+                self._elsewhere.watching(self._layout.root, True)
             watch = Watch(self._clock, self._poll_interval, lambda: self._workers.run(folder.stale))
             opened = self._open[directory] = _Opened(folder, watch)
         opened.sessions += 1
