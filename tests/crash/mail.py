@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import random
 import re
 import signal
@@ -13,12 +14,15 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
+from typing import Any
 
 import attrs
 
 from tests.crash.nursery import Nursery
 from tests.crash.sink import Sink
 from twisted_mta.admin.errors import AdminError
+from twisted_mta.service.control import AlreadyRunning
+from twisted_mta.service.lock import DataLock
 from twisted_mta.store.faults import VARIABLE
 from twisted_mta.testing.site import Site
 
@@ -71,7 +75,7 @@ class Entry:
 class MailTrial:
     """One site. `kill_at` as often as you like, then `settle`."""
 
-    def __init__(self, nursery: Nursery, seed: int) -> None:
+    def __init__(self, nursery: Nursery, seed: int, workers: int = 1) -> None:
         self._chance = random.Random(seed)
         self._sink = Sink()
         self.site = Site(
@@ -80,6 +84,7 @@ class MailTrial:
             accounts=(*USERS, "postmaster"),
             roles=("mx",),
             spawn=nursery.spawn,
+            workers=workers,
         )
         self.site.patience = 300.0  # the machine may have other things to do
         self._ledger: dict[str, Entry] = {}
@@ -113,6 +118,54 @@ class MailTrial:
         timer.cancel()
         timer.join()
         self._dead()
+
+    def kill_worker(self, number: int) -> None:
+        """Kill one of several workers at any moment, under load; the server goes on, and has another one."""
+        if self._start(""):
+            raise Lost("the server died without a fault")
+        pid = self._workers()[number]["pid"]
+
+        def kill() -> None:
+            os.kill(pid, signal.SIGKILL)
+            self._deaths.append(time.monotonic())
+
+        timer = threading.Timer(self._chance.uniform(0.0, 0.3), kill)
+        timer.start()
+        died = self._work()
+        timer.join()
+        died = died or self._work()  # what came after the kill too
+        self.site.wait_for(lambda: self._workers()[number]["restarts"] == 1, 300)
+        self.site.wait_for(lambda: self._workers()[number]["state"] == "up", 300)
+        if died or self._stop():
+            raise Lost("the server died of the death of a worker")
+        self._dead()
+
+    def kill_parent(self) -> None:
+        """Kill the parent of the workers: they stop in order, and then another server can start."""
+        if self._start(""):
+            raise Lost("the server died without a fault")
+        timer = threading.Timer(self._chance.uniform(0.0, 0.3), self._kill)
+        timer.start()
+        self._work()
+        timer.join()
+        self._dead()
+        self.site.wait_for(self._is_free, 300)
+        if self.site.log().count("the parent process has ended") < 2:
+            raise Lost(f"the workers did not notice:\n{self.site.log()}")
+
+    def _workers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.site.control("status")["workers"]
+        return found
+
+    def _is_free(self) -> bool:
+        """Whether no process has the data directory."""
+        lock = DataLock(self.site.directory / "data")
+        try:
+            lock.acquire()
+        except AlreadyRunning:
+            return False
+        lock.release()
+        return True
 
     def live_through(self, fault: str) -> None:
         """A life in which something fails, but nobody dies: at most the server does not start, and says why."""
@@ -208,7 +261,7 @@ class MailTrial:
                     try:
                         client.sendmail("eve@example.test", recipients, message)
                     except smtplib.SMTPDataError as error:
-                        if error.smtp_code not in (451, 452):
+                        if error.smtp_code not in (421, 451, 452):
                             raise Lost(f"{name}: {error}") from error
                         continue
                     self._ledger[name].acknowledged = True
@@ -288,12 +341,12 @@ class MailTrial:
 
     def _spool_is_empty(self) -> None:
         """Nothing is left of what was delivered."""
-        queue = self.site.directory / "data" / "queue"
-        files = [path.name for path in (queue / "bodies").rglob("*") if path.is_file()]
-        with closing(sqlite3.connect(queue / "queue.sqlite")) as database:
-            rows = {
-                table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-                for table in ("body", "message", "recipient")
-            }
-        if files or any(rows.values()):
-            raise Lost(f"left in the queue: {files} {rows}")
+        for queue in (self.site.directory / "data").glob("queue*"):
+            files = [path.name for path in (queue / "bodies").rglob("*") if path.is_file()]
+            with closing(sqlite3.connect(queue / "queue.sqlite")) as database:
+                rows = {
+                    table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+                    for table in ("body", "message", "recipient")
+                }
+            if files or any(rows.values()):
+                raise Lost(f"left in {queue.name}: {files} {rows}")

@@ -60,6 +60,37 @@ def test_edits(nursery: Nursery, point: str) -> None:
         trial.settle()
 
 
+def test_a_worker_is_killed(nursery: Nursery) -> None:
+    trial = MailTrial(nursery, seed=1, workers=2)
+    with closing_trial(trial):
+        for number in (0, 1):
+            trial.kill_worker(number)
+        trial.settle()
+
+
+def test_the_parent_is_killed(nursery: Nursery) -> None:
+    trial = MailTrial(nursery, seed=2, workers=2)
+    with closing_trial(trial):
+        trial.kill_parent()
+        trial.kill_parent()
+        trial.settle()
+
+
+def test_the_number_of_workers_changes(nursery: Nursery) -> None:
+    """What the ones that are gone had in their parts of the queue is delivered by those that there are, once."""
+    trial = MailTrial(nursery, seed=3, workers=3)
+    with closing_trial(trial):
+        trial.kill_parent()
+        trial.site.set_workers(2)
+        trial.kill_parent()
+        trial.site.set_workers(1)
+        trial.kill_sometime()
+        trial.site.set_workers(2)
+        trial.kill_parent()
+        trial.site.set_workers(1)
+        trial.settle()
+
+
 @pytest.mark.parametrize("seed", range(_EPISODES))
 def test_episodes(nursery: Nursery, seed: int) -> None:
     (mailbox_episode if seed % 10 == 9 else mail_episode)(nursery, seed)

@@ -18,7 +18,7 @@ _RELAY = '[relay]\nnetworks = ["127.0.0.0/8"]\nroutes = { "far.test" = "127.0.0.
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with Site(top="workers = 2\n", config=_RELAY) as site:
+    with Site(config=_RELAY, workers=2) as site:
         yield site
 
 

@@ -96,6 +96,7 @@ class Site:
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         spawn: Spawn | None = None,
+        workers: int = 1,
     ) -> None:
         """`spawn` starts a process: (command, file for all it prints, environment)."""
         self._owned = directory is None
@@ -111,10 +112,16 @@ class Site:
             f'[[listen]]\nrole = "{role}"\nendpoint = "tcp:0:interface=127.0.0.1"\n\n' for role in roles
         )
         self.config_file = self.directory / "mta.toml"
-        self.config_file.write_text(top + _CONFIG.format(domain=domain) + listens + config, encoding="utf-8")
+        self._config = top + _CONFIG.format(domain=domain) + listens + config
+        self.set_workers(workers)
         self.alias_file = self.directory / "aliases"
         self.alias_file.write_text(aliases, encoding="utf-8")
         self._write_secrets(accounts)
+
+    def set_workers(self, workers: int) -> None:
+        """Write the configuration file anew, with so many workers from the next start on."""
+        first = "" if workers == 1 else f"workers = {workers}\n"
+        self.config_file.write_text(first + self._config, encoding="utf-8")
 
     def _write_secrets(self, accounts: tuple[str, ...]) -> None:
         certificate, key = self_signed(f"mx.{self.domain}", ("localhost",))
@@ -165,7 +172,7 @@ class Site:
             self.process = None
 
     def kill(self) -> None:
-        """Kill it as a power cut would kill it."""
+        """Kill it as kill -9 does. Workers that it has stop in order, and hold the data directory until then."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
