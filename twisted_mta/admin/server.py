@@ -54,12 +54,18 @@ def _lines(facts: dict[str, Any], now: float, prefix: str = "") -> Iterator[str]
             yield from _lines(value, now, f"{label}.")
         elif isinstance(value, list):
             for entry in value:
-                yield f"{label}: {_words(entry)}"
+                yield f"{label}: {_words(entry, now)}"
         else:
             yield f"{label}: {value}"
 
 
-def _words(entry: object) -> str:
+def _words(entry: object, now: float) -> str:
     if isinstance(entry, dict):
-        return ", ".join(f"{name} {value}" for name, value in entry.items())
+        return ", ".join(_word(name, value, now) for name, value in entry.items())
     return str(entry)
+
+
+def _word(name: str, value: Any, now: float) -> str:
+    if name == "since":
+        return f"for {format_duration(max(0.0, now - value))}"
+    return f"{name} {value}"
