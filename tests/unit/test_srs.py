@@ -69,9 +69,7 @@ class RewriteTests(SynchronousTestCase):
         self.assertLess(len(made.local), 65)
         self.assertEqual(OURS.reverse(made, NOW), Ticket("0WkzV7Qe0a1"))
         self.assertEqual(OURS.reverse(made.with_local(made.local.lower()), NOW), Ticket("0WkzV7Qe0a1"))
-        self.assertEqual(
-            OURS.reverse(OURS.rewrite(sender, NOW), NOW), sender, "long, where there is no history"
-        )
+        self.assertEqual(OURS.rewrite(sender, NOW), sender, "nothing would come back to what is too long")
         self.assertEqual(OURS.reverse(OURS.rewrite(BOB, NOW, "0WkzV7Qe0a1"), NOW), BOB)
         theirs = Address("SRS0=HHHH=TT=" + "x" * 50, "first.example")
         self.assertEqual(OURS.reverse(OURS.rewrite(theirs, NOW, "0Wkz"), NOW), Ticket("0Wkz"))
@@ -128,8 +126,10 @@ class RewriteTests(SynchronousTestCase):
     def test_whatever_the_sender(self, local: str, domain: str, days: float, ticket: bool) -> None:
         sender = Address(local, domain)
         made = OURS.rewrite(sender, NOW, "0Wkz" if ticket else "")
-        if ticket:
-            assert len(made.local.encode()) <= 64
+        if made == sender:
+            assert not ticket
+            return
+        assert len(made.local.encode()) <= 64
         found = OURS.reverse(made, NOW + days * DAY)
         assert found in (sender, Ticket("0Wkz")) or local[:4].upper() in ("SRS0", "SRS1")
 

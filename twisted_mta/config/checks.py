@@ -27,6 +27,7 @@ def check(config: Config, reading: Reading) -> None:
     _check_routes(config, reading)
     _check_queue(config, reading)
     _check_commands(config, reading)
+    _check_forward(config, reading)
 
 
 def _check_domains(config: Config, reading: Reading) -> None:
@@ -40,6 +41,14 @@ def _check_domains(config: Config, reading: Reading) -> None:
     postmaster = config.postmaster
     if not reading.is_bad("postmaster") and not postmaster.is_literal and "." not in postmaster.domain:
         reading.problem("postmaster", f"{quote(str(postmaster))} has no full domain", warning=True)
+
+
+def _check_forward(config: Config, reading: Reading) -> None:
+    domain = config.forward.srs_domain
+    if domain and domain not in config.domains and not reading.is_bad("domains", "forward.srs_domain"):
+        reading.problem(
+            "forward.srs_domain", f"{quote(domain)} is not one of `domains`: no bounce would be taken there"
+        )
 
 
 def _check_listen(config: Config, reading: Reading) -> None:

@@ -19,6 +19,7 @@ from twisted_mta.config.errors import Invalid, Problem, did_you_mean, quote
 from twisted_mta.config.lines import KeyLines
 from twisted_mta.config.schema import Network, Role
 from twisted_mta.core.address import Address, AddressError, parse_domain
+from twisted_mta.core.forward import HeaderTest
 from twisted_mta.core.schedule import parse_duration, parse_schedule
 from twisted_mta.core.tls_policy.decision import Require
 from twisted_mta.core.tls_policy.names import is_pattern
@@ -33,6 +34,7 @@ _SIZE = re.compile(r"([0-9]{1,15})[ ]?(?:([KMGT])(?:i?B)?|B)?", re.I)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FIELD_END = re.compile(r"(?<!\\):")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_FIELD_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 §2.2
 _PLACEHOLDERS = ("user", "local", "domain")
 
 
@@ -355,6 +357,15 @@ def address_or_domain(value: Any, reading: Reading, key: str) -> str:
     if written.startswith("@"):
         return f"@{domain(written[1:], reading, key)}"
     return str(address(value, reading, key))
+
+
+def header_test(value: Any, reading: Reading, key: str) -> HeaderTest:
+    """ "Name: beginning of the value" of a header field."""
+    written = text(value, reading, key)
+    field, found, begin = written.partition(":")
+    if not found or not _FIELD_NAME.fullmatch(field.strip()):
+        raise Invalid(f'{quote(written)} is no header field: write "X-Spam-Flag: YES"')
+    return HeaderTest(field.strip().lower(), begin.strip())
 
 
 def separator(value: Any, reading: Reading, key: str) -> str:

@@ -42,6 +42,9 @@ def check_files(config: Config, reading: Reading) -> None:
             _check_private(route.password_file, f"{key}.password_file", reading)
     _check_delivery(config, reading)
     _check_handlers(config, reading)
+    secret = config.forward.srs_secret_file
+    if secret is not None and config.forward.srs and secret.exists():
+        _check_private(secret, "forward.srs_secret_file", reading)
     _check_identity(config.user, "user", pwd.getpwnam, reading)
     _check_identity(config.group, "group", grp.getgrnam, reading)
     if not reading.is_bad("tls") and config.tls.certificate and config.tls.key:

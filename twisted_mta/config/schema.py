@@ -16,6 +16,7 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, Target
+from twisted_mta.core.forward import HeaderTest
 from twisted_mta.core.tls_policy.decision import Require
 from twisted_mta.core.virtual import Rule
 
@@ -26,6 +27,7 @@ QUEUE = "queue"
 SHARD = "queue-"
 CONTROL = "control"
 USAGE = "usage.sqlite"
+SRS_FILE = "srs-secret"
 TLS = "tls.sqlite"
 
 
@@ -415,6 +417,26 @@ class Submission:
 
 
 @attrs.frozen(kw_only=True)
+class Forward:
+    """[forward]: mail that an alias, or a user's own rule, sends on to another host."""
+
+    #: Whether the envelope sender is rewritten, so that the mail passes SPF there.
+    srs: bool = True
+    #: The domain of rewritten senders, one of ours; "": the first.
+    srs_domain: str = ""
+    #: What they are signed with; None: a file below the data directory. The server makes it.
+    srs_secret_file: Path | None = None
+    #: Seconds for which bounces come back.
+    srs_expire: float = 1_814_400.0
+    #: Whether only bounces may be sent to them.
+    srs_bounces_only: bool = True
+    #: Header fields of mail that is not forwarded.
+    not_if_header: tuple[HeaderTest, ...] = ()
+    #: What is done with it: "keep" puts it in the mailbox of whoever forwards it, "refuse" takes none of it.
+    instead: str = "keep"
+
+
+@attrs.frozen(kw_only=True)
 class Dns:
     """[dns]: the resolver. No servers: those of /etc/resolv.conf."""
 
@@ -476,6 +498,7 @@ class Config:
     queue: Queue = Queue()
     limits: Limits = Limits()
     submission: Submission = Submission()
+    forward: Forward = Forward()
     checks: Checks = Checks()
     delivery: Delivery = Delivery()
     handlers: Handlers = Handlers()
@@ -530,6 +553,11 @@ class Config:
     def usage_file(self) -> Path:
         """What accounts sent of late."""
         return self.data / USAGE
+
+    @property
+    def srs_secret_file(self) -> Path:
+        """What rewritten senders are signed with."""
+        return self.forward.srs_secret_file or self.data / SRS_FILE
 
     @property
     def tls_file(self) -> Path:

@@ -18,6 +18,7 @@ from twisted_mta.config.fields import PLACEHOLDER, Reader, Reading
 from twisted_mta.config.lines import join_key
 from twisted_mta.core.address import Address
 from twisted_mta.core.sasl.scram import MAX_ITERATIONS, MIN_ITERATIONS
+from twisted_mta.core.srs import DAY, MAX_EXPIRE
 
 C = TypeVar("C")
 
@@ -131,6 +132,15 @@ DNS: Mapping[str, Reader[Any]] = {
     "validating": fields.boolean,
 }
 
+FORWARD: Mapping[str, Reader[Any]] = {
+    "srs": fields.boolean,
+    "srs_domain": fields.domain,
+    "srs_secret_file": fields.path,
+    "srs_expire": fields.duration(DAY, MAX_EXPIRE),
+    "srs_bounces_only": fields.boolean,
+    "not_if_header": fields.array(fields.header_test),
+    "instead": fields.choice("keep", "refuse"),
+}
 TLS_REPORTS: Mapping[str, Reader[Any]] = {
     "enabled": fields.boolean,
     "contact": fields.address,
@@ -366,6 +376,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "queue": partial(table, schema.Queue, QUEUE, {}),
     "limits": partial(table, schema.Limits, LIMITS, {}),
     "submission": partial(table, schema.Submission, SUBMISSION, {}),
+    "forward": partial(table, schema.Forward, FORWARD, {}),
     "checks": partial(table, schema.Checks, CHECKS, {}),
     "delivery": partial(table, schema.Delivery, DELIVERY, {}),
     "handlers": partial(table, schema.Handlers, HANDLERS, {}),
@@ -382,6 +393,7 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "queue": QUEUE,
     "limits": LIMITS,
     "submission": SUBMISSION,
+    "forward": FORWARD,
     "checks": CHECKS,
     "delivery": DELIVERY,
     "delivery.command": COMMANDS,

@@ -30,6 +30,8 @@ class Transport(enum.StrEnum):
     COMMAND = "command"
     #: A function of a Twisted application. `target` names it.
     HANDLER = "handler"
+    #: Whoever sent the message with the queue id `target`, which was forwarded and now bounces.
+    RETURN = "return"
     #: Nowhere, on purpose.
     DISCARD = "discard"
     #: Nowhere, and the sender is told. `target` is the reply: "550 5.1.1 there is no user ...".

@@ -121,6 +121,8 @@ class _Reader:
         take = self._keys.get(key.strip().lower())
         if not found or take is None:
             raise RulesError(f"not understood: {shown(text)}")
+        if _CONTROL.search(text):
+            raise RulesError(f"there is a control character: {shown(text)}")
         if len(text) > MAX_LINE:
             raise RulesError(f"{key.strip()}: the line is longer than {MAX_LINE} characters")
         try:
@@ -214,10 +216,8 @@ def parse_rules(text: str, rules: Rules = NONE) -> Parsed:
             continue
         asked = True
         try:
-            if _CONTROL.search(line):
-                raise RulesError(f"there is a control character: {shown(line)}")
-            key, _, value = line.partition(":")
-            if key.strip().lower() == "vacation" and ":" in line and value.strip().lower() != "off":
+            key, found, value = line.partition(":")
+            if key.strip().lower() == "vacation" and found and value.strip().lower() != "off":
                 reader.reply(_rest(value, lines))
                 break
             reader.line(line)
@@ -234,11 +234,11 @@ def parse_rules(text: str, rules: Rules = NONE) -> Parsed:
 
 def _rest(value: str, lines: list[str]) -> str:
     """The text of a reply: what stands behind the key, and the lines below."""
-    text = [value.strip()]
-    for line in lines:
+    text: list[str] = []
+    for line in (value.strip(), *lines):
         if line.rstrip() == "--":
             break
-        text.append(_CONTROL.sub("", line.rstrip()))
+        text.append(_CONTROL.sub("", line).rstrip())
     return "\n".join(text).strip("\n")
 
 

@@ -69,11 +69,14 @@ class Srs:
     expire: float
 
     def rewrite(self, sender: Address, now: float, queue_id: str = "") -> Address:
-        """The sender for a copy that is passed on at `now` (Unix seconds). With a `queue_id` it is short enough for any host."""
+        """The sender for a copy that is passed on at `now` (Unix seconds).
+
+        What would be too long stays as it is without a `queue_id`: no bounce could come back to it.
+        """
         made = self._rewrite(sender, now)
-        if queue_id and len(made.local.encode("utf-8", "surrogateescape")) > MAX_LOCAL_PART:
-            return self._signed("0", f"{_stamp(now)}=", f"={_fold(queue_id)}")
-        return made
+        if len(made.local.encode("utf-8", "surrogateescape")) <= MAX_LOCAL_PART:
+            return made
+        return self._signed("0", f"{_stamp(now)}=", f"={_fold(queue_id)}") if queue_id else sender
 
     def _rewrite(self, sender: Address, now: float) -> Address:
         match = _REWRITTEN.match(sender.local)

@@ -13,6 +13,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import Routed, members, route, without_list
 from twisted_mta.core.explanation import Finding, Note
+from twisted_mta.core.forward import Passing, forward
 from twisted_mta.core.lists import (
     Distribute,
     MailingList,
@@ -48,6 +49,7 @@ class _Findings:
     """What is to become of a message, and who gets it."""
 
     verdict: Verdict
+    header: bytes
     routed: Routed = attrs.field(factory=lambda: Routed((), ()))
 
 
@@ -145,15 +147,15 @@ class ListDelivery:
             posters = self._directory.posters(settings.address)
         verdict = judge(settings, message.sender, header, posters)
         if isinstance(verdict, Distribute):
-            return _Findings(verdict, members(settings, self._directory))
+            return _Findings(verdict, header, members(settings, self._directory))
         if isinstance(verdict, ToOwner):
             # As an alias would, with the sender's wishes; to the postmaster where the owner leads nowhere.
             for owner in (settings.owner, self._directory.postmaster()):
                 routed = route([Recipient(owner, recipient.notify)], self._directory)
                 routed = without_list(settings, routed)
                 if routed.recipients and not routed.problems:
-                    return _Findings(verdict, routed)
-        return _Findings(verdict)
+                    return _Findings(verdict, header, routed)
+        return _Findings(verdict, header)
 
     def _outcome(self, settings: MailingList, message: QueuedMessage, findings: _Findings) -> Outcome:
         verdict, routed = findings.verdict, findings.routed
@@ -166,7 +168,11 @@ class ListDelivery:
             return Failed(Reply(550, "5.2.4", f"not sent to the members of {name}: {why}"))
         if isinstance(verdict, ToOwner):
             letter = self._child(
-                settings, message, routed, sender=message.sender, prefix=delivered_to(settings)
+                settings,
+                message,
+                findings,
+                sender=message.sender,
+                prefix=delivered_to(settings),
             )
             return Expanded(
                 (letter,), Reply(250, "2.1.5", f"sent to the owner of {name}, since {verdict.why}")
@@ -175,7 +181,7 @@ class ListDelivery:
         post = self._child(
             settings,
             message,
-            routed,
+            findings,
             sender=bounce_address(settings.address),
             prefix=list_fields(settings, verdict.present),
         )
@@ -206,16 +212,20 @@ class ListDelivery:
         self,
         settings: MailingList,
         message: QueuedMessage,
-        routed: Routed,
+        findings: _Findings,
         *,
         sender: Address | None,
         prefix: bytes,
     ) -> NewMessage:
         now = self._clock.seconds()
+        queue_id = self._ids()
+        passing = Passing(queue_id=queue_id, sender=sender, header=findings.header, now=now)
+        directory = self._directory
+        forwarded = forward(findings.routed.recipients, passing, directory.forwarding(), directory)
         return NewMessage(
-            id=self._ids(),
+            id=queue_id,
             sender=sender,
-            recipients=routed.recipients,
+            recipients=forwarded.recipients,
             prefix=prefix + message.prefix,
             arrived=now,
             expires=now + max(0.0, message.expires - message.released),

@@ -10,8 +10,10 @@ from zope.interface import Interface
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, Target
 from twisted_mta.core.domains import Domain
+from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.lists import MailingList
 from twisted_mta.core.sasl import Claim, Secret
+from twisted_mta.core.srs import SrsError, Ticket
 
 
 @attrs.frozen
@@ -68,6 +70,13 @@ class IDirectory(Interface):
 
     def handler(address: Address) -> str:
         """The name of the application's handler for this address; "" if there is none."""
+
+    def returns(address: Address) -> Address | Ticket | SrsError | None:
+        """Where bounces to an address go that is a rewritten sender of ours: to the old one, or to who sent a certain
+        message; or why they go nowhere. None for any other address."""
+
+    def forwarding() -> Forwarding:
+        """What mail gets that is forwarded."""
 
     def posters(address: Address) -> Container[str]:
         """The folded addresses that count as members of the list with that posting address: as the list has them, and

@@ -8,6 +8,7 @@ from typing import ClassVar
 from zope.interface import implementer
 
 from twisted_mta.config.schema import Network
+from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.expand import canonical, home, resolves, too_large
 from twisted_mta.core.lists import refuse_sender
@@ -17,6 +18,8 @@ from twisted_mta.interfaces import IDirectory, IPolicyCheck, Peer
 from twisted_mta.policy.base import Accepting, is_within
 
 _DENIED = Reply(550, "5.7.1", "Relaying denied: we do not take mail for that domain from you")
+
+_BOUNCES = Reply(550, "5.7.1", "Only bounces are taken for that address: it is the sender of forwarded mail")
 
 
 @implementer(IPolicyCheck)
@@ -76,6 +79,8 @@ class RecipientCheck(Accepting):
         problem = resolves(address, self._directory)
         if problem is not None:
             return problem.reply
+        if envelope.sender is not None and self._takes_bounces_only(address):
+            return _BOUNCES
         address = canonical(address, self._directory)
         if domain is not None and domain.alias_of:
             address = home(address, self._directory)
@@ -83,6 +88,10 @@ class RecipientCheck(Accepting):
         if settings is None:
             return None
         return refuse_sender(settings, envelope.sender, self._directory.posters(settings.address))
+
+    def _takes_bounces_only(self, address: Address) -> bool:
+        directory = self._directory
+        return directory.forwarding().bounces_only and directory.returns(address) is not None
 
 
 @implementer(IPolicyCheck)

@@ -20,6 +20,7 @@ from twisted_mta.store.app_passwords import AppPasswordFile, LastUse, used_file
 from twisted_mta.store.authenticator import PasswdAuthenticator, ScramSettings
 from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
 from twisted_mta.store.secret import installation_secret
+from twisted_mta.store.srs import make_secret
 from twisted_mta.store.threads import InlineWorkers, Workers
 from twisted_mta.store.users import PasswdFile
 
@@ -75,10 +76,13 @@ class Accounts:
         users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
         apps = AppPasswordFile.beside(config.accounts.file)
         # Looked at before reading: so a change in between is noticed, if twice.
-        stamps = {str(path): _stamp(path) for path in (users.path, apps.path, *config.address_files)}
+        if config.forward.srs:
+            make_secret(config.srs_secret_file, self._random)
+        files = (users.path, apps.path, config.srs_secret_file, *config.address_files)
+        stamps = {str(path): _stamp(path) for path in files}
         users.refresh()
         apps.refresh()
-        directory, problems = load_directory(config, users)
+        directory, problems = load_directory(config, users, self._clock.seconds)
         for problem in problems:
             self.log.warn("aliases: {problem}", problem=str(problem))
         stamps |= {path: _stamp(path) for path in directory.includes}

@@ -20,6 +20,7 @@ from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
+from twisted_mta.delivery.returns import ReturnDelivery
 from twisted_mta.delivery.settled import settled
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_memory import TlsMemory
@@ -312,6 +313,7 @@ def assemble(
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
+        Transport.RETURN: ReturnDelivery(stores[0], directory, ids, reactor),
         **settled(),
         **outlets.deliveries,
     }
@@ -329,6 +331,7 @@ def assemble(
             bounce_router=lambda sender: route([Recipient(sender)], directory).recipients,
             relay=config.relay,
             at_once=outlets.at_once,
+            rewritten=lambda sender: directory.returns(sender) is not None,
         )
         admin = QueueAdmin(store, reactor.seconds, wake=queue.wake, forget=queue.forget)
         return Shard(store=store, history=HistoryKeeper(store, reactor), queue=queue, admin=admin)

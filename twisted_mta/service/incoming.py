@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from twisted_mta.core.envelope import Envelope, TlsWish
 from twisted_mta.core.expand import route
+from twisted_mta.core.forward import Passing, forward
 from twisted_mta.core.message import HeaderCollector, first_field
 from twisted_mta.core.queue import Arrival, NewMessage
 from twisted_mta.core.replies import Reply
@@ -176,6 +177,8 @@ class Incoming:
         if refusal is not None:
             return refusal
         message = self._new_message(header)
+        if isinstance(message, Reply):
+            return message
         inline = self._intake.inline
         if inline is not None and inline.concerns(message):
             refusal = await inline.ask(message, envelope, self._body)
@@ -207,10 +210,23 @@ class Incoming:
             message_id=message.message_id or "none",
         )
 
-    def _new_message(self, header: bytes) -> NewMessage:
+    def _new_message(self, header: bytes) -> NewMessage | Reply:
+        """The message for the queue, or why it is not taken after all."""
         intake, envelope = self._intake, self._envelope
         routed = route(envelope.recipients, intake.directory, self._body.size)
         queue_id = self._id()
+        now = intake.seconds()
+        forwarded = forward(
+            routed.recipients,
+            Passing(queue_id=queue_id, sender=envelope.sender, header=header, now=now),
+            intake.directory.forwarding(),
+            intake.directory,
+        )
+        if forwarded.refused:
+            # All of it, while its sender's server is there: a bounce would go to whom the spammer names.
+            return refused(self._peer, Reply(550, "5.7.1", forwarded.refused[0]))
+        for text in forwarded.kept if self._peer.remarks is None else ():
+            self.log.info("{queue_id}: kept: {text}", event="not forwarded", queue_id=queue_id, text=text)
         for problem in routed.problems:
             # It is queued all the same, and fails at delivery: so the sender gets an ordinary bounce.
             if self._peer.remarks is None:
@@ -220,11 +236,10 @@ class Incoming:
                     problem=problem.text,
                     source=problem.source,
                 )
-        now = intake.seconds()
         return NewMessage(
             id=queue_id,
             sender=envelope.sender,
-            recipients=routed.recipients,
+            recipients=forwarded.recipients,
             prefix=self._trace(queue_id, now),
             arrived=now,
             expires=max(now, envelope.hold_until) + self._rules.expire,

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted_mta.core.address import Address
 from twisted_mta.core.dsn import Action, Report, Reporter
 from twisted_mta.core.envelope import Notify
-from twisted_mta.core.queue import NewMessage, NewRecipient, QueuedMessage
+from twisted_mta.core.queue import NewMessage, NewRecipient, QueuedMessage, QueuedRecipient
 from twisted_mta.interfaces import IStoredBody
 
 #: What a recipient's NOTIFY must hold for it to be told (RFC 3461 §4.1).
@@ -37,6 +37,8 @@ class Notices:
     route: Callable[[Address], tuple[NewRecipient, ...]]
     #: Seconds until a notification itself is given up.
     expire: float
+    #: Whether an address is a sender that was rewritten here.
+    rewritten: Callable[[Address], bool] = lambda address: False
     #: Whether the postmaster gets notifications that can't be delivered.
     double_bounces: bool = True
 
@@ -50,6 +52,11 @@ class Notices:
             return self.double_bounces and failed and told
         # RFC 5321 §4.5.5, RFC 3461 §4.1: NEVER is the empty set.
         return bool(notify if report.traced else _WANTED[report.action] & notify)
+
+    def addressee(self, message: QueuedMessage, recipient: QueuedRecipient) -> Address | None:
+        """The sender to be told of a recipient: that of its copy, or the one behind it where that was rewritten."""
+        sender = message.sender_for(recipient)
+        return message.sender if sender is not None and self.rewritten(sender) else sender
 
     def write(
         self, message: QueuedMessage, body: IStoredBody | None, reports: Sequence[Report], now: float

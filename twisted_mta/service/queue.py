@@ -89,6 +89,7 @@ class QueueManager(Service):
         relay: Relay,
         at_once: Callable[[QueuedRecipient], int] = lambda recipient: 1,
         grace: float = 5.0,
+        rewritten: Callable[[Address], bool] = lambda address: False,
     ) -> None:
         self._store = store
         self._deliveries = deliveries
@@ -101,6 +102,7 @@ class QueueManager(Service):
             route=bounce_router,
             expire=settings.expire,
             double_bounces=settings.double_bounces == "postmaster",
+            rewritten=rewritten,
         )
         self._destinations = Destinations(relay)
         schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)

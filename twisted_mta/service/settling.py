@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -138,8 +138,11 @@ class Settler:
         if reports:
             try:
                 body = await self._quotable(message)
-                for sender, told in _by_sender(message, reports).items():
-                    new += self._notices.write(attrs.evolve(message, sender=sender), body, told, now)
+                told: dict[Address | None, list[Report]] = {}
+                for report in reports:
+                    told.setdefault(self._notices.addressee(message, report.recipient), []).append(report)
+                for sender, those in told.items():
+                    new += self._notices.write(attrs.evolve(message, sender=sender), body, those, now)
             except Exception:  # noqa: BLE001  then nothing is given up, lest it is lost without a word
                 self.log.failure("can't write the notification about {queue_id}", queue_id=message.id)
                 new = []
@@ -178,13 +181,3 @@ class Settler:
         except Exception:  # noqa: BLE001  then the notification quotes what we have
             self.log.failure("can't read {queue_id} to quote it", queue_id=message.id)
             return None
-
-
-def _by_sender(
-    message: QueuedMessage, reports: Sequence[Report]
-) -> Mapping[Address | None, Sequence[Report]]:
-    """What each envelope sender that copies went out with is to be told."""
-    found: dict[Address | None, list[Report]] = {}
-    for report in reports:
-        found.setdefault(message.sender_for(report.recipient), []).append(report)
-    return found

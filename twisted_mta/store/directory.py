@@ -5,7 +5,8 @@ Loading reads files and so runs in a thread; a snapshot never changes, and a rel
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -18,10 +19,13 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, AliasFile, AliasProblem, AliasTable, Target, merge
 from twisted_mta.core.domains import Domain, Domains
 from twisted_mta.core.expand import posters
+from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.lists import MailingList, check_address, owner_addresses
+from twisted_mta.core.srs import SrsError, Ticket
 from twisted_mta.core.virtual import Rule
 from twisted_mta.interfaces import Account, IDirectory
 from twisted_mta.store.alias_files import Loader, load_domain
+from twisted_mta.store.srs import load_forwarding
 
 
 class Users(Protocol):
@@ -62,6 +66,9 @@ class Directory:
     #: Our own address literals ("[192.0.2.1]"), mail to which is local (RFC 5321 §4.1.3).
     literals: frozenset[str] = frozenset()
     handlers: HandlerTable = attrs.field(factory=HandlerTable)
+    forward: Forwarding = attrs.field(factory=Forwarding)
+    #: The Unix time, for what expires.
+    seconds: Callable[[], float] = attrs.field(default=time.time, eq=False)
     _domains: Domains = attrs.field(init=False, eq=False, repr=False)
     _rules: Mapping[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
     _posting: Mapping[str, MailingList] = attrs.field(init=False)
@@ -167,6 +174,20 @@ class Directory:
         match = self.handlers.find(address)
         return match.handler.name if match else ""
 
+    def returns(self, address: Address) -> Address | Ticket | SrsError | None:
+        """See IDirectory."""
+        srs = self.forward.srs
+        if srs is None or not srs.claims(address):
+            return None
+        try:
+            return srs.reverse(address, self.seconds())
+        except SrsError as error:
+            return error
+
+    def forwarding(self) -> Forwarding:
+        """See IDirectory."""
+        return self.forward
+
     def posters(self, address: Address) -> frozenset[str]:
         """See IDirectory."""
         key = address.folded
@@ -246,6 +267,14 @@ class DirectoryHolder:
         """See IDirectory."""
         return self.current.handler(address)
 
+    def returns(self, address: Address) -> Address | Ticket | SrsError | None:
+        """See IDirectory."""
+        return self.current.returns(address)
+
+    def forwarding(self) -> Forwarding:
+        """See IDirectory."""
+        return self.current.forwarding()
+
     def posters(self, address: Address) -> Container[str]:
         """See IDirectory."""
         return self.current.posters(address)
@@ -254,7 +283,9 @@ class DirectoryHolder:
 # --- Loading -------------------------------------------------------------------------------------
 
 
-def load_directory(config: Config, users: Users) -> tuple[Directory, tuple[AliasProblem, ...]]:
+def load_directory(
+    config: Config, users: Users, seconds: Callable[[], float] = time.time
+) -> tuple[Directory, tuple[AliasProblem, ...]]:
     """Build a snapshot. Blocks: call it in a thread. Never raises for what is in alias files, or for those that
     can't be read: that is told in the problems (`line` 0 where a whole file is missing), and the rest is used.
 
@@ -278,6 +309,9 @@ def load_directory(config: Config, users: Users) -> tuple[Directory, tuple[Alias
             problems.append(AliasProblem(str(config.path), 0, str(settings.address), why))
         else:
             lists.append(settings)
+    forwarding, trouble = load_forwarding(config)
+    if trouble:
+        loader.problems.append(AliasProblem(str(config.srs_secret_file), 0, "", trouble))
     directory = Directory(
         domains=config.own_domains,
         postmaster_address=config.postmaster,
@@ -290,6 +324,8 @@ def load_directory(config: Config, users: Users) -> tuple[Directory, tuple[Alias
         patterns=tuple(one for one in config.virtual if isinstance(one, Rule)),
         literals=own_literals(config),
         handlers=load_handlers(config)[0],
+        forward=forwarding,
+        seconds=seconds,
     )
     for settings in lists:
         if settings.members_only:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from twisted_mta.config.schema import MailingList
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import merge, parse_aliases, parse_include
 from twisted_mta.core.domains import Domain
+from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.patterns import Pattern
 from twisted_mta.core.virtual import Rule, read_target
 from twisted_mta.interfaces import Account
@@ -66,6 +68,8 @@ def make_directory(
     special: Iterable[Domain] = (),
     virtual: Mapping[str, str] | None = None,
     maildirs: str = "/var/mail",
+    forward: Forwarding | None = None,
+    seconds: Callable[[], float] = time.time,
 ) -> Directory:
     """A directory that is like one loaded from files.
 
@@ -97,4 +101,6 @@ def make_directory(
             for number, (pattern, target) in enumerate((virtual or {}).items(), 1)
         ),
         literals=frozenset(literals),
+        forward=forward or Forwarding(),
+        seconds=seconds,
     )

@@ -2,6 +2,7 @@
 
 For an address in one of our domains the first of these that exists decides:
 
+0. a sender that was rewritten here (`core.srs`), which only bounces come to: the old one;
 1. a mailing list, or its NAME-owner, NAME-bounces or NAME-request;
 2. an alias of the full address, else of the local part, where the domain has users of its own;
 3. an account of exactly this name;
@@ -26,6 +27,7 @@ from twisted_mta.core.aliases import Action, Alias, Special, Target
 from twisted_mta.core.domains import Domain
 from twisted_mta.core.expand.plan import Kind, Problem
 from twisted_mta.core.lists import MailingList
+from twisted_mta.core.srs import SrsError, Ticket
 
 #: RFC 5321 §4.5.1: postmaster exists in every domain. RFC 2142 §4 asks for abuse; mailer-daemon is where people
 #: answer bounces to.
@@ -48,6 +50,7 @@ class Lookups(Protocol):
     def mailing_list(self, address: Address) -> MailingList | None: ...
     def list_owner(self, address: Address) -> MailingList | None: ...
     def handler(self, address: Address) -> str: ...
+    def returns(self, address: Address) -> Address | Ticket | SrsError | None: ...
 
 
 @attrs.frozen
@@ -62,6 +65,10 @@ class Found:
     name: Address | None = None
     #: The name of a handler.
     handler: str = ""
+    #: Why it takes no mail.
+    problem: Problem | None = None
+    #: Whose sender gets it; see `Transport.RETURN`.
+    ticket: Ticket | None = None
 
 
 NOTHING: frozenset[Kind] = frozenset()
@@ -87,6 +94,9 @@ def find(address: Address, directory: Lookups, skip: frozenset[Kind] = NOTHING) 
     domain = directory.domain(address.domain)
     if domain is None:
         return _REMOTE
+    returned = directory.returns(address)
+    if returned is not None:
+        return _returned(returned, address)
     return _by_name(address, domain, directory, skip) or _by_rule(address, domain, directory, skip)
 
 
@@ -131,6 +141,14 @@ def _by_rule(address: Address, domain: Domain, directory: Lookups, skip: frozens
     return Found(Kind.CATCH_ALL, rest.targets) if rest else None
 
 
+def _returned(found: Address | Ticket | SrsError, address: Address) -> Found:
+    if isinstance(found, SrsError):
+        return Found(Kind.FORGED, problem=Problem(Kind.FORGED, address, str(found), "forward.srs"))
+    if isinstance(found, Ticket):
+        return Found(Kind.RETURN, ticket=found)
+    return Found(Kind.RETURN, (found,), "forward.srs")
+
+
 def _relayed(address: Address, domain: Domain, directory: Lookups) -> Found | None:
     """RFC 5321 §3.6.2: a relay may check whether the recipient exists, and then need not write the bounce."""
     if domain.unreadable:
@@ -166,6 +184,8 @@ def resolves(address: Address, directory: Lookups) -> Problem | None:
         found = find(home(address, directory), directory)
     if found is None:
         return unknown(address, "")
+    if found.problem is not None:
+        return found.problem
     if len(found.targets) == 1 and isinstance(found.targets[0], Special):
         return refusal(found.targets[0], address)
     return None

@@ -28,11 +28,13 @@ class Kind(enum.StrEnum):
     COMMAND = "command"
     HANDLER = "handler"
     BLACKHOLE = "blackhole"
+    RETURN = "returns to"
     POSTMASTER = "postmaster"
     CATCH_ALL = "catch-all"
     DUPLICATE = "duplicate"
     FAIL = "refused"
     DEFER = "put off"
+    FORGED = "not ours"
     UNKNOWN = "unknown user"
     LOOP = "alias loop"
     LIMIT = "limit"
@@ -91,6 +93,7 @@ _REPLIES = {
     Kind.FAIL: (550, "5.2.1"),  # RFC 3463 §3.3: mailbox disabled, not accepting messages
     Kind.SIZE: (552, "5.2.3"),  # RFC 3463 §3.3: message length exceeds administrative limit
     Kind.DEFER: (450, "4.2.1"),
+    Kind.FORGED: (550, "5.7.1"),  # RFC 3463 §3.8: delivery not authorized, message refused
 }
 
 

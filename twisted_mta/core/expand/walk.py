@@ -96,6 +96,11 @@ class _Expansion:
             return self._problem(Kind.LOOP, address, text, source, trail)
         if found is None:
             return self._note(unknown(address, source), str(address), trail)
+        if found.problem is not None:
+            return self._note(found.problem, str(address), trail)
+        if found.ticket is not None:
+            step = Step(str(address), found.kind, source)
+            return self._arrive(step, address, Transport.RETURN, trail, found.ticket.queue_id)
         transport = _FINAL.get(found.kind)
         if transport and not found.targets:
             step = Step(str(address), found.kind, source)
