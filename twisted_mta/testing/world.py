@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from twisted_mta.config.loader import load
-from twisted_mta.config.schema import Role
+from twisted_mta.config.schema import SRS_FILE, Role
 from twisted_mta.core.envelope import Envelope
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import Peer
@@ -29,6 +29,7 @@ from twisted_mta.service.explain.control import read_question
 from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.store.srs import make_secret
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.commands import ScriptedCommands
 from twisted_mta.testing.dns import FakeResolver
@@ -73,6 +74,8 @@ class World:
             "".join(f"{name}@example.test:!::::::\n" for name in ("alice", "bob", "postmaster")),
             encoding="utf-8",
         )
+        # The server would make it, of real chance.
+        make_secret(directory / "data" / SRS_FILE, lambda size: seed.to_bytes(size, "big"))
         self.directory = directory
         self.network = MemoryNetwork()
         self.network.advance(BEGIN)
