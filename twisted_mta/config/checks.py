@@ -45,7 +45,7 @@ def _check_domains(config: Config, reading: Reading) -> None:
 
 def _check_forward(config: Config, reading: Reading) -> None:
     domain = config.forward.srs_domain
-    if domain and domain not in config.domains and not reading.is_bad("domains", "forward.srs_domain"):
+    if domain and domain not in config.own_domains and not reading.is_bad("domains", "forward.srs_domain"):
         reading.problem(
             "forward.srs_domain", f"{quote(domain)} is not one of `domains`: no bounce would be taken there"
         )

@@ -37,7 +37,7 @@ def load_forwarding(config: Config) -> tuple[Forwarding, str]:
     if settings.srs:
         try:
             srs = Srs(
-                domain=settings.srs_domain or config.domains[0],
+                domain=settings.srs_domain or config.own_domains[0],
                 secrets=_read(config.srs_secret_file),
                 expire=settings.srs_expire,
             )
