@@ -244,13 +244,13 @@ class Run:
 
     def _receive(self, data: bytes) -> None:
         """One piece, and what it does to the time that the client has."""
-        before, state = self.core.pace, self.core._talk.state
+        before, begun, state = self.core.pace, self.core.begun, self.core._talk.state
         self._perform(self.core.receive(data))
         after = self.core.pace
         _check(0 < after.silence <= after.whole, "no time, or more than for the whole", after)
-        _check(after.count >= before.count, "time turns back", (before, after))
+        _check(self.core.begun >= begun, "time turns back", (begun, self.core.begun))
         if b"\n" not in data and self.core._talk.state is state:
-            same = (before.doing, before.count) == (after.doing, after.count)
+            same = (before.doing, begun) == (after.doing, self.core.begun)
             _check(same, "dribbling gives it more time", (before, after))
 
     def _perform(self, effects: Sequence[Effect]) -> None:

@@ -104,6 +104,24 @@ class PathTests(TestCase):
         with self.assertRaises(AddressError):
             parse_path(f"<{'a' * 64}@{'b' * 256}>")
 
+    @given(st.text(alphabet='ab.-_+@<>[]"é 1', max_size=20), st.integers(0, 70))
+    def test_the_shortcut_comes_to_the_same(self, text: str, more: int) -> None:
+        for path in (f"<{text}>", f"<a@{text}> X", f"<{text}@b.c>", f"<{'a' * more}.b@c.d>", f"<a@b.{text}>"):
+            try:
+                found = parse_path(path)
+            except AddressError:
+                continue
+            if found[0] is not None and not path.startswith(("<@", "< ")):
+                # RFC 5321 App. C: a source route is dropped; a path with one takes the long way.
+                self.assertEqual(parse_path("<@route.example:" + path[1:]), found)
+
+    def test_what_is_remembered_of_an_address_is_no_part_of_it(self) -> None:
+        asked = Address("Bob", "example.test")
+        self.assertEqual((asked.folded, str(asked)), ("bob@example.test", "Bob@example.test"))
+        self.assertEqual((asked.folded, str(asked)), ("bob@example.test", "Bob@example.test"))
+        other = Address("Bob", "example.test")
+        self.assertEqual((asked, hash(asked), repr(asked)), (other, hash(other), repr(other)))
+
     @given(st.text(max_size=40))
     def test_only_declared_errors(self, text: str) -> None:
         for parse in (parse_path, Address.parse, parse_domain):

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.service import logs
-from twisted_mta.service.logs import LogFile, Turns, observer
+from twisted_mta.service.logs import Batches, LogFile, observer
+from twisted_mta.store.log_events import LogEvent
 
 
 class FakeReactor(Clock):
@@ -101,36 +102,50 @@ class LineTests(SynchronousTestCase):
         )
 
 
-class TurnTests(SynchronousTestCase):
+class EventTests(SynchronousTestCase):
+    def test_an_event_is_as_a_logger_gives_it(self) -> None:
+        seen: list[Any] = []
+        happened = LogEvent("twisted_mta.service.incoming.Incoming", "{queue_id}: received", seen.append)
+        Logger("twisted_mta.service.incoming.Incoming", observer=seen.append).info(
+            "{queue_id}: received", queue_id="A1", size=3
+        )
+        happened(queue_id="A1", size=3)
+        for event in seen:
+            self.assertIsInstance(event.pop("log_time"), float)
+            event.pop("log_logger")
+        self.assertEqual(seen[0], seen[1])
+
+
+class BatchTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = FakeReactor(running=True)
         self.written: list[str] = []
-        self.turns = Turns(self.written.append, self.reactor)
+        self.batches = Batches(self.written.append, self.reactor)
         self.in_reactor = True
         self.patch(logs, "isInIOThread", lambda: self.in_reactor)
 
-    def test_one_write_a_turn(self) -> None:
+    def test_one_write_a_while(self) -> None:
         for line in ("a\n", "b\n"):
-            self.turns.write(line)
+            self.batches.write(line)
         self.assertEqual(self.written, [])
-        self.reactor.advance(0)
-        self.turns.write("c\n")
-        self.reactor.advance(0)
+        self.reactor.advance(0.01)
+        self.batches.write("c\n")
+        self.reactor.advance(0.01)
         self.assertEqual(self.written, ["a\nb\n", "c\n"])
 
-    def test_at_once_where_no_turn_comes(self) -> None:
-        self.turns.write("a\n")
+    def test_at_once_where_no_time_passes(self) -> None:
+        self.batches.write("a\n")
         self.in_reactor = False
-        self.turns.write("from a thread\n")
+        self.batches.write("from a thread\n")
         self.in_reactor = True
         self.reactor.running = False
-        self.turns.write("b\n")
+        self.batches.write("b\n")
         self.assertEqual(self.written, ["a\nfrom a thread\n", "b\n"])
-        self.reactor.advance(0)
+        self.reactor.advance(0.01)
         self.assertEqual(len(self.written), 2)
 
     def test_the_last_lines_are_not_lost(self) -> None:
-        self.turns.write("a\n")
+        self.batches.write("a\n")
         for run in self.reactor.at_end:
             run()
         self.assertEqual(self.written, ["a\n"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from unittest import TestCase
 
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from twisted_mta.core.address import Address
 from twisted_mta.core.message import (
     count_fields,
@@ -19,6 +22,21 @@ from twisted_mta.core.trace import received_field, with_protocol
 MESSAGE = b"Received: from a\r\n by b\r\nReceived: from c\r\nSubject:  one\r\n\ttwo \r\nno field\r\nX : spaced\r\n\r\nReceived: no\r\n"
 
 
+PIECES = [
+    b"Received",
+    b"received",
+    b"X",
+    b" ",
+    b"\t",
+    b":",
+    b"\r\n",
+    b"a",
+    b"\0",
+    b"\xff",
+    b"X: Received:\r\n",
+]
+
+
 class FieldTests(TestCase):
     def test_fields(self) -> None:
         header, body = split_message(MESSAGE)
@@ -29,6 +47,14 @@ class FieldTests(TestCase):
         self.assertEqual(first_field(header, "SUBJECT"), b"one\ttwo")
         self.assertIsNone(first_field(header, "Date"))
         self.assertEqual(count_fields(header, "received"), 2)
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=16).map(b"".join))
+    @example(b"X: a\r\nReceived\r\nReceived:b")
+    def test_a_search_finds_what_reading_all_finds(self, header: bytes) -> None:
+        for name in ("Received", "X"):
+            values = [field.value for field in fields(header) if field.key == name.lower().encode()]
+            self.assertEqual(count_fields(header, name), len(values))
+            self.assertEqual(first_field(header, name), values[0] if values else None)
 
     def test_unfinished_header(self) -> None:
         self.assertEqual(first_field(b"Subject: x", "subject"), b"x")

@@ -31,6 +31,7 @@ class EchoCore:
         self.buffer = b""
         self.open = False
         self.pace = Pace(10)
+        self.begun = 0
 
     def run(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -184,12 +185,12 @@ class SessionTests(SynchronousTestCase):
     def test_dribbling_does_not_help(self) -> None:
         """All of one thing has a time; the next thing has it anew."""
         core = self.session._core
-        core.pace = Pace(10, 25, "a command", 1)
+        core.pace = Pace(10, 25, "a command")
         self.session.dataReceived(b"1")
         for _ in range(4):
             self.clock.advance(6)
             self.session.dataReceived(b"2")
-        core.pace = Pace(10, 25, "a command", 2)
+        core.begun += 1
         for _ in range(4):
             self.session.dataReceived(b"3")
             self.clock.advance(6)
@@ -211,7 +212,7 @@ class SessionTests(SynchronousTestCase):
 
     def test_our_time_is_not_the_peers(self) -> None:
         """Neither that of an answer, nor that in which what we sent has not left."""
-        self.session._core.pace = Pace(10, 25, "a message", 1)
+        self.session._core.pace = Pace(10, 25, "a message")
         self.handler.answers[b"a"] = answer = Deferred()
         self.session.dataReceived(b"1")
         self.clock.advance(9)

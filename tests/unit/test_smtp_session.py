@@ -76,7 +76,7 @@ class SessionTestCase(SynchronousTestCase):
         """A session of a client for which the network 192.0.2.0/24 is trusted."""
         self.peer = Peer(address="192.0.2.1", port=1)
         made = smtp_session(
-            ServerSettings(hostname="mx", **settings),
+            ServerSettings(hostname="mx", trusted=True, **settings),
             self.reception,
             self.peer,
             self.clock,

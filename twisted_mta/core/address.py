@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import lru_cache
 
 import attrs
+
+from twisted_mta.core.values import value
 
 #: RFC 5321 §4.5.3.1: octets in a local-part and in a domain. Together they bound a path.
 MAX_LOCAL_PART = 64
@@ -25,6 +26,11 @@ _DOMAIN = re.compile(rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*")
 _LITERAL = re.compile(
     r"\[(?:(IPv6:)([0-9A-Fa-f:.]+)|([0-9]+(?:\.[0-9]+){3})|([A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+))\]", re.I
 )
+#: Most paths: a shortcut for `parse_path`, which would come to the same.
+_PLAIN_PATH = re.compile(
+    r"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++)*+)@"
+    r"([A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*)>"
+)
 _SOURCE_ROUTE = re.compile(rf"@{_DOMAIN.pattern}(?:,@{_DOMAIN.pattern})*:")
 _UNQUOTE = re.compile(r"\\(.)")
 
@@ -33,7 +39,7 @@ class AddressError(ValueError):
     """The text is not an address; the message says why, fit for an SMTP reply."""
 
 
-@attrs.frozen(order=True)
+@value(order=True)
 class Address:
     """One mailbox: `local` is unquoted and keeps its case, `domain` is lower-case.
 
@@ -43,6 +49,9 @@ class Address:
 
     local: str
     domain: str
+    #: What was made of the two before: a message asks for these a dozen times.
+    _folded: str = attrs.field(default="", init=False, eq=False, order=False, repr=False)
+    _text: str = attrs.field(default="", init=False, eq=False, order=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -57,6 +66,11 @@ class Address:
         return cls(local, parse_domain(rest[1:]))
 
     @property
+    def is_ascii(self) -> bool:
+        """Whether it can be said without SMTPUTF8 (RFC 6531)."""
+        return self.local.isascii() and self.domain.isascii()
+
+    @property
     def is_literal(self) -> bool:
         """Whether the domain is an address literal, RFC 5321 §4.1.3."""
         return self.domain.startswith("[")
@@ -64,7 +78,9 @@ class Address:
     @property
     def folded(self) -> str:
         """The key for look-ups of our own mailboxes, whose local parts ignore case."""
-        return f"{self.local}@{self.domain}".casefold()
+        if not self._folded:
+            object.__setattr__(self, "_folded", f"{self.local}@{self.domain}".casefold())
+        return self._folded
 
     def with_local(self, local: str) -> Address:
         """The same domain with another local part."""
@@ -75,14 +91,12 @@ class Address:
         return Address(self.local, domain)
 
     def __str__(self) -> str:
-        return _spelled(self.local, self.domain)
-
-
-@lru_cache(1024)  # an address is spelled some ten times on the way of a message
-def _spelled(local: str, domain: str) -> str:
-    if not _DOT_STRING.fullmatch(local):
-        local = '"' + re.sub(r'([\\"])', r"\\\1", local) + '"'
-    return f"{local}@{domain}" if domain else local
+        if not self._text:
+            local = self.local
+            if not _DOT_STRING.fullmatch(local):
+                local = '"' + re.sub(r'([\\"])', r"\\\1", local) + '"'
+            object.__setattr__(self, "_text", f"{local}@{self.domain}" if self.domain else local)
+        return self._text
 
 
 def _local_part(text: str) -> tuple[str, str]:
@@ -141,6 +155,11 @@ def parse_path(text: str) -> tuple[Address | None, str]:
     ``<>`` gives None; ``<postmaster>`` gives an Address with domain ""; a source route is read and dropped
     (RFC 5321 App. C). Raises AddressError. Whether null or bare paths are allowed here is the caller's to know.
     """
+    plain = _PLAIN_PATH.match(text)
+    if plain is not None:
+        local, domain = plain.groups()
+        if len(local) <= MAX_LOCAL_PART and len(domain) <= MAX_DOMAIN:
+            return Address(local, domain.lower()), text[plain.end() :]
     if not text.startswith("<"):
         raise AddressError("the address must stand in angle brackets")
     inner = text[1:].lstrip(" ")

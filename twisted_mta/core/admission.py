@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -31,21 +32,23 @@ class Bounds:
 
 @attrs.frozen
 class _Client:
+    parsed: IPv4Address | IPv6Address
     address: str
     network: str
     #: A customer has one IPv4 address, but 2^64 IPv6 addresses at least.
     customer: str
 
     @classmethod
+    @lru_cache(4096)
     def of(cls, host: str) -> _Client:
         address: IPv4Address | IPv6Address | None = ip_address(host.partition("%")[0])
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         if isinstance(address, IPv4Address):
-            return cls(str(address), str(address).rpartition(".")[0], str(address))
+            return cls(address, str(address), str(address).rpartition(".")[0], str(address))
         assert address is not None
         network = address.exploded[:19]
-        return cls(str(address), network, network)
+        return cls(address, str(address), network, network)
 
 
 class Admission:
@@ -103,7 +106,7 @@ class Admission:
         """
         if not host or not self.bounds.exempt:
             return host
-        address = ip_address(_Client.of(host).address)
+        address = _Client.of(host).parsed
         return "" if any(address in network for network in self.bounds.exempt) else host
 
     def enter(self, host: str) -> str:

@@ -11,17 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import attrs
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Send:
     """Write these bytes to the peer."""
 
     data: bytes
 
 
-@attrs.frozen
+@value
 class Ask:
     """A question that the core cannot answer itself (does this recipient exist? is this the password?).
 
@@ -32,19 +32,19 @@ class Ask:
     question: Any
 
 
-@attrs.frozen
+@value
 class BodyChunk:
     """The next octets of the message now being received (CRLF line ends, dot-stuffing removed)."""
 
     data: bytes
 
 
-@attrs.frozen
+@value
 class StartTLS:
     """Begin the TLS handshake as the server, after everything sent so far. Nothing is buffered any more."""
 
 
-@attrs.frozen
+@value
 class Close:
     """Close the connection once everything sent so far has left."""
 
@@ -55,17 +55,17 @@ NO_BINDINGS: Mapping[str, bytes] = {}
 Effect = Send | Ask | BodyChunk | StartTLS | Close
 
 
-@attrs.frozen
+@value
 class Pace:
     """How long the peer may take over what it does now. Seconds."""
 
     #: Without a single octet.
     silence: float
-    #: For all of it, however busy the peer is: so an octet now and then keeps no session open.
+    #: For all of it, however busy the peer is: so an octet now and then keeps no session open. Begins anew when `doing`
+    #: or `Core.begun` changes.
     whole: float = math.inf
-    #: What it does, for the log, and which one it is: `whole` begins anew when one of the two changes.
+    #: What it does, for the log.
     doing: str = "a command"
-    count: int = 0
 
 
 class Core(Protocol):
@@ -74,6 +74,11 @@ class Core(Protocol):
     @property
     def pace(self) -> Pace:
         """How long to wait for the peer, as the session stands now."""
+        ...
+
+    @property
+    def begun(self) -> int:
+        """How many commands, messages or logins the peer has begun: tells one that it is doing from the next."""
         ...
 
     def greet(self) -> Sequence[Effect]:

@@ -14,6 +14,7 @@ import attrs
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DEFAULT_NOTIFY, DeliverBy, Notify, TlsWish
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 
 class Transport(enum.StrEnum):
@@ -38,7 +39,7 @@ class Transport(enum.StrEnum):
     REFUSE = "refuse"
 
 
-@attrs.frozen
+@value
 class NewRecipient:
     """A recipient as it enters the queue.
 
@@ -61,7 +62,7 @@ class NewRecipient:
     target: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Arrival:
     """How a message came in, for the history."""
 
@@ -82,7 +83,7 @@ class Arrival:
     checks: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class NewMessage:
     """A message as it enters the queue; its body comes beside it."""
 
@@ -134,7 +135,7 @@ class Status(enum.StrEnum):
     FAILED = "failed"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class QueuedRecipient:
     """A recipient as it stands in the queue."""
 
@@ -165,7 +166,7 @@ class QueuedRecipient:
     target: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class QueuedMessage:
     """A message as it stands in the queue, without its recipients."""
 
@@ -213,7 +214,7 @@ class QueuedMessage:
         return attrs.evolve(self, sender=self.sender_for(recipient), prefix=recipient.prefix + self.prefix)
 
 
-@attrs.frozen
+@value
 class WorkItem:
     """A message with those of its recipients that are due and now belong to us."""
 
@@ -234,7 +235,7 @@ class Order(enum.StrEnum):
     REROUTE = "reroute"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Contact:
     """One host that was turned to in an attempt, whether or not it could be reached."""
 
@@ -253,7 +254,7 @@ class Contact:
     transcript: str = attrs.field(default="", repr=False)
 
 
-@attrs.frozen
+@value
 class Delivered:
     """The attempt succeeded: the recipient is done. `relayed` tells that the next host is now responsible.
 
@@ -271,7 +272,7 @@ class Delivered:
     contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 
-@attrs.frozen
+@value
 class TryLater:
     """The attempt failed for now: try again on schedule."""
 
@@ -284,7 +285,7 @@ class TryLater:
     contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 
-@attrs.frozen
+@value
 class Failed:
     """The attempt failed for good: bounce."""
 
@@ -293,7 +294,7 @@ class Failed:
     contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
 
 
-@attrs.frozen
+@value
 class Expanded:
     """The recipient (a list) became other messages over the same body: they enter the queue as it leaves, in one commit."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import attrs
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Reply:
     """One SMTP reply, sent or received.
 
@@ -39,6 +39,8 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply on the wire, CRLF at the end of each line; the enhanced code stands on each line (RFC 2034 §4)."""
+        if "\n" not in self.text and self.enhanced:  # nearly all
+            return f"{self.code} {self.enhanced} {self.text}\r\n".encode("utf-8", "replace")
         prefix = f"{self.enhanced} " if self.enhanced else ""
         lines = self.text.split("\n")
         last = len(lines) - 1

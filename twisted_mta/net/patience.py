@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twisted_mta.core.effects import Pace
 
+#: Seconds between two looks at most; the shortest time that is usual.
+_LOOK_EVERY = 60.0
+
 
 class Patience:
-    """The time that a peer has by a `Pace`. It passes only while it is the peer's turn; `over` is called at its end."""
+    """The time that a peer has by a `Pace`. It passes only while it is the peer's turn; `over` is called at its end.
 
-    __slots__ = ("_clock", "_doing", "_left", "_over", "_since", "_timer")
+    The timer is left alone when the peer moves: it comes too early then, looks how much time is left, and goes on. To set
+    it anew for each command cost as much as to parse one; and to bring one forward, in Twisted, is a search through all
+    there are. So it looks now and then even where nothing is due for long.
+    """
+
+    __slots__ = ("_clock", "_count", "_doing", "_end", "_left", "_over", "_since", "_timer", "_wakes")
 
     def __init__(self, clock: IReactorTime, over: Callable[[], None]) -> None:
         self._clock = clock
         self._over = over
+        #: When the time is over; infinite when it does not pass.
+        self._end = math.inf
         self._timer: IDelayedCall | None = None
+        #: When the timer looks; infinite without one.
+        self._wakes = math.inf
         #: What the peer is doing, the seconds that are left for all of it, and since when they pass.
-        self._doing: tuple[str, int] | None = None
+        self._doing = ""
+        self._count = -1
         self._left = 0.0
         self._since: float | None = None
 
-    def peer_turn(self, pace: Pace) -> None:
-        """The peer has just moved, or we are done: it is its turn."""
+    def peer_turn(self, pace: Pace, count: int = 0) -> None:
+        """The peer has just moved, or we are done: it is its turn. `count` tells one thing that it does from the next."""
         now = self._clock.seconds()
-        if self._doing != (pace.doing, pace.count):
-            self._doing, self._left = (pace.doing, pace.count), pace.whole
+        if count != self._count or pace.doing != self._doing:
+            self._doing, self._count, self._left = pace.doing, count, pace.whole
         elif self._since is not None:
             self._left -= now - self._since
         self._since = now
-        self._start(max(0.0, min(pace.silence, self._left)))
+        self._start(now + max(0.0, min(pace.silence, self._left)))
 
     def our_turn(self) -> None:
         """The peer may be silent."""
         self._stand_still()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._end = math.inf
 
     def at_most(self, seconds: float) -> None:
         """The peer has to take what we sent, or to close its side. Does not count as time of what it is doing."""
         self._stand_still()
-        self._start(seconds)
+        self._start(self._clock.seconds() + seconds)
+
+    def stop(self) -> None:
+        """The session is over."""
+        self.our_turn()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._wakes = None, math.inf
 
     def _stand_still(self) -> None:
         if self._since is not None:
             self._left -= self._clock.seconds() - self._since
         self._since = None
 
-    def _start(self, seconds: float) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(seconds)
-        else:
-            self._timer = self._clock.callLater(seconds, self._over)
+    def _start(self, end: float) -> None:
+        self._end = end
+        if end < self._wakes:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wake(self._clock.seconds())
+
+    def _wake(self, now: float) -> None:
+        delay = min(self._end - now, _LOOK_EVERY)
+        self._wakes = now + delay
+        self._timer = self._clock.callLater(delay, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._wakes = None, math.inf
+        now = self._clock.seconds()
+        if self._end <= now:
+            self._end = math.inf
+            self._over()
+        elif self._end < math.inf:
+            self._wake(now)

@@ -7,13 +7,12 @@ every session needs: replies of a pipelined batch in one write, back-pressure in
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet import protocol
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -155,7 +154,7 @@ class Session(protocol.Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = self._closing = True
         self._effects.clear()
-        self._patience.our_turn()
+        self._patience.stop()
         if self._held is not None and self._held.active():
             self._held.cancel()
         # What is under way (a commit, say) is not cancelled: its result only has nobody to go to.
@@ -190,29 +189,33 @@ class Session(protocol.Protocol):
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Perform effects in order; they queue behind those that still wait for an answer."""
-        self._effects.extend(effects)
+        queue = self._effects
+        queue.extend(effects)
         if self._performing or self._lost:
             return
         self._performing = True
         out: list[bytes] = []
         try:
-            while self._effects and self._waiting is None and not self._closing:
-                self._perform_one(self._effects.popleft(), out)
+            while queue and self._waiting is None and not self._closing:
+                effect = queue.popleft()
+                if isinstance(effect, Send):
+                    out.append(effect.data)
+                elif isinstance(effect, Ask):
+                    self._ask(effect.question, out)
+                else:
+                    self._perform_one(effect, out)
         finally:
             self._performing = False
-            self._flush(out)
+            if out:
+                self._flush(out)
 
-    def _perform_one(self, effect: Effect, out: list[bytes]) -> None:
+    def _perform_one(self, effect: BodyChunk | StartTLS | Close, out: list[bytes]) -> None:
         match effect:
-            case Send(data):
-                out.append(data)
-            case Ask(question):
-                self._ask(question, out)
             case BodyChunk(data):
                 pending = self._handler.body(data)
                 if pending is not None:
                     self._pause_reading()  # a question can take one read more; a message has as much as there is room
-                    self._wait(pending, lambda _: ())
+                    self._wait(pending, _nothing)
             case StartTLS():
                 self._flush(out)
                 self._handshaking = True
@@ -238,14 +241,21 @@ class Session(protocol.Protocol):
             self.log.failure("a question of the session failed")
             self._effects.extendleft(reversed(self._core.fault()))
             return
-        if isinstance(answer, AsyncIterator):
-            self._flush(out)
-            self._wait(self._pump(answer), lambda _: ())
-        elif inspect.isawaitable(answer):
+        kind = type(answer)  # most are there at once, so it must not cost much to see that
+        if hasattr(kind, "__await__"):
             self._wait(answer, self._core.answer)
+        elif hasattr(kind, "__anext__"):
+            self._flush(out)
+            self._wait(self._pump(answer), _nothing)
         else:
-            # Ahead of what may already be queued behind the question.
-            self._effects.extendleft(reversed(self._core.answer(answer)))
+            self._put_first(self._core.answer(answer))
+
+    def _put_first(self, effects: Sequence[Effect]) -> None:
+        """Effects go ahead of what may already be queued behind the question that they came from."""
+        if self._effects:
+            self._effects.extendleft(reversed(effects))
+        else:
+            self._effects.extend(effects)
 
     async def _pump(self, parts: AsyncIterator[object]) -> None:
         """Give a long answer to the core part by part, no faster than the peer reads."""
@@ -274,31 +284,26 @@ class Session(protocol.Protocol):
         self._effects.extend(rest)
         self._flush(out)
 
-    def _wait(self, awaitable: Awaitable[Any], then: Callable[[Any], Iterable[Effect]]) -> None:
+    def _wait(self, awaitable: Awaitable[Any], then: Callable[[Any], Sequence[Effect]]) -> None:
         """Hold the effects until `awaitable` is done, then perform what `then` makes of its result."""
         self._patience.our_turn()
-
-        async def run() -> Any:
-            return await awaitable
-
-        waiting: Deferred[Any] = Deferred.fromCoroutine(run())
+        waiting = awaitable if isinstance(awaitable, Deferred) else ensureDeferred(_coroutine(awaitable))
         self._waiting = waiting
+        waiting.addCallback(self._succeeded, then).addErrback(self._failed)
 
-        def succeeded(result: Any) -> None:
-            self._waiting = None
-            if not self._lost:
-                self._go_on(then(result))
+    def _succeeded(self, result: Any, then: Callable[[Any], Sequence[Effect]]) -> None:
+        self._waiting = None
+        if not self._lost:
+            self._go_on(then(result))
 
-        def failed(failure: Failure) -> None:
-            self._waiting = None
-            self.log.failure("a question of the session failed", failure=failure)
-            if not self._lost:
-                self._go_on(self._core.fault())
+    def _failed(self, failure: Failure) -> None:
+        self._waiting = None
+        self.log.failure("a question of the session failed", failure=failure)
+        if not self._lost:
+            self._go_on(self._core.fault())
 
-        waiting.addCallback(succeeded).addErrback(failed)
-
-    def _go_on(self, effects: Iterable[Effect]) -> None:
-        self._effects.extendleft(reversed(list(effects)))
+    def _go_on(self, effects: Sequence[Effect]) -> None:
+        self._put_first(effects)
         if not self._performing:
             self.perform(())
         if self._waiting is None:
@@ -307,7 +312,7 @@ class Session(protocol.Protocol):
 
     def _flush(self, out: list[bytes]) -> None:
         if out and not self._lost:
-            self.transport.write(b"".join(out))
+            self.transport.write(b"".join(out) if len(out) > 1 else out[0])
             out.clear()
 
     # --- deadlines and flow --------------------------------------------------------------------
@@ -326,7 +331,7 @@ class Session(protocol.Protocol):
         elif self._write_blocked:
             self._patience.at_most(pace.silence)
         else:
-            self._patience.peer_turn(pace)
+            self._patience.peer_turn(pace, self._core.begun)
 
     def time_out(self) -> None:
         """End the session as one whose peer took too long."""
@@ -372,6 +377,18 @@ class Session(protocol.Protocol):
 _END: Any = object()
 
 
+def _nothing(result: Any) -> Sequence[Effect]:
+    return ()
+
+
+def _coroutine(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+    return awaitable if isinstance(awaitable, Coroutine) else _result_of(awaitable)
+
+
+async def _result_of(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
 class SessionFactory(protocol.ServerFactory):
     """Makes sessions, within limits. `make` builds one for a peer address; its errors refuse the connection."""
 
@@ -388,9 +405,8 @@ class SessionFactory(protocol.ServerFactory):
         self._make = make
         self._busy = busy
         self.admission = admission or Admission(Bounds(), lambda: 0.0)
-        self.sessions: set[Session] = set()
-        #: What each session counts as.
-        self._counted: dict[Session, str] = {}
+        #: Those that are open, and what each of them counts as.
+        self.sessions: dict[Session, str] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol | None:
         host = getattr(addr, "host", "")
@@ -405,14 +421,12 @@ class SessionFactory(protocol.ServerFactory):
             self.admission.leave(counted)
             raise
         session.factory, session.peer = self, host or "a UNIX socket"
-        self.sessions.add(session)
-        self._counted[session] = counted
+        self.sessions[session] = counted
         return session
 
     def session_ended(self, session: Session) -> None:
         """Called by each session once."""
-        self.sessions.discard(session)
-        counted = self._counted.pop(session, None)
+        counted = self.sessions.pop(session, None)
         if counted is not None:
             self.admission.leave(counted)
 

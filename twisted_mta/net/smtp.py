@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -53,39 +53,28 @@ class SmtpHandler:
 
     def ask(self, question: q.Question) -> Any:
         """See SessionHandler."""
-        peer, reception = self._peer, self._reception
-        match question:
-            case q.RcptTo(envelope, recipient):
-                return reception.rcpt(peer, envelope, recipient)
-            case q.MailFrom(envelope):
-                return reception.mail(peer, envelope)
-            case q.BeginMessage(envelope):
-                self._sink = reception.message(peer, envelope)
-                return None
-            case q.EndMessage(None):
-                assert self._sink is not None  # the core asks BeginMessage first
-                sink, self._sink = self._sink, None
-                return sink.finish()
-            case q.DropMessage():
-                return self._drop()
-            case q.EndMessage(Reply() as refusal):
-                self._drop()
-                return self._refuse(refusal)
-            case q.Hello(name, esmtp):
-                peer.helo, peer.esmtp = name, esmtp
-                return reception.helo(peer)
-            case q.Connected():
-                return reception.connected(peer)
-            case Lookup(login):
-                return self._secret(login)
-            case q.Authenticate():
-                return self._authenticate(question)
-            case q.Verify(argument):
-                return reception.verify(peer, argument)
-            case q.Expand(argument):
-                return reception.expand(peer, argument)
-            case q.ClientIs(attributes):
-                return self._speak_for(attributes)
+        return _ANSWERS[type(question)](self, question)
+
+    def _rcpt(self, question: q.RcptTo) -> Any:
+        return self._reception.rcpt(self._peer, question.envelope, question.recipient)
+
+    def _mail(self, question: q.MailFrom) -> Any:
+        return self._reception.mail(self._peer, question.envelope)
+
+    def _begin(self, question: q.BeginMessage) -> None:
+        self._sink = self._reception.message(self._peer, question.envelope)
+
+    def _end(self, question: q.EndMessage) -> Any:
+        if question.refusal is not None:
+            self._drop()
+            return self._refuse(question.refusal)
+        assert self._sink is not None  # the core asks BeginMessage first
+        sink, self._sink = self._sink, None
+        return sink.finish()
+
+    def _hello(self, question: q.Hello) -> Any:
+        self._peer.helo, self._peer.esmtp = question.name, question.esmtp
+        return self._reception.helo(self._peer)
 
     async def _authenticate(self, question: q.Authenticate) -> bool | Reply:
         try:
@@ -156,6 +145,23 @@ def session_settings(
     return attrs.evolve(settings, tls_available=tls, trusted=trusts(address))
 
 
+#: What answers each question.
+_ANSWERS: Mapping[type, Callable[[SmtpHandler, Any], Any]] = {
+    q.Connected: lambda handler, _: handler._reception.connected(handler._peer),
+    q.Hello: SmtpHandler._hello,
+    q.MailFrom: SmtpHandler._mail,
+    q.RcptTo: SmtpHandler._rcpt,
+    q.BeginMessage: SmtpHandler._begin,
+    q.EndMessage: SmtpHandler._end,
+    q.DropMessage: lambda handler, _: handler._drop(),
+    q.Authenticate: SmtpHandler._authenticate,
+    Lookup: lambda handler, question: handler._secret(question.login),
+    q.Verify: lambda handler, question: handler._reception.verify(handler._peer, question.argument),
+    q.Expand: lambda handler, question: handler._reception.expand(handler._peer, question.argument),
+    q.ClientIs: lambda handler, question: handler._speak_for(question.attributes),
+}
+
+
 def smtp_session(
     settings: ServerSettings,
     reception: IReception,
@@ -167,7 +173,6 @@ def smtp_session(
     handshake: float = 60.0,
     trusts: Callable[[str], bool] = lambda address: False,
 ) -> Session:
-    """A session ready for a transport; `tls` None turns STARTTLS off. `handshake`: see Session. `trusts`: see SmtpHandler."""
-    settings = session_settings(settings, peer.address, tls=tls is not None, trusts=trusts)
+    """A session ready for a transport; `tls` is what STARTTLS begins. `handshake`: see Session. `trusts`: see SmtpHandler."""
     core = SmtpServer(settings, clock.seconds)
     return Session(core, SmtpHandler(reception, peer, trusts), clock, tls, implicit_tls, handshake)

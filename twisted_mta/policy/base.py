@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar
 
 from zope.interface import implementer
@@ -16,11 +17,26 @@ from twisted_mta.interfaces import IPolicyCheck, Peer
 Verdict = Awaitable[Reply | None] | Reply | None
 
 
+#: IP addresses that are remembered: each command of a session asks for that of its client.
+_CACHED = 4096
+
+
+@lru_cache(_CACHED)
+def _parse(address: str) -> IPv4Address | IPv6Address:
+    return ip_address(address)
+
+
+@lru_cache(_CACHED)
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this machine's own, of the kind that nobody else can have."""
+    return ip_address(address).is_loopback
+
+
 def is_within(address: str, networks: Sequence[Network]) -> bool:
     """Whether an IP address belongs to one of the networks."""
     if not networks:
         return False
-    parsed = ip_address(address)
+    parsed = _parse(address)
     return any(parsed in network for network in networks)
 
 
@@ -29,7 +45,7 @@ def is_stranger(peer: Peer, trusted: Sequence[Network]) -> bool:
     return (
         peer.role == "mx"
         and peer.account is None
-        and not ip_address(peer.address).is_loopback
+        and not is_loopback(peer.address)
         and not is_within(peer.address, trusted)
     )
 

@@ -24,7 +24,7 @@ from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
 from twisted_mta.interfaces import IMailResolver, IPolicyCheck, Peer
-from twisted_mta.policy.base import Accepting, Verdict, is_stranger
+from twisted_mta.policy.base import Accepting, Verdict, is_loopback, is_stranger
 
 #: Seconds for all look-ups of one client together.
 PATIENCE = 5.0
@@ -138,7 +138,7 @@ class ReverseDnsCheck(Accepting):
 
     def on_connect(self, peer: Peer) -> Verdict:
         """See IPolicyCheck."""
-        if peer.role == "mx" and not ip_address(peer.address).is_loopback:
+        if peer.role == "mx" and not is_loopback(peer.address):
             self._lookup(peer)
         return None
 

@@ -19,7 +19,8 @@ from twisted_mta.core.trace import received_field, with_protocol
 from twisted_mta.interfaces import IBodyWriter, IDirectory, IMessageSink, IQueue, Peer, StoreFull
 from twisted_mta.service.inline import InlineHandlers
 from twisted_mta.service.room import Room
-from twisted_mta.service.rules import Rules, client_of, refused
+from twisted_mta.service.rules import Rules, client_of, judge, refused
+from twisted_mta.store.log_events import LogEvent
 
 #: Octets of a header section that the checks see; a longer one is judged by its beginning, and refused at submission.
 MAX_HEADER = 1 << 18
@@ -29,6 +30,10 @@ FULL = Reply(452, "4.3.1", "No room on the disk here, try again later")
 _FAULT = Reply(451, "4.3.0", "Something went wrong here; try again later")
 _BUSY = Reply(452, "4.3.1", "Too many long headers at a time, try again later")
 _LONG_HEADER = Reply(552, "5.3.4", f"The header of the message is longer than {MAX_HEADER} octets")
+_received = LogEvent(
+    f"{__name__}.Incoming",
+    "{queue_id}: received from {client}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
+)
 #: The roles of listeners whose clients are our users.
 _SUBMISSION = frozenset(("submission", "submissions"))
 
@@ -172,7 +177,7 @@ class Incoming:
     async def _accept(self) -> Reply:
         peer, envelope = self._peer, self._envelope
         header = await self._body.header(MAX_HEADER)
-        verdict = self._rules.judge(peer, lambda check: check.on_message(peer, envelope, header))
+        verdict = judge(self._rules.at_message, None, peer, envelope, header)
         refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
         if refusal is not None:
             return refusal
@@ -193,8 +198,7 @@ class Incoming:
     def _tell(self, message: NewMessage, size: int) -> None:
         """The line in the log."""
         peer, envelope = self._peer, self._envelope
-        self.log.info(
-            "{queue_id}: received from {client}, <{sender}> to {recipients}, {size} octets, message-id {message_id}",
+        _received(
             queue_id=message.id,
             client=client_of(peer),
             peer=peer.address or "this host",
@@ -204,7 +208,7 @@ class Incoming:
             login=peer.account.name if peer.account else "",
             tls=peer.tls,
             sender=str(envelope.sender or ""),
-            recipients=", ".join(f"<{recipient.address}>" for recipient in envelope.recipients[:10]),
+            recipients=", ".join([f"<{recipient.address}>" for recipient in envelope.recipients[:10]]),
             count=len(envelope.recipients),
             size=size,
             message_id=message.message_id or "none",
@@ -314,4 +318,6 @@ def _message_id(header: bytes) -> str:
     """The Message-ID for logs and listings: one printable word, whatever the header says."""
     raw = first_field(header, "Message-ID") or b""
     text = raw.decode("ascii", "replace").strip("<> ")
-    return "".join(c if c.isprintable() and c != " " else "?" for c in text)[:250]
+    if not text.isprintable() or " " in text:
+        text = "".join(c if c.isprintable() and c != " " else "?" for c in text)
+    return text[:250]

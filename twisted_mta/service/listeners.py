@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -26,12 +26,13 @@ from twisted_mta.core.smtp.settings import Audience, BareNewlines, ServerSetting
 from twisted_mta.core.smtp.settings import Role as SmtpRole
 from twisted_mta.core.smtp.states import Times
 from twisted_mta.interfaces import IAuthenticator, IMailboxes, IReception, Peer
+from twisted_mta.net.eager import send_at_once
 from twisted_mta.net.imap import imap_session
 from twisted_mta.net.pop3 import pop3_session
 from twisted_mta.net.proxy import ProxyFactory
 from twisted_mta.net.session import Session, SessionFactory
 from twisted_mta.net.shared_port import SharedPort
-from twisted_mta.net.smtp import smtp_session
+from twisted_mta.net.smtp import session_settings, smtp_session
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.policy.base import is_within
 from twisted_mta.service.sockets import bound_port, shown
@@ -51,15 +52,39 @@ class Serving:
     mailboxes: IMailboxes
     authenticator: IAuthenticator
     workers: Workers | InlineWorkers
+    #: The settings of SMTP sessions made so far, by what they depend on, and from what they were made.
+    _made: dict[object, ServerSettings] = attrs.field(init=False, factory=dict)
+    _made_from: object = attrs.field(init=False, default=None)
+
+    def smtp_settings(self, role: Role, host: str) -> ServerSettings:
+        """For a session with a client at an IP address: made once for all clients that are alike."""
+        config, scram = self.config, self.authenticator.offers_scram()
+        if self._made_from != (config, self.tls):
+            self._made, self._made_from = {}, (config, self.tls)
+        relay = config.relay
+        key = (role, scram, is_within(host, relay.networks), is_within(host, relay.xclient_networks))
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = session_settings(
+                smtp_settings(config, role, host, scram=scram),
+                host,
+                tls=self.tls is not None,
+                trusts=partial(is_within, networks=relay.networks),
+            )
+        return found
 
 
 def peer_host(address: IAddress | None) -> tuple[str, int]:
     """The IP address and port of a peer. An IPv4 client on an IPv6 socket is an IPv4 client; a UNIX socket is this host."""
-    host = getattr(address, "host", "127.0.0.1")
+    return _ip(getattr(address, "host", "127.0.0.1")), getattr(address, "port", 0)
+
+
+@lru_cache(1024)
+def _ip(host: str) -> str:
     parsed = ip_address(host.partition("%")[0])
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
-    return str(parsed), getattr(address, "port", 0)
+    return str(parsed)
 
 
 #: The rules of each listener that speaks SMTP.
@@ -83,7 +108,7 @@ def _spoke_early(peer: Peer) -> bytes:
 
 def smtp_settings(config: Config, role: Role, host: str, *, scram: bool) -> ServerSettings:
     """The rules of a session with a client at an IP address; `scram`: SCRAM is offered. What TLS and trust add is
-    `net.smtp.smtp_session`'s."""
+    `net.smtp.session_settings`'s."""
     limits = config.limits
     return ServerSettings(
         hostname=config.hostname,
@@ -119,7 +144,7 @@ def greeting_delay(config: Config, role: Role, host: str) -> float:
 def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
     config, limits = serving.config, serving.config.limits
     host, port = peer_host(address)
-    settings = smtp_settings(config, role, host, scram=serving.authenticator.offers_scram())
+    settings = serving.smtp_settings(role, host)
     peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
     session = smtp_session(
         settings,
@@ -256,6 +281,7 @@ class Listeners:
         for listen in listens:
             factory = self.factory(listen.role)
             port = bound_port(listen, self._wrapped(listen, factory), self._reactor)
+            send_at_once(port)
             listener = Listener(listen, factory, port)
             self.bound.append(listener)
             self.log.info("{role} listens on {address}", role=listen.role.value, address=listener.address)

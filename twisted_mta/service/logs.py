@@ -9,20 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogFilterPredicate,
-    ILogObserver,
-    LogEvent,
-    LogLevel,
-    LogLevelFilterPredicate,
-    PredicateResult,
-)
+from twisted.logger import ILogObserver, LogEvent, LogLevel
 from twisted.python.threadable import isInIOThread
-from zope.interface import implementer, provider
+from zope.interface import implementer
 
 from twisted_mta.service.log_lines import FORMATS
 
+#: Events that get no line.
+_HIDDEN = frozenset((LogLevel.debug, None))
 #: Seconds between looks whether the file was moved away (by logrotate, say).
 _LOOK_EVERY = 1.0
 
@@ -79,11 +73,13 @@ class Stream:
         self._file.flush()
 
 
-class Turns:
-    """Lines of one turn of the reactor leave in one write: a system call a line is much of what a message costs.
+#: Seconds that a line may wait for more.
+_DELAY = 0.01
 
-    They go before what the turn sends to the network: Twisted makes delayed calls before it looks at sockets.
-    """
+
+class Batches:
+    """Lines of a short while leave in one write: a system call a line is much of what a message costs, and each may hand
+    the interpreter to another thread."""
 
     def __init__(self, write: Callable[[str], None], reactor: Any) -> None:
         """`reactor` provides IReactorCore and IReactorTime."""
@@ -94,13 +90,13 @@ class Turns:
         reactor.addSystemEventTrigger("after", "shutdown", self._flush)
 
     def write(self, text: str) -> None:
-        """Write soon; at once where no turn comes (before the start, after the stop, in a thread)."""
+        """Write soon; at once where no time passes (before the start, after the stop, in a thread)."""
         self._lines.append(text)
         if not self._reactor.running or not isInIOThread():  # type: ignore[no-untyped-call]
             self._flush()
         elif not self._due:
             self._due = True
-            self._reactor.callLater(0, self._flush)
+            self._reactor.callLater(_DELAY, self._flush)
 
     def _flush(self) -> None:
         self._due = False
@@ -122,18 +118,15 @@ class Writer:
         self._worker = worker
 
     def __call__(self, event: LogEvent) -> None:
+        # Twisted's notes on ports opened and closed say what ours say better.
+        chatter = event.get("log_namespace") == "log_legacy" and not event.get("isError")
+        if chatter or event.get("log_level") in _HIDDEN:
+            return
         if self._worker is not None:
             event = {**event, "log_worker": self._worker}
         text = self._format(event)
         if text:
             self._write(text)
-
-
-@provider(ILogFilterPredicate)
-def worth_a_line(event: LogEvent) -> Any:
-    """Twisted's notes on ports opened and closed say what ours say better."""
-    chatter = event.get("log_namespace") == "log_legacy" and not event.get("isError")
-    return PredicateResult.no if chatter else PredicateResult.maybe
 
 
 def observer(
@@ -144,8 +137,4 @@ def observer(
     Raises OSError.
     """
     target = Stream(stdout) if not logfile or logfile == "-" else LogFile(Path(logfile))
-    from_info = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
-    filtered: ILogObserver = FilteringLogObserver(
-        Writer(Turns(target.write, reactor).write, log_format, worker), [worth_a_line, from_info]
-    )
-    return filtered
+    return Writer(Batches(target.write, reactor).write, log_format, worker)

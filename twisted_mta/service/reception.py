@@ -20,7 +20,7 @@ from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.interfaces import Account, Client, IAuthenticator, IMessageSink, IReception, Peer, StoreFull
 from twisted_mta.service.binary import BinaryIncoming
 from twisted_mta.service.incoming import FULL, Incoming, Intake
-from twisted_mta.service.rules import Rules, Verdict, refused
+from twisted_mta.service.rules import Rules, Verdict, judge, refused
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 #: Addresses that EXPN shows.
@@ -50,11 +50,11 @@ class Reception:
 
     def connected(self, peer: Peer) -> Verdict:
         """See IReception."""
-        return self.rules.judge(peer, lambda check: check.on_connect(peer))
+        return judge(self.rules.at_connect, None, peer)
 
     def helo(self, peer: Peer) -> Verdict:
         """See IReception."""
-        return self.rules.judge(peer, lambda check: check.on_helo(peer))
+        return judge(self.rules.at_helo, None, peer)
 
     def mail(self, peer: Peer, envelope: Envelope) -> Verdict:
         """See IReception."""
@@ -62,11 +62,11 @@ class Reception:
             self.intake.queue.check_room(envelope.declared_size)
         except StoreFull:
             return refused(peer, FULL)  # RFC 1870 §6.1: before the octets are sent for nothing
-        return self.rules.judge(peer, lambda check: check.on_mail(peer, envelope), _SENDER_OK)
+        return judge(self.rules.at_mail, _SENDER_OK, peer, envelope)
 
     def rcpt(self, peer: Peer, envelope: Envelope, recipient: Recipient) -> Verdict:
         """See IReception."""
-        return self.rules.judge(peer, lambda check: check.on_rcpt(peer, envelope, recipient), _RECIPIENT_OK)
+        return judge(self.rules.at_rcpt, _RECIPIENT_OK, peer, envelope, recipient)
 
     def verify(self, peer: Peer, argument: str) -> Reply:
         """See IReception."""

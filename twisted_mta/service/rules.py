@@ -10,10 +10,11 @@ from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IPolicyCheck, Peer
+from twisted_mta.policy.base import Accepting
 
 Verdict = Awaitable[Reply | None] | Reply | None
-#: Puts one question to a check.
-Ask = Callable[[IPolicyCheck], Verdict]
+#: One stage of one check, which gets what IPolicyCheck says.
+Ask = Callable[..., Verdict]
 
 log = Logger()
 
@@ -34,6 +35,12 @@ class Rules:
     mend: Callable[[bytes, Peer, str, float], bytes] | None = None
     #: What the checks are called in the history: "reverse dns" for a ReverseDnsCheck.
     check_names: tuple[str, ...] = attrs.field(init=False)
+    #: What `judge` asks at each stage of a session.
+    at_connect: Sequence[Ask] = attrs.field(init=False, eq=False, repr=False)
+    at_helo: Sequence[Ask] = attrs.field(init=False, eq=False, repr=False)
+    at_mail: Sequence[Ask] = attrs.field(init=False, eq=False, repr=False)
+    at_rcpt: Sequence[Ask] = attrs.field(init=False, eq=False, repr=False)
+    at_message: Sequence[Ask] = attrs.field(init=False, eq=False, repr=False)
 
     @check_names.default
     def _name_checks(self) -> tuple[str, ...]:
@@ -41,29 +48,57 @@ class Rules:
             _WORDS.sub(" ", type(check).__name__.removesuffix("Check")).lower() for check in self.checks
         )
 
-    def judge(self, peer: Peer, ask: Ask, otherwise: Reply | None = None) -> Verdict:
-        """The first refusal, else `otherwise`; without a detour as long as the checks answer at once."""
-        for index, check in enumerate(self.checks):
-            verdict = ask(check)
-            if isinstance(verdict, Reply):
-                return refused(peer, verdict)
-            if verdict is not None:
-                return _judge_on(peer, verdict, self.checks[index + 1 :], ask, otherwise)
-        return otherwise
+    @at_connect.default
+    def _find_at_connect(self) -> Sequence[Ask]:
+        return _stage(self.checks, "on_connect")
+
+    @at_helo.default
+    def _find_at_helo(self) -> Sequence[Ask]:
+        return _stage(self.checks, "on_helo")
+
+    @at_mail.default
+    def _find_at_mail(self) -> Sequence[Ask]:
+        return _stage(self.checks, "on_mail")
+
+    @at_rcpt.default
+    def _find_at_rcpt(self) -> Sequence[Ask]:
+        return _stage(self.checks, "on_rcpt")
+
+    @at_message.default
+    def _find_at_message(self) -> Sequence[Ask]:
+        return _stage(self.checks, "on_message")
+
+
+def _stage(checks: Sequence[IPolicyCheck], method: str) -> Sequence[Ask]:
+    """The checks that look at a stage, without those that let everything pass there."""
+    idle = getattr(Accepting, method)
+    return [getattr(check, method) for check in checks if getattr(type(check), method, None) is not idle]
+
+
+def judge(stage: Sequence[Ask], otherwise: Reply | None, peer: Peer, *what: object) -> Verdict:
+    """The first refusal of a stage, else `otherwise`; without a detour as long as the checks answer at once."""
+    for index, ask in enumerate(stage):
+        verdict = ask(peer, *what)
+        if verdict is None:
+            continue
+        if isinstance(verdict, Reply):
+            return refused(peer, verdict)
+        return _judge_on(verdict, stage[index + 1 :], otherwise, peer, *what)
+    return otherwise
 
 
 async def _judge_on(
-    peer: Peer,
     pending: Awaitable[Reply | None],
-    checks: Sequence[IPolicyCheck],
-    ask: Ask,
+    stage: Sequence[Ask],
     otherwise: Reply | None,
+    peer: Peer,
+    *what: object,
 ) -> Reply | None:
     refusal = await pending
-    for check in checks:
+    for ask in stage:
         if refusal is not None:
             break
-        verdict = ask(check)
+        verdict = ask(peer, *what)
         refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
     return otherwise if refusal is None else refused(peer, refusal)
 

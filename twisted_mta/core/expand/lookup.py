@@ -20,14 +20,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Action, Alias, Special, Target
 from twisted_mta.core.domains import Domain
 from twisted_mta.core.expand.plan import Kind, Problem
 from twisted_mta.core.lists import MailingList
 from twisted_mta.core.srs import SrsError, Ticket
+from twisted_mta.core.values import value
 
 #: RFC 5321 §4.5.1: postmaster exists in every domain. RFC 2142 §4 asks for abuse; mailer-daemon is where people
 #: answer bounces to.
@@ -53,7 +52,7 @@ class Lookups(Protocol):
     def returns(self, address: Address) -> Address | Ticket | SrsError | None: ...
 
 
-@attrs.frozen
+@value
 class Found:
     """What an address is."""
 

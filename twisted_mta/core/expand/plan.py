@@ -10,6 +10,7 @@ import attrs
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 
 class Kind(enum.StrEnum):
@@ -41,7 +42,7 @@ class Kind(enum.StrEnum):
     SIZE = "too large"
 
 
-@attrs.frozen
+@value
 class Step:
     """One node of the tree that shows how an address was expanded."""
 
@@ -53,7 +54,7 @@ class Step:
     children: tuple[Step, ...] = ()
 
 
-@attrs.frozen
+@value
 class Destination:
     """One place where a copy goes. `original` is the address asked for."""
 
@@ -68,7 +69,7 @@ class Destination:
     sender: Address | None = None
 
 
-@attrs.frozen
+@value
 class Problem:
     """An address that leads nowhere. `text` is a sentence for the sender, `source` where it was written ("aliases:12")."""
 
@@ -97,7 +98,7 @@ _REPLIES = {
 }
 
 
-@attrs.frozen
+@value
 class Plan:
     """Where mail for one address goes: without duplicates, in the order of the files. Where there are problems the
     rest still goes on."""

@@ -13,9 +13,10 @@ from twisted_mta.core.expand.plan import Destination, Problem
 from twisted_mta.core.expand.walk import expand, place
 from twisted_mta.core.lists import MailingList
 from twisted_mta.core.queue import NewRecipient, Transport
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Routed:
     """What recipients of an envelope become. `problems` are for the log: each of them is also in `recipients`, as one that
     delivery will refuse, so that the sender is told the usual way."""

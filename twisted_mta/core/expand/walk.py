@@ -22,6 +22,7 @@ from twisted_mta.core.expand.lookup import (
 )
 from twisted_mta.core.expand.plan import Destination, Kind, Plan, Problem, Step
 from twisted_mta.core.queue import Transport
+from twisted_mta.core.values import value
 
 #: Aliases behind aliases; recipients of one address; targets looked at for one address.
 MAX_DEPTH = 20
@@ -53,7 +54,7 @@ def place(address: Address, transport: Transport, target: str) -> object:
     return transport, address.folded, target
 
 
-@attrs.frozen
+@value
 class _Trail:
     """The way from the address asked for to the one looked at."""
 

@@ -33,6 +33,11 @@ class ImapServer:
         """See Core."""
         return self._session.pace
 
+    @property
+    def begun(self) -> int:
+        """See Core."""
+        return self._session.wire.begun
+
     def greet(self) -> Sequence[Effect]:
         """See Core."""
         host = self._session.settings.hostname.encode("ascii", "replace")

@@ -147,10 +147,10 @@ class Session:
         """How long to wait for the client."""
         times, wire = self.settings.times, self.wire
         if self.state is State.NOT_AUTHENTICATED:
-            return Pace(times.login, times.login, "a command", wire.begun)
+            return Pace(times.login, times.login, "a command")
         if wire.streaming:
-            return Pace(times.idle, times.message, "a message", wire.begun)
-        return Pace(times.idle, times.idle, "a command", wire.begun)
+            return Pace(times.idle, times.message, "a message")
+        return Pace(times.idle, times.idle, "a command")
 
     # --- effects -------------------------------------------------------------------------------
 

@@ -87,7 +87,12 @@ class Pop3Server:
     @property
     def pace(self) -> Pace:
         """See Core."""
-        return pace(self._state, self._settings.times, self._lines)
+        return pace(self._state, self._settings.times)
+
+    @property
+    def begun(self) -> int:
+        """See Core."""
+        return self._lines
 
     def greet(self) -> list[Effect]:
         """See Core."""

@@ -53,7 +53,7 @@ ALLOWED: Mapping[str, frozenset[State]] = {
 }
 
 
-def pace(state: State, times: Pop3Times, count: int) -> Pace:
-    """How long to wait for the client. `count` tells one command from the next."""
+def pace(state: State, times: Pop3Times) -> Pace:
+    """How long to wait for the client."""
     seconds = times.login if state in _STRANGER else times.idle
-    return Pace(seconds, seconds, "a command", count)
+    return Pace(seconds, seconds, "a command")

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 
-import attrs
-
 from twisted_mta.core.address import Address, AddressError, parse_path
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: RFC 5321 §4.5.3.1.4 allows 512 octets, extensions add to it, and RFC 4954 §4 asks for 12288 with AUTH.
 MAX_LINE = 12288
@@ -36,7 +35,7 @@ def syntax_error(text: str) -> CommandError:
     return CommandError(Reply(501, "5.5.4", text))
 
 
-@attrs.frozen
+@value
 class Command:
     """One command line. `verb` is in capitals; `argument` is stripped of white space around it."""
 
@@ -50,13 +49,13 @@ class Command:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             raise CommandError(Reply(500, "5.5.2", "Commands are ASCII or UTF-8 text")) from None
-        if _CONTROL.search(text):
+        if not text.isprintable() and _CONTROL.search(text):
             raise CommandError(Reply(500, "5.5.2", "Control characters have no place in a command"))
         verb, _, argument = text.strip().replace("\t", " ").partition(" ")
         return cls(verb.upper(), argument.strip())
 
 
-@attrs.frozen
+@value
 class PathArgument:
     """The argument of MAIL or RCPT. `address` None is ``<>``; parameter names are in capitals."""
 

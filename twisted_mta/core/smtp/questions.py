@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import attrs
-
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Lookup
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Connected:
     """May this client talk to us? Answer: None to greet, or the Reply that refuses it."""
 
 
-@attrs.frozen
+@value
 class Hello:
     """HELO or EHLO. Answer: None to go on, or the Reply that refuses it."""
 
@@ -22,14 +21,14 @@ class Hello:
     esmtp: bool
 
 
-@attrs.frozen
+@value
 class MailFrom:
     """Answer: a Reply; positive begins the transaction."""
 
     envelope: Envelope
 
 
-@attrs.frozen
+@value
 class RcptTo:
     """Answer: a Reply; positive adds the recipient to the envelope."""
 
@@ -37,14 +36,14 @@ class RcptTo:
     recipient: Recipient
 
 
-@attrs.frozen
+@value
 class Verify:
     """VRFY of a client that may. Answer: a Reply."""
 
     argument: str
 
 
-@attrs.frozen
+@value
 class Authenticate:
     """Answer: whether the claim is right (bool), or the Reply to give where that can't be told now."""
 
@@ -52,33 +51,33 @@ class Authenticate:
     claim: Claim
 
 
-@attrs.frozen
+@value
 class BeginMessage:
     """DATA: the body follows as BodyChunk effects. Answer: None, or the Reply that refuses it."""
 
     envelope: Envelope
 
 
-@attrs.frozen
+@value
 class EndMessage:
     """The body is complete. Answer: the Reply. With `refusal` the message broke a rule and must be forgotten."""
 
     refusal: Reply | None = None
 
 
-@attrs.frozen
+@value
 class DropMessage:
     """The client gave up the message whose body it had begun: forget it. Answer: None."""
 
 
-@attrs.frozen
+@value
 class Expand:
     """EXPN of a client that may. Answer: a Reply."""
 
     argument: str
 
 
-@attrs.frozen
+@value
 class ClientIs:
     """XCLIENT: the client speaks for another, who is to be judged in its place. Answer: who that is, or a Reply that refuses.
 
@@ -88,7 +87,7 @@ class ClientIs:
     attributes: dict[str, str]
 
 
-@attrs.frozen
+@value
 class Standing:
     """What a client is allowed for who it is: an answer to ClientIs."""
 

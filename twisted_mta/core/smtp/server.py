@@ -7,10 +7,8 @@ the parameters of MAIL and RCPT mean in `core.smtp.parameters`; which extensions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.effects import NO_BINDINGS, Effect, Pace, Send, StartTLS
@@ -30,7 +28,7 @@ from twisted_mta.core.smtp.commands import (
 from twisted_mta.core.smtp.lines import LineTooLong
 from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt
 from twisted_mta.core.smtp.settings import Audience, Role, ServerSettings, extensions
-from twisted_mta.core.smtp.states import DEAF, ONGOING, State, misplaced, pace
+from twisted_mta.core.smtp.states import DEAF, ONGOING, State, misplaced
 from twisted_mta.core.smtp.talk import Talk
 from twisted_mta.core.smtp.transfer import Transfer
 
@@ -58,54 +56,44 @@ class SmtpServer:
         #: What the client has begun so far: commands, and with them messages and logins.
         self._begun = 0
         self._shutting_down = False
-        # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
-        hello = (
-            {"LHLO": self._ehlo} if settings.role is Role.LMTP else {"HELO": self._helo, "EHLO": self._ehlo}
-        )
-        self._handlers: Mapping[str, Callable[[str], Iterator[Effect]]] = {
-            **hello,
-            "MAIL": self._mail,
-            "RCPT": self._rcpt,
-            "DATA": self._transfer.data,
-            "BDAT": self._transfer.bdat,
-            "RSET": self._rset,
-            "NOOP": lambda _: self._talk.reply(_OK),
-            "QUIT": self._quit,
-            "HELP": self._help,
-            "VRFY": self._vrfy,
-            "EXPN": self._expn,
-            "STARTTLS": self._starttls,
-            "AUTH": self._auth,
-            **({"XCLIENT": self._xclient} if settings.xclient else {}),
-        }
+        self._commands = _TABLES[settings.role is Role.LMTP, settings.xclient]
+        self._paces = settings.paces
 
     # --- core.effects.Core ---------------------------------------------------------------------
 
     @property
     def pace(self) -> Pace:
         """See Core."""
-        return pace(self._talk.state, self._settings.times, self._begun)
+        return self._paces[self._talk.state]
+
+    @property
+    def begun(self) -> int:
+        """See Core."""
+        return self._begun
 
     def greet(self) -> list[Effect]:
         """See Core."""
-        return list(self._talk.ask(q.Connected(), self._connected))
+        self._talk.ask(q.Connected(), self._connected)
+        return self._talk.take_effects()
 
     def receive(self, data: bytes) -> list[Effect]:
         """See Core."""
         if self._talk.state in DEAF:
             return []
         self._talk.input.data += data
-        return list(self._run())
+        self._run()
+        return self._talk.take_effects()
 
     def answer(self, answer: Any, *, more: bool = False) -> list[Effect]:
         """See Core. No answer here comes in parts."""
         if self._talk.asked is None or more:
             raise RuntimeError("no question is open, or it has no answer in parts")
         then, self._talk.asked = self._talk.asked, None
-        effects = list(then(answer))
+        then(answer)
         if self._shutting_down:
             self._talk.state = State.CLOSED  # whatever the answer began
-        return [*effects, *self._run()]
+        self._run()
+        return self._talk.take_effects()
 
     def fault(self) -> list[Effect]:
         """See Core."""
@@ -115,7 +103,10 @@ class SmtpServer:
         reply = self._transfer.fault()
         if self._talk.state is State.AUTH:
             self._talk.state = State.READY
-        return [*(self._talk.reply(reply) if reply is not None else ()), *self._run()]
+        if reply is not None:
+            self._talk.reply(reply)
+        self._run()
+        return self._talk.take_effects()
 
     def secured(self, bindings: Mapping[str, bytes] = NO_BINDINGS) -> list[Effect]:
         """See Core."""
@@ -129,92 +120,95 @@ class SmtpServer:
 
     def timed_out(self) -> list[Effect]:
         """See Core."""
-        return list(self._talk.close(self._talk.last_words("4.4.2", "Timeout, closing the connection")))
+        self._talk.close(self._talk.last_words("4.4.2", "Timeout, closing the connection"))
+        return self._talk.take_effects()
 
     def shut_down(self) -> list[Effect]:
         """See Core."""
         # RFC 5321 §3.8: 421 may be sent at any time. An open question is still answered before it.
         self._shutting_down = True
-        return list(self._talk.close(self._talk.last_words("4.3.2", "Shutting down, try again later")))
+        self._talk.close(self._talk.last_words("4.3.2", "Shutting down, try again later"))
+        return self._talk.take_effects()
 
     # --- input ---------------------------------------------------------------------------------
 
-    def _run(self) -> Iterator[Effect]:
+    def _run(self) -> None:
         """Work off the input until it needs more, an answer, or the session is over."""
-        while self._talk.asked is None and self._talk.state not in DEAF:
-            if self._talk.state is State.BODY:
+        talk = self._talk
+        while talk.asked is None and talk.state not in DEAF:
+            if talk.state is State.BODY:
                 if self._transfer.waits:
                     return
-                yield from self._transfer.read()
+                self._transfer.read()
                 continue
             try:
-                line = self._talk.input.line()
+                line = talk.input.line()
             except LineTooLong:
-                if self._talk.state is State.AUTH:
-                    self._talk.state = State.READY  # RFC 4954 §4: and the exchange is over
-                yield from self._talk.error(_LINE_TOO_LONG)
+                if talk.state is State.AUTH:
+                    talk.state = State.READY  # RFC 4954 §4: and the exchange is over
+                talk.error(_LINE_TOO_LONG)
                 continue
             if line is None:
-                if self._talk.input.flooded:
-                    yield from self._talk.close(Reply(421, "4.7.0", "Too much input without a line end"))
+                if talk.input.flooded:
+                    talk.close(Reply(421, "4.7.0", "Too much input without a line end"))
                 return
-            yield from self._line(line)
+            self._line(line)
 
-    def _line(self, line: bytes) -> Iterator[Effect]:
+    def _line(self, line: bytes) -> None:
         if self._talk.state not in ONGOING:
             self._begun += 1
         if self._talk.state is State.AUTH:
-            yield from self._auth_move(self._login.respond(line))
+            self._auth_move(self._login.respond(line))
             return
         try:
             command = Command.parse(line)
-            handler = self._handlers.get(command.verb)
-            if handler is None:
+            perform = self._commands.get(command.verb)
+            if perform is None:
                 # RFC 5321 §4.2.4: 500 for a command that is not recognised.
                 raise CommandError(Reply(500, "5.5.1", f"Unknown command {command.verb[:20]!r}"))
             refusal = misplaced(command.verb, self._talk.state)
             if refusal is not None:
                 raise CommandError(refusal)
-            yield from handler(command.argument)
+            perform(self, command.argument)
         except CommandError as error:
-            yield from self._talk.error(error.reply)
+            self._talk.error(error.reply)
 
     # --- greeting ------------------------------------------------------------------------------
 
-    def _connected(self, refusal: Reply | None) -> Iterator[Effect]:
+    def _connected(self, refusal: Reply | None) -> None:
         if refusal is not None:
-            yield from self._talk.close(refusal)
+            self._talk.close(refusal)
             return
         protocol = "LMTP" if self._settings.role is Role.LMTP else "ESMTP"
         text = f"{self._settings.hostname} {protocol} {self._settings.greeting}".rstrip()
-        yield Send(f"220 {text}\r\n".encode())
+        self._talk.effects.append(Send(f"220 {text}\r\n".encode()))
 
-    def _helo(self, argument: str) -> Iterator[Effect]:
-        return self._hello(argument, extended=False)
+    def _helo(self, argument: str) -> None:
+        self._hello(argument, extended=False)
 
-    def _ehlo(self, argument: str) -> Iterator[Effect]:
-        return self._hello(argument, extended=True)
+    def _ehlo(self, argument: str) -> None:
+        self._hello(argument, extended=True)
 
-    def _hello(self, argument: str, *, extended: bool) -> Iterator[Effect]:
+    def _hello(self, argument: str, *, extended: bool) -> None:
         name = argument.split(" ", 1)[0]
         if not name or len(name) > 255:
             verb = ("LHLO" if self._settings.role is Role.LMTP else "EHLO") if extended else "HELO"
             raise syntax_error(f"Syntax: {verb} your-host-name")
 
-        def then(refusal: Reply | None) -> Iterator[Effect]:
+        def then(refusal: Reply | None) -> None:
             if refusal is not None:
-                yield from self._talk.reply(refusal)
+                self._talk.reply(refusal)
                 return
-            yield from self._transfer.drop(welcome)
+            self._transfer.drop(welcome)
 
-        def welcome() -> Iterator[Effect]:
+        def welcome() -> None:
             offers = self._extensions() if extended else []
             self._offered = frozenset(offer.split(" ", 1)[0] for offer in offers)
             self._transfer.reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
             lines = [f"{self._settings.hostname} greets {name}", *offers]
-            yield Send(Reply(250, "", "\n".join(lines)).encode())
+            self._talk.effects.append(Send(Reply(250, "", "\n".join(lines)).encode()))
 
-        return self._talk.ask(q.Hello(name, extended), then)
+        self._talk.ask(q.Hello(name, extended), then)
 
     def _extensions(self) -> list[str]:
         return extensions(
@@ -236,106 +230,120 @@ class SmtpServer:
             deliver_by_minimum=self._settings.deliver_by_minimum,
         )
 
-    def _mail(self, argument: str) -> Iterator[Effect]:
+    def _mail(self, argument: str) -> None:
         if self._settings.submission and not self._login.done:
             # RFC 4954 §6, and RFC 6409 §4.3: submission is for those who log in.
             hint = "Log in first" if self._tls else "Send STARTTLS and log in first"
             raise CommandError(Reply(530, "5.7.0", hint))
         if self._settings.message_limit and self._transactions >= self._settings.message_limit:
             # RFC 9422 §4.1: it was told MAILMAX, or could have asked.
-            yield from self._talk.reply(self._talk.last_words("4.7.0", "Too many messages in one session"))
+            self._talk.reply(self._talk.last_words("4.7.0", "Too many messages in one session"))
             return
         path = parse_mail(argument)
         if path.parameters and not self._offered:
             # RFC 5321 §4.1.1.11: parameters only after EHLO.
             raise CommandError(Reply(555, "5.5.4", "Parameters need EHLO"))
-        envelope = read_mail(Envelope(path.address), path.parameters, self._context())
+        envelope = Envelope(path.address)
+        if path.parameters:
+            envelope = read_mail(envelope, path.parameters, self._context())
         if path.address is not None and not path.address.domain:
             raise CommandError(Reply(553, "5.1.7", "The sender needs a domain: <user@example.org>"))
         _needs_ascii(path.address, envelope)
 
-        def then(reply: Reply) -> Iterator[Effect]:
+        def then(reply: Reply) -> None:
             if reply.positive:
                 self._transactions += 1
                 self._talk.envelope = envelope
                 self._talk.state = State.MAIL
-            yield from self._talk.reply(reply)
+            self._talk.reply(reply)
 
-        yield from self._talk.ask(q.MailFrom(envelope), then)
+        self._talk.ask(q.MailFrom(envelope), then)
 
-    def _rcpt(self, argument: str) -> Iterator[Effect]:
+    def _rcpt(self, argument: str) -> None:
         path = parse_rcpt(argument)
         assert path.address is not None  # parse_rcpt gives an address
-        recipient = read_rcpt(Recipient(path.address), path.parameters, self._context())
+        recipient = Recipient(path.address)
+        if path.parameters:
+            recipient = read_rcpt(recipient, path.parameters, self._context())
         _needs_ascii(path.address, self._talk.envelope)
         if len(self._talk.envelope.recipients) >= self._settings.recipient_limit:
             # RFC 5321 §4.5.3.1.10: 452, and the client sends the rest in another transaction.
             text = "Too many recipients in one transaction, send the rest in another"
-            yield from self._talk.reply(Reply(452, "4.5.3", text))
+            self._talk.reply(Reply(452, "4.5.3", text))
             return
 
-        def then(reply: Reply) -> Iterator[Effect]:
+        def then(reply: Reply) -> None:
             if reply.positive:
-                recipients = (*self._talk.envelope.recipients, recipient)
-                self._talk.envelope = attrs.evolve(self._talk.envelope, recipients=recipients)
+                self._talk.envelope = self._talk.envelope.adding(recipient)
                 self._talk.state = State.RCPT
-            yield from self._talk.reply(reply)
+            self._talk.reply(reply)
 
-        yield from self._talk.ask(q.RcptTo(self._talk.envelope, recipient), then)
+        self._talk.ask(q.RcptTo(self._talk.envelope, recipient), then)
+
+    def _data(self, argument: str) -> None:
+        self._transfer.data(argument)
+
+    def _bdat(self, argument: str) -> None:
+        self._transfer.bdat(argument)
 
     # --- the small commands --------------------------------------------------------------------
 
-    def _rset(self, argument: str) -> Iterator[Effect]:
-        def then() -> Iterator[Effect]:
+    def _rset(self, argument: str) -> None:
+        def then() -> None:
             if self._talk.state is not State.CONNECTED:
                 self._transfer.reset()
-            yield from self._talk.reply(_OK)
+            self._talk.reply(_OK)
 
-        yield from self._transfer.drop(then)
+        self._transfer.drop(then)
 
-    def _quit(self, argument: str) -> Iterator[Effect]:
-        yield from self._talk.close(Reply(221, "2.0.0", f"{self._settings.hostname} closing the connection"))
+    def _noop(self, argument: str) -> None:
+        self._talk.reply(_OK)
 
-    def _help(self, argument: str) -> Iterator[Effect]:
-        lines = ["Commands: " + " ".join(self._handlers), self._settings.help, "See RFC 5321"]
-        yield from self._talk.reply(Reply(214, "2.0.0", "\n".join(filter(None, lines))))
+    def _quit(self, argument: str) -> None:
+        self._talk.close(Reply(221, "2.0.0", f"{self._settings.hostname} closing the connection"))
 
-    def _vrfy(self, argument: str) -> Iterator[Effect]:
+    def _help(self, argument: str) -> None:
+        lines = ["Commands: " + " ".join(self._commands), self._settings.help, "See RFC 5321"]
+        self._talk.reply(Reply(214, "2.0.0", "\n".join(filter(None, lines))))
+
+    def _vrfy(self, argument: str) -> None:
         if not argument:
             raise syntax_error("Syntax: VRFY address")
         if not self._admitted(self._settings.vrfy):
-            return self._talk.reply(_NOT_VERIFIED)
-        return self._talk.ask(q.Verify(argument), self._talk.reply)
+            self._talk.reply(_NOT_VERIFIED)
+            return
+        self._talk.ask(q.Verify(argument), self._talk.reply)
 
-    def _expn(self, argument: str) -> Iterator[Effect]:
+    def _expn(self, argument: str) -> None:
         if not argument:
             raise syntax_error("Syntax: EXPN address")
         if not self._admitted(self._settings.expn):
-            return self._talk.reply(_NOT_EXPANDED)
-        return self._talk.ask(q.Expand(argument), self._talk.reply)
+            self._talk.reply(_NOT_EXPANDED)
+            return
+        self._talk.ask(q.Expand(argument), self._talk.reply)
 
     def _admitted(self, audience: Audience) -> bool:
         return audience.admits(logged_in=self._login.done, trusted=self._trusted)
 
-    def _xclient(self, argument: str) -> Iterator[Effect]:
+    def _xclient(self, argument: str) -> None:
         attributes = parse_xclient(argument)
 
-        def then(standing: q.Standing | Reply) -> Iterator[Effect]:
+        def then(standing: q.Standing | Reply) -> None:
             if isinstance(standing, Reply):
-                yield from self._talk.reply(standing)
+                self._talk.reply(standing)
                 return
             # The session begins anew with the client that was named; a login was that of the one which speaks for it.
             self._transfer.reset()
             self._login.done, self._trusted = standing.logged_in, standing.trusted
             self._talk.state = State.CONNECTED
             self._offered = frozenset()
-            yield from self._talk.ask(q.Connected(), self._connected)
+            self._talk.ask(q.Connected(), self._connected)
 
-        yield from self._talk.ask(q.ClientIs(attributes), then)
+        self._talk.ask(q.ClientIs(attributes), then)
 
     # --- TLS and AUTH --------------------------------------------------------------------------
 
-    def _starttls(self, argument: str) -> Iterator[Effect]:
+    def _starttls(self, argument: str) -> None:
         if argument:
             raise syntax_error("Syntax: STARTTLS")
         if self._tls:
@@ -343,16 +351,16 @@ class SmtpServer:
         if not self._settings.tls_available:
             raise CommandError(Reply(502, "5.5.1", "STARTTLS is not offered here"))
         # RFC 3207 §4.2: what the client sent before the handshake must have no effect after it.
-        yield from self._transfer.drop(self._begin_tls)
+        self._transfer.drop(self._begin_tls)
 
-    def _begin_tls(self) -> Iterator[Effect]:
-        yield from self._talk.reply(Reply(220, "2.0.0", "Go ahead with TLS"))
+    def _begin_tls(self) -> None:
+        self._talk.reply(Reply(220, "2.0.0", "Go ahead with TLS"))
         self._transfer.reset()
         self._talk.input.clear()
         self._talk.state = State.TLS
-        yield StartTLS()
+        self._talk.effects.append(StartTLS())
 
-    def _auth(self, argument: str) -> Iterator[Effect]:
+    def _auth(self, argument: str) -> None:
         if not self._settings.submission:
             raise CommandError(Reply(502, "5.5.1", "AUTH is not offered here; use the submission port"))
         if not self._tls:
@@ -360,22 +368,50 @@ class SmtpServer:
             raise CommandError(
                 Reply(538, "5.7.11", "Send STARTTLS first: passwords never travel in the clear")
             )
-        yield from self._auth_move(self._login.begin(argument))
+        self._auth_move(self._login.begin(argument))
 
-    def _auth_move(self, move: auth.Move) -> Iterator[Effect]:
+    def _auth_move(self, move: auth.Move) -> None:
         self._talk.state = State.READY if isinstance(move, auth.Over) else State.AUTH
         match move:
             case auth.Prompt(line):
-                yield Send(line)
+                self._talk.effects.append(Send(line))
             case auth.Question(question):
-                yield from self._talk.ask(
-                    question, lambda answer: self._auth_move(self._login.answer(answer))
-                )
-            case _:
-                yield from self._talk.error(move.reply) if move.wrong else self._talk.reply(move.reply)
+                self._talk.ask(question, lambda answer: self._auth_move(self._login.answer(answer)))
+            case auth.Over(reply, wrong=True):
+                self._talk.error(reply)
+            case auth.Over(reply):
+                self._talk.reply(reply)
 
 
 def _needs_ascii(address: Address | None, envelope: Envelope) -> None:
     """RFC 6531 §3.5: an address beyond ASCII is for transactions with SMTPUTF8 only."""
-    if address is not None and not envelope.smtputf8 and not str(address).isascii():
+    if address is not None and not address.is_ascii and not envelope.smtputf8:
         raise CommandError(Reply(553, "5.6.7", "Addresses beyond ASCII need the parameter SMTPUTF8 at MAIL"))
+
+
+def _table(*, lmtp: bool, xclient: bool) -> Mapping[str, Callable[[SmtpServer, str], None]]:
+    """What performs each command that is known to such a listener."""
+    # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
+    hello = {"LHLO": SmtpServer._ehlo} if lmtp else {"HELO": SmtpServer._helo, "EHLO": SmtpServer._ehlo}
+    return {
+        **hello,
+        "MAIL": SmtpServer._mail,
+        "RCPT": SmtpServer._rcpt,
+        "DATA": SmtpServer._data,
+        "BDAT": SmtpServer._bdat,
+        "RSET": SmtpServer._rset,
+        "NOOP": SmtpServer._noop,
+        "QUIT": SmtpServer._quit,
+        "HELP": SmtpServer._help,
+        "VRFY": SmtpServer._vrfy,
+        "EXPN": SmtpServer._expn,
+        "STARTTLS": SmtpServer._starttls,
+        "AUTH": SmtpServer._auth,
+        **({"XCLIENT": SmtpServer._xclient} if xclient else {}),
+    }
+
+
+#: By whether it is LMTP, and whether XCLIENT is for this client.
+_TABLES = {
+    (lmtp, xclient): _table(lmtp=lmtp, xclient=xclient) for lmtp in (False, True) for xclient in (False, True)
+}

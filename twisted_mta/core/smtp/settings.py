@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import attrs
 
-from twisted_mta.core.smtp.states import Times
+from twisted_mta.core.effects import Pace
+from twisted_mta.core.smtp.states import State, Times, paces
 
 
 class Role(enum.StrEnum):
@@ -76,6 +77,12 @@ class ServerSettings:
     xclient: bool = False
     #: Extensions to leave out, by keyword.
     without: frozenset[str] = frozenset()
+    #: What `times` say for each state.
+    paces: Mapping[State, Pace] = attrs.field(init=False, eq=False, repr=False)
+
+    @paces.default
+    def _make_paces(self) -> Mapping[State, Pace]:
+        return paces(self.times)
 
     @property
     def submission(self) -> bool:

@@ -16,6 +16,9 @@ from twisted_mta.core.replies import Reply
 class State(enum.Enum):
     """Where a session stands."""
 
+    # Members are looked up in tables all the time, and that of Enum is written in Python.
+    __hash__ = object.__hash__
+
     CONNECTED = "before HELO"
     READY = "no transaction"
     MAIL = "MAIL given"
@@ -108,7 +111,8 @@ PACES: Mapping[State, tuple[str, _Seconds, _Seconds]] = {
 ONGOING = frozenset({State.CHUNKS, State.AUTH})
 
 
-def pace(state: State, times: Times, count: int) -> Pace:
-    """How long to wait for the client. `count` tells one command, message or login from the next."""
-    doing, silence, whole = PACES[state]
-    return Pace(silence(times), whole(times), doing, count)
+def paces(times: Times) -> Mapping[State, Pace]:
+    """How long to wait for the client in each state."""
+    return {
+        state: Pace(silence(times), whole(times), doing) for state, (doing, silence, whole) in PACES.items()
+    }

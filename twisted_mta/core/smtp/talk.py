@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from twisted_mta.core.effects import Ask, Close, Effect, Send
@@ -13,11 +13,13 @@ from twisted_mta.core.smtp.lines import LineBuffer
 from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.core.smtp.states import State
 
+_NO_ENVELOPE = Envelope(None)
+
 
 class Talk:
-    """One session. The methods give the effects of what they do, to be yielded on."""
+    """One session. The methods add the effects of what they do to `effects`."""
 
-    __slots__ = ("_errors", "asked", "envelope", "input", "settings", "state")
+    __slots__ = ("_errors", "asked", "effects", "envelope", "input", "settings", "state")
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
@@ -25,46 +27,53 @@ class Talk:
         #: What was received and not yet used.
         self.input = LineBuffer()
         #: The transaction under way.
-        self.envelope = Envelope(None)
+        self.envelope = _NO_ENVELOPE
         #: Takes the answer to the open Ask; None when none is open.
-        self.asked: Callable[[Any], Iterator[Effect]] | None = None
+        self.asked: Callable[[Any], None] | None = None
+        #: What has to happen, in order, and was not yet taken.
+        self.effects: list[Effect] = []
         self._errors = 0
 
-    def reply(self, reply: Reply) -> Iterator[Effect]:
+    def take_effects(self) -> list[Effect]:
+        """What came of all that was done since the last time."""
+        effects, self.effects = self.effects, []
+        return effects
+
+    def reply(self, reply: Reply) -> None:
         """Answer a command."""
-        yield Send(reply.encode())
+        self.effects.append(Send(reply.encode()))
         if reply.code == 421:
             # RFC 5321 §4.2.3: 421 tells that the channel closes, whoever decided it.
-            yield from self._end()
+            self._end()
 
-    def error(self, reply: Reply) -> Iterator[Effect]:
+    def error(self, reply: Reply) -> None:
         """Answer a wrong command: it is counted, and only too many of them end the session."""
         self._errors += 1
         if self._errors > self.settings.error_limit:
             reply = self.last_words("4.7.0", "Too many errors, closing the connection")
-        yield from self.reply(reply)
+        self.reply(reply)
 
     def last_words(self, status: str, text: str) -> Reply:
         """A reply that ends the session."""
         return Reply(421, status, f"{self.settings.hostname} {text}")
 
-    def close(self, reply: Reply) -> Iterator[Effect]:
+    def close(self, reply: Reply) -> None:
         """Say this, and end the session."""
-        yield Send(reply.encode())
-        yield from self._end()
+        self.effects.append(Send(reply.encode()))
+        self._end()
 
-    def _end(self) -> Iterator[Effect]:
+    def _end(self) -> None:
         self.state = State.CLOSED
         self.input.clear()
-        yield Close()
+        self.effects.append(Close())
 
-    def ask(self, question: q.Question, then: Callable[[Any], Iterator[Effect]]) -> Iterator[Effect]:
+    def ask(self, question: q.Question, then: Callable[[Any], None]) -> None:
         """Ask the world; `then` takes its answer."""
         self.asked = then
-        yield Ask(question)
+        self.effects.append(Ask(question))
 
     def over(self) -> None:
         """The transaction is over."""
-        self.envelope = Envelope(None)
+        self.envelope = _NO_ENVELOPE
         if self.state is not State.CLOSED:
             self.state = State.READY

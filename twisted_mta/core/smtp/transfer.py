@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import attrs
 
-from twisted_mta.core.effects import BodyChunk, Effect
+from twisted_mta.core.effects import BodyChunk
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.body import Body
@@ -36,7 +36,7 @@ class Transfer:
         #: The state to return to when a chunk was refused.
         self._outside = State.READY
 
-    def data(self, argument: str) -> Iterator[Effect]:
+    def data(self, argument: str) -> None:
         """DATA. Raises CommandError."""
         talk = self._talk
         if argument:
@@ -44,25 +44,25 @@ class Transfer:
         if talk.envelope.body == "BINARYMIME":  # RFC 3030 §3
             raise CommandError(Reply(503, "5.5.1", "A BINARYMIME message needs BDAT"))
 
-        def then(refusal: Reply | None) -> Iterator[Effect]:
+        def then(refusal: Reply | None) -> None:
             if refusal is not None:
-                yield from talk.reply(refusal)
+                talk.reply(refusal)
                 return
             self.open = True
             self._body = self._new_body(DataReader())
             talk.state = State.BODY
-            yield from talk.reply(_GO_AHEAD)
+            talk.reply(_GO_AHEAD)
 
-        yield from talk.ask(q.BeginMessage(talk.envelope), then)
+        talk.ask(q.BeginMessage(talk.envelope), then)
 
-    def bdat(self, argument: str) -> Iterator[Effect]:
+    def bdat(self, argument: str) -> None:
         """BDAT, in any state."""
         talk = self._talk
         try:
             size, last = parse_chunk(argument)
         except CommandError as error:
             # A message may follow, and nobody can tell where it ends: none of it may be taken for commands.
-            yield from talk.close(attrs.evolve(error.reply, code=421, enhanced="4.5.4"))
+            talk.close(attrs.evolve(error.reply, code=421, enhanced="4.5.4"))
             return
         before, talk.state = talk.state, State.BODY
         if self._chunks is None:
@@ -78,13 +78,12 @@ class Transfer:
         if self._body.size + size > talk.settings.size_limit:
             self._body.refuse(too_big(talk.settings.size_limit))
         elif before is State.RCPT:
-            yield from talk.ask(q.BeginMessage(talk.envelope), self._first_chunk)
+            talk.ask(q.BeginMessage(talk.envelope), self._first_chunk)
 
-    def _first_chunk(self, refusal: Reply | None) -> Iterator[Effect]:
+    def _first_chunk(self, refusal: Reply | None) -> None:
         self.open = refusal is None
         if refusal is not None:
             self._body.refuse(refusal)
-        return iter(())
 
     def _new_body(self, reader: DataReader | ChunkReader) -> Body:
         settings = self._talk.settings
@@ -96,53 +95,56 @@ class Transfer:
         """In State.BODY: whether there is nothing to `read` yet."""
         return not self._talk.input.data and not self._body.done
 
-    def read(self) -> Iterator[Effect]:
+    def read(self) -> None:
         """In State.BODY: take what is there of the message."""
         talk, body = self._talk, self._body
         piece, talk.input.data = body.feed(talk.input.data)
         if body.flooded:
             text = "Message is far over the size limit, closing the connection"
-            yield from talk.close(Reply(421, "4.3.4", text))
+            talk.close(Reply(421, "4.3.4", text))
             return
         if body.done and (self._chunks is None or self._chunks.last):
             piece += body.end()
         if piece:
-            yield BodyChunk(piece)
+            talk.effects.append(BodyChunk(piece))
         if body.done:
-            yield from self._was_read(body)
+            self._was_read(body)
 
-    def _was_read(self, body: Body) -> Iterator[Effect]:
+    def _was_read(self, body: Body) -> None:
         """The octets announced, or the final dot, are here."""
         talk = self._talk
         if self._chunks is not None:
             if body.refusal is not None:
-                yield from self._chunk_refused(body.refusal)
+                self._chunk_refused(body.refusal)
                 return
             if not self._chunks.last:
                 talk.state = State.CHUNKS
-                yield from talk.reply(Reply(250, "2.0.0", f"{body.size} octets received so far"))
+                talk.reply(Reply(250, "2.0.0", f"{body.size} octets received so far"))
                 return
         self.open = False
-        yield from talk.ask(q.EndMessage(body.refusal), self._message_done)
+        talk.ask(q.EndMessage(body.refusal), self._message_done)
 
-    def _chunk_refused(self, refusal: Reply) -> Iterator[Effect]:
+    def _chunk_refused(self, refusal: Reply) -> None:
         """RFC 3030 §2: the transaction has failed; further chunks are read and refused until RSET."""
         talk = self._talk
 
-        def then() -> Iterator[Effect]:
+        def then() -> None:
             talk.state = self._outside
             self._chunks = None
-            yield from talk.error(refusal) if self._outside is not State.BROKEN else talk.reply(refusal)
+            if self._outside is State.BROKEN:
+                talk.reply(refusal)
+            else:
+                talk.error(refusal)
 
-        yield from self.drop(then)
+        self.drop(then)
 
-    def _message_done(self, reply: Reply) -> Iterator[Effect]:
+    def _message_done(self, reply: Reply) -> None:
         # RFC 2033 §4.2: LMTP answers for each recipient. All of them are in one queue, so all fare alike.
         talk = self._talk
         count = len(talk.envelope.recipients) if talk.settings.role is Role.LMTP else 1
         self.reset()
         for _ in range(count):
-            yield from talk.reply(reply)
+            talk.reply(reply)
 
     def reset(self) -> None:
         """The transaction is over, and with it its message."""
@@ -150,12 +152,13 @@ class Transfer:
         self.open = False
         self._talk.over()
 
-    def drop(self, then: Callable[[], Iterator[Effect]]) -> Iterator[Effect]:
+    def drop(self, then: Callable[[], None]) -> None:
         """Have a message that was begun forgotten, and go on."""
         if not self.open:
-            return then()
+            then()
+            return
         self.open = False
-        return self._talk.ask(q.DropMessage(), lambda _: then())
+        self._talk.ask(q.DropMessage(), lambda _: then())
 
     def fault(self) -> Reply | None:
         """A question could not be answered: what to say; None to say nothing yet, as octets are still to come."""
