@@ -105,7 +105,7 @@ class ThreadedQueueStoreTests(QueueStoreContract, unittest.TestCase):
 
     async def test_a_body_file_survives_a_caller_that_gives_up(self) -> None:
         body = await write(self.store, b"x" * 5000)
-        adding = Deferred.fromCoroutine(self.store.add([message("a")], body))
+        adding = self.store.add([message("a")], body)
         writer: Any = self.store._writer
         submitted: list[Any] = []
         submit = writer.submit

@@ -56,7 +56,7 @@ class SimulateTests(Commands):
             )
             body = store.new_body()
             body.write(b"Subject: x\r\n\r\nhi\r\n")
-            Deferred.fromCoroutine(store.add([message], body))
+            store.add([message], body)
         Deferred.fromCoroutine(store.close())
         return directory
 

@@ -16,7 +16,7 @@ from twisted_mta.store.faults import DONE, STEPS, Fault, Faults, arm, arm_from, 
 _ROOT = Path(twisted_mta.__file__).parent
 _CALL = re.compile(r'\bfault\("([a-z.-]+)"\)')
 _DURABLE = re.compile(
-    r'os\.(fsync|rename|replace|unlink|link)\(|\b(lock|fresh|path|name\)|entry\.path\))\.(rename|unlink)\(|execute\("COMMIT"\)'
+    r'self\.syncfs\(|os\.(fsync|rename|replace|unlink|link)\(|\b(lock|fresh|path|name\)|entry\.path\))\.(rename|unlink)\(|execute\("COMMIT"\)'
 )
 #: Durable steps that may go without: nothing depends on them.
 _WITHOUT = {
@@ -29,7 +29,7 @@ _WITHOUT = {
     "store/side_file.py": 1,  # notes and counts, not durable on purpose
     "store/queue/bodies.py": 1,  # sync_directory: those who call it have one
     "store/mbox.py": 2,  # dot-locks: one that a crash leaves is known for what it is
-    "delivery/local.py": 1,  # a file in tmp/ that is in the way
+    "delivery/copies.py": 1,  # a file in tmp/ that is in the way
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -23,16 +24,33 @@ from twisted_mta.core.queue import (
     Transport,
     TryLater,
 )
-from twisted_mta.delivery import local
+from twisted_mta.delivery import copies
 from twisted_mta.delivery.local import LocalDelivery
-from twisted_mta.interfaces import Account, IDelivery
+from twisted_mta.interfaces import Account, Consignment, IBatchDelivery, IDelivery
 from twisted_mta.store.maildir import files
+from twisted_mta.store.maildir.syncing import ENOUGH, Syncs
 from twisted_mta.store.queue.bodies import MemoryBody
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.queued import queued_message, queued_recipient
 
 T = TypeVar("T")
 BODY = b"Subject: hello\r\nFrom: a@example.org\r\n\r\n.line\r\nlast\r\n"
+
+
+class FakeSyncfs:
+    """Counts, and fails with `error`."""
+
+    def __init__(self) -> None:
+        self.calls = self.error = 0
+
+    def trusts(self, descriptor: int) -> bool:
+        return True
+
+    def __call__(self, descriptor: int) -> None:
+        os.fstat(descriptor)
+        self.calls += 1
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
 
 
 class HeldWorkers:
@@ -71,6 +89,7 @@ class LocalDeliveryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.top = Path(self.mktemp()).absolute()
         self.told: list[tuple[str, str]] = []
+        self.syncfs = FakeSyncfs()
         self.delivery = self.make(InlineWorkers())
 
     def make(self, workers: Any, started: float = 1000.0) -> LocalDelivery:
@@ -80,6 +99,7 @@ class LocalDeliveryTests(SynchronousTestCase):
             hostname="mx.example.test",
             started=started,
             told=lambda account, name: self.told.append((account.name, name)),
+            syncs=Syncs(self.syncfs),
         )
 
     def account(self, address: Address) -> Account | None:
@@ -112,6 +132,7 @@ class LocalDeliveryTests(SynchronousTestCase):
 
     def test_interface(self) -> None:
         verifyObject(IDelivery, self.delivery)
+        verifyObject(IBatchDelivery, self.delivery)
         self.assertEqual(
             self.delivery.destination(recipient("alice@example.test")),
             self.delivery.destination(recipient("bob@example.test")),
@@ -229,7 +250,7 @@ class LocalDeliveryTests(SynchronousTestCase):
 
     def test_first_attempts_do_not_look(self) -> None:
         listdir, calls = os.listdir, []
-        self.patch(local.os, "listdir", lambda path: calls.append(path) or listdir(path))
+        self.patch(os, "listdir", lambda path: calls.append(path) or listdir(path))
         self.deliver("alice@example.test")
         self.assertEqual(calls, [])
 
@@ -259,7 +280,7 @@ class LocalDeliveryTests(SynchronousTestCase):
             outcomes = self.deliver("alice@example.test", "bob@example.test", body=body, prefix=prefix)
             self.outcome(Failed, 554, "5.4.6", outcomes[0])
             self.assertIsInstance(outcomes[1], Delivered)
-        self.assertEqual((self.files("alice"), self.files("alice", "tmp")), ([], []))
+        self.assertFalse((self.top / "alice").exists())
 
     def test_what_is_no_loop(self) -> None:
         for number, body in enumerate(
@@ -305,7 +326,7 @@ class LocalDeliveryTests(SynchronousTestCase):
 
     def test_the_directory_can_not_be_synced(self) -> None:
         self.deliver("alice@example.test", id="first")
-        patch = self.patch(local, "sync_directory", self.failing(errno.EIO))
+        patch = self.patch(copies, "sync_directory", self.failing(errno.EIO))
         (outcome,) = self.deliver("alice@example.test")
         self.outcome(TryLater, 451, "4.3.0", outcome)
         patch.restore()
@@ -322,59 +343,94 @@ class LocalDeliveryTests(SynchronousTestCase):
 
     # --- batches ---------------------------------------------------------------------------------
 
-    def start(self, *recipients: str, **changes: Any) -> Deferred[Any]:
-        parsed = [recipient(each) for each in recipients]
-        return Deferred.fromCoroutine(
-            self.delivery.deliver(message(**changes), MemoryBody(BODY), parsed, "local")
-        )
+    def consignment(self, *recipients: str, **changes: Any) -> Consignment:
+        return Consignment(message(**changes), MemoryBody(BODY), [recipient(each) for each in recipients])
 
-    def test_what_waits_shares_a_batch_and_its_syncs(self) -> None:
+    def start(self, *batch: Consignment) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.delivery.deliver_batch(batch))
+
+    def test_a_batch_has_the_outcomes_of_each_message(self) -> None:
+        outcomes = self.successResultOf(
+            self.start(
+                self.consignment("alice@example.test", "nobody@example.test", id="q1"),
+                self.consignment("nobody@example.test", id="q2"),
+                self.consignment("bob@example.test", "alice@example.test", id="q3"),
+            )
+        )
+        kinds = [[type(outcome) for outcome in each] for each in outcomes]
+        self.assertEqual(kinds, [[Delivered, Failed], [Failed], [Delivered, Delivered]])
+        self.assertEqual((len(self.files("alice")), len(self.files("bob"))), (2, 1))
+        self.assertEqual(len(self.told), 3)
+
+    def test_nothing_for_the_disk_to_do(self) -> None:
+        self.delivery = self.make(HeldWorkers())
+        self.successResultOf(self.start(self.consignment("nobody@example.test")))
+
+    def test_a_few_files_and_directories_are_synced_by_themselves(self) -> None:
+        self.deliver("alice@example.test", "bob@example.test", id="q0")
+        synced: list[str] = []
+        self.patch(copies, "sync_directory", synced.append)
+        self.successResultOf(
+            self.start(*[self.consignment("alice@example.test", id=f"q{n}") for n in (1, 2)])
+        )
+        self.assertEqual(synced, [str(self.top / "alice" / "new")])
+        self.assertEqual(self.syncfs.calls, 0)
+
+    def test_many_files_are_synced_as_a_whole(self) -> None:
+        self.deliver("alice@example.test", id="q0")
+        self.patch(os, "fsync", self.failing(errno.EIO))
+        synced: list[str] = []
+        self.patch(copies, "sync_directory", synced.append)
+        batch = [self.consignment("alice@example.test", id=f"q{n}") for n in range(1, 1 + ENOUGH)]
+        for (outcome,) in self.successResultOf(self.start(*batch)):
+            self.assertIsInstance(outcome, Delivered)
+        self.assertEqual((self.syncfs.calls, len(synced), len(self.files())), (1, 1, 1 + ENOUGH))
+
+    def test_where_all_can_not_be_synced_each_file_is(self) -> None:
+        self.deliver("alice@example.test", id="q0")
+        self.syncfs.error = errno.EIO
+        fsync, count = os.fsync, [0]
+
+        def second_fails(descriptor: int) -> None:
+            count[0] += 1
+            if count[0] == 2:
+                raise OSError(errno.EIO, "broken")
+            fsync(descriptor)
+
+        self.patch(os, "fsync", second_fails)
+        batch = [self.consignment("alice@example.test", id=f"q{n}") for n in range(1, 1 + ENOUGH)]
+        outcomes = [each for (each,) in self.successResultOf(self.start(*batch))]
+        self.assertEqual(
+            [type(each) for each in outcomes], [Delivered, TryLater, *[Delivered] * (ENOUGH - 2)]
+        )
+        self.assertEqual((count[0], len(self.files())), (ENOUGH + 1, ENOUGH))
+
+    def test_a_bug_with_one_is_not_that_of_the_others(self) -> None:
+        broken: Any = object()
+        batch = [self.consignment("alice@example.test"), self.consignment("bob@example.test", id="q2")]
+        batch[0] = attrs.evolve(batch[0], body=broken)
+        (first,), (second,) = self.successResultOf(self.start(*batch))
+        self.outcome(TryLater, 451, "4.3.0", first)
+        self.assertIsInstance(second, Delivered)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    def test_the_end_waits_for_what_is_under_way(self) -> None:
         workers = HeldWorkers()
         self.delivery = self.make(workers)
-        synced: list[str] = []
-        self.patch(local, "sync_directory", synced.append)
-        first = self.start("alice@example.test", id="q0")
-        others = [self.start("alice@example.test", id=f"q{number}") for number in range(1, 5)]
+        delivering = self.start(self.consignment("alice@example.test"))
         closing = Deferred.fromCoroutine(self.delivery.close())
-        workers.step()
-        self.assertIsInstance(self.successResultOf(first)[0], Delivered)
-        self.assertEqual(len(workers.jobs), 1)
-        for other in others:
-            self.assertNoResult(other)
         self.assertNoResult(closing)
         workers.step()
-        for other in others:
-            self.assertIsInstance(self.successResultOf(other)[0], Delivered)
-        self.assertEqual(synced, [str(self.top / "alice" / "new")] * 2)
+        self.successResultOf(delivering)
         self.successResultOf(closing)
-        self.get(self.delivery.close())
-
-    def test_a_batch_is_bounded(self) -> None:
-        workers = HeldWorkers()
-        self.delivery = self.make(workers)
-        done = [self.start("alice@example.test", id=f"q{number}") for number in range(100)]
-        steps = 0
-        while workers.jobs:
-            workers.step()
-            steps += 1
-        self.assertEqual(steps, 3)
-        self.assertEqual(len(self.files()), len(done))
-
-    def test_a_bug_reaches_the_caller_and_ends_nothing_else(self) -> None:
-        workers = HeldWorkers()
-        self.delivery = self.make(workers)
-        failing = self.start("alice@example.test", "bob@example.test", id="q0")
-        after = self.start("alice@example.test", id="q1")
-        workers.jobs.pop(0)[1].errback(RuntimeError("a bug"))
-        self.failureResultOf(failing, RuntimeError)
-        workers.step()
-        self.assertIsInstance(self.successResultOf(after)[0], Delivered)
 
     def test_cancelled_by_the_caller(self) -> None:
         workers = HeldWorkers()
         self.delivery = self.make(workers)
-        cancelled = self.start("alice@example.test")
+        cancelled = self.start(self.consignment("alice@example.test"))
         cancelled.cancel()
         self.failureResultOf(cancelled)
+        closing = Deferred.fromCoroutine(self.delivery.close())
         workers.step()
+        self.successResultOf(closing)
         self.assertEqual(len(self.files()), 1)

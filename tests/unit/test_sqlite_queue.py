@@ -8,11 +8,11 @@ import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
@@ -120,11 +120,11 @@ class StoreTestCase(unittest.SynchronousTestCase):
         store._writer.close()
         store._reader.close()
 
-    def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+    def run_async(self, work: Awaitable[Any]) -> Any:
+        return self.successResultOf(ensureDeferred(work))  # type: ignore[arg-type]
 
-    def fails(self, coroutine: Coroutine[Any, Any, Any], kind: type[Exception]) -> Any:
-        return self.failureResultOf(Deferred.fromCoroutine(coroutine), kind).value
+    def fails(self, work: Awaitable[Any], kind: type[Exception]) -> Any:
+        return self.failureResultOf(ensureDeferred(work), kind).value  # type: ignore[arg-type]
 
     def sql(self, statement: str, *values: object) -> list[Any]:
         with sqlite3.connect(self.directory / "queue" / "queue.sqlite") as connection:

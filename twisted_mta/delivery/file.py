@@ -18,7 +18,7 @@ from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.queue import Delivered, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
 from twisted_mta.delivery.body import final_fields
-from twisted_mta.delivery.local import Batches, Copy, delivery_key
+from twisted_mta.delivery.copies import Copy, Placer, delivery_key
 from twisted_mta.interfaces import Account, Foreseen, IDelivery, IForesight, IStoredBody
 from twisted_mta.store.below import NotAllowed, directory_below, root_of
 from twisted_mta.store.maildir.files import safe_host
@@ -66,7 +66,7 @@ class FileDelivery:
         """`roots`: the directories below which files may be. `started`: Unix time of this process's start."""
         self._roots = tuple(roots)
         self._workers = workers
-        self._batches = Batches(workers)
+        self._placer = Placer(workers)
         self._clock = clock
         self._host = safe_host(hostname)
         self._started = started
@@ -115,7 +115,7 @@ class FileDelivery:
 
     async def close(self) -> None:
         """Wait for the batches under way."""
-        await self._batches.idle()
+        await self._placer.idle()
 
     async def _deliver(
         self, message: QueuedMessage, body: IStoredBody, recipient: QueuedRecipient, path: str
@@ -138,7 +138,7 @@ class FileDelivery:
                 repeated=repeated,
                 placed={},
             )
-            await self._batches.submit([copy])
+            await self._placer.place([copy])
             assert copy.outcome is not None  # each copy of a batch has one
             if copy.error is not None:
                 self._complain(message, path, str(copy.error))

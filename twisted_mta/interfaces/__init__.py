@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from twisted_mta.interfaces.delivery import Foreseen, IDelivery, IForesight
+from twisted_mta.interfaces.delivery import Consignment, Foreseen, IBatchDelivery, IDelivery, IForesight
 from twisted_mta.interfaces.dns import IMailResolver, Proof
 from twisted_mta.interfaces.mailboxes import (
     IMailbox,
@@ -46,9 +46,11 @@ __all__ = [
     "Account",
     "AuthenticationUnavailable",
     "Client",
+    "Consignment",
     "DamagedBody",
     "Foreseen",
     "IAuthenticator",
+    "IBatchDelivery",
     "IBodyWriter",
     "IDelivery",
     "IDirectory",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 
 import attrs
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from twisted_mta.core.explanation import Note
 from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient
@@ -55,3 +55,21 @@ class IDelivery(Interface):
 
     def close() -> Awaitable[None]:
         """Finish or cut off what is under way, close cached connections."""
+
+
+@attrs.frozen
+class Consignment:
+    """Recipients of one message that go to one destination."""
+
+    message: QueuedMessage
+    body: IStoredBody
+    recipients: Sequence[QueuedRecipient]
+
+
+class IBatchDelivery(IDelivery):
+    """A transport to which it costs less to deliver many messages together."""
+
+    limit = Attribute("Messages in one batch at most.")
+
+    def deliver_batch(batch: Sequence[Consignment]) -> Awaitable[Sequence[Sequence[Outcome]]]:
+        """As `deliver` for each of them: their outcomes, in order. The next batch comes when this one has ended."""

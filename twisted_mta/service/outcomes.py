@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 import attrs
@@ -102,40 +103,43 @@ class Judge:
         return _report(recipient, outcome, Action.DELAYED, now, by_passed=late, until=until)
 
     def judge(
-        self, message: QueuedMessage, recipient: QueuedRecipient, outcome: Outcome, now: float
+        self,
+        message: QueuedMessage,
+        recipient: QueuedRecipient,
+        outcome: Outcome,
+        now: float,
+        took: float = 0.0,
     ) -> tuple[Update, Report | None]:
-        """What an outcome means: for the row, and for the sender."""
-        row = recipient.row
+        """What the outcome of an attempt that took so many seconds means: for the row, and for the sender."""
+        update = partial(Update, row=recipient.row, at=now, took=took)
         match outcome:
             case Delivered(relayed=relayed, confirms=confirms, traced=traced, expanded=expanded):
                 self._tell("delivered", message, recipient, outcome, now)
                 # RFC 3461 §5.2.1: a next host that got the NOTIFY parameter sends the notice.
                 asked = Notify.SUCCESS in recipient.notify and not confirms
                 if not asked and not traced:
-                    return Update(row=row, outcome=outcome), None
+                    return update(outcome=outcome), None
                 action = Action.RELAYED if relayed else Action.EXPANDED if expanded else Action.DELIVERED
                 report = _report(recipient, outcome, action, now, traced=traced)
-                return Update(row=row, outcome=outcome), report
+                return update(outcome=outcome), report
             case Expanded():
                 self._tell("expanded", message, recipient, outcome, now)
                 # RFC 3464 §2.3.3: delivery to a mailing list is delivery.
-                return Update(row=row, outcome=outcome), _report(recipient, outcome, Action.DELIVERED, now)
+                return update(outcome=outcome), _report(recipient, outcome, Action.DELIVERED, now)
             case Failed():
                 self._tell("bounced", message, recipient, outcome, now)
-                return Update(row=row, outcome=outcome), _report(recipient, outcome, Action.FAILED, now)
+                return update(outcome=outcome), _report(recipient, outcome, Action.FAILED, now)
         if out_of_time(message, now):
             self._tell("expired", message, recipient, outcome, now)
             failed = Failed(outcome.reply, outcome.remote, contacts=outcome.contacts)
-            return Update(row=row, outcome=failed), _report(
+            return update(outcome=failed), _report(
                 recipient, outcome, Action.FAILED, now, expired=True, by_passed=True
             )
         expires, schedule = self.expires(message, recipient), self.schedule_of(recipient)
         if schedule.expired(now, expires):
             self._tell("expired", message, recipient, outcome, now)
             failed = Failed(outcome.reply, outcome.remote, contacts=outcome.contacts)
-            return Update(row=row, outcome=failed), _report(
-                recipient, outcome, Action.FAILED, now, expired=True
-            )
+            return update(outcome=failed), _report(recipient, outcome, Action.FAILED, now, expired=True)
         following = schedule.next_attempt(now, recipient.attempts + 1, expires, self.random)
         if outcome.doubtful:
             # RFC 1047: that host may well be busy with what it has. Then it would get the message twice.
@@ -153,7 +157,7 @@ class Judge:
         self._tell("deferred", message, recipient, outcome, now, following)
         warning = self.warning(message, recipient, outcome, now)
         warned, late = warning is not None, warning is not None and warning.by_passed
-        return Update(row=row, outcome=outcome, next_attempt=following, warned=warned, late=late), warning
+        return update(outcome=outcome, next_attempt=following, warned=warned, late=late), warning
 
     def _tell(
         self,

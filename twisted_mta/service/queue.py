@@ -7,13 +7,15 @@ and its claim ends with the very commit that records the outcome, and with it th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.config.destinations import Destinations
@@ -22,45 +24,27 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.dsn import Reporter
 from twisted_mta.core.pace import Sign, sign
 from twisted_mta.core.queue import (
-    Failed,
     NewMessage,
     NewRecipient,
-    Outcome,
     QueuedMessage,
     QueuedRecipient,
     Transport,
-    TryLater,
     WorkItem,
 )
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
-from twisted_mta.interfaces import DamagedBody, IBodyWriter, IDelivery, IQueue, IQueueStore
-from twisted_mta.service.jobs import Attempt, Job, copy_key, lane, rank
+from twisted_mta.interfaces import IBatchDelivery, IBodyWriter, IDelivery, IQueue, IQueueStore
+from twisted_mta.service.attempts import Attempts, Gathering
+from twisted_mta.service.jobs import Attempt, Job, lane, rank
 from twisted_mta.service.notices import Notices
-from twisted_mta.service.outcomes import Judge, Outlook, out_of_time
+from twisted_mta.service.outcomes import Judge, Outlook
 from twisted_mta.service.pacing import Limits, Pacing
-from twisted_mta.service.settling import BUG, STORE_PAUSE, Settled, Settler
+from twisted_mta.service.settling import STORE_PAUSE, Settled, Settler
 
 #: Recipients claimed in one go.
 _CLAIM = 250
 #: Seconds until a destination that is slow makes room for others, while there is none.
 _RELIEF = 5.0
-
-
-def _too_late(recipient: QueuedRecipient) -> Outcome:
-    """What becomes of a recipient whose time is up before the attempt."""
-    text = "not delivered in the time that the sender asked for"
-    if recipient.last_reply:
-        text += f"; the last attempt ended with: {recipient.last_reply}"
-    return Failed(Reply(550, "5.4.7", text))  # RFC 2852 §4.1.3
-
-
-def _given_up(recipient: QueuedRecipient) -> Outcome:
-    """What becomes of a recipient that an administrator does not want to be tried again."""
-    text = "given up by the administrator of this server"
-    if recipient.last_reply:
-        text += f"; the last attempt ended with: {recipient.last_reply}"
-    return Failed(Reply(550, "5.4.7", text))  # RFC 3463 §3.5: delivery time expired
 
 
 @implementer(IQueue)
@@ -92,7 +76,6 @@ class QueueManager(Service):
         rewritten: Callable[[Address], bool] = lambda address: False,
     ) -> None:
         self._store = store
-        self._deliveries = deliveries
         self._clock = clock
         self._grace = grace
         self._at_once = at_once
@@ -107,9 +90,13 @@ class QueueManager(Service):
         self._destinations = Destinations(relay)
         schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)
         self._judge = Judge(schedule, random, self._destinations)
-        self._settler = Settler(
-            store, self._judge, self._notices, clock, lambda: bool(self.running), self._settled
-        )
+        self._settler = Settler(store, self._judge, self._notices, clock, self._is_running, self._settled)
+        self._attempts = Attempts(store, deliveries, clock, self._is_running)
+        self._gatherings: dict[Transport, Gathering] = {}
+        for transport, delivery in deliveries.items():
+            if IBatchDelivery.providedBy(delivery):
+                start = partial(self._start_batch, transport, delivery)
+                self._gatherings[transport] = Gathering(clock, IBatchDelivery(delivery).limit, start)
         self._pacing: Pacing[Attempt] = Pacing(
             clock,
             start=self._start_attempt,
@@ -156,42 +143,40 @@ class QueueManager(Service):
     def new_body(self) -> IBodyWriter:
         return self._store.new_body()
 
-    def submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> Awaitable[None]:
-        # Who waits may lose interest (the client hangs up) and cancel; what is committed must be delivered all the same.
-        told: Deferred[None] = Deferred()
-        Deferred.fromCoroutine(self._submit(messages, body)).addBoth(told.callback)
-        return told
-
-    async def _submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> None:
+    def submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> Deferred[None]:
         count = sum(len(message.recipients) for message in messages)
         claim = bool(self.running) and self.active + count <= self._limit
-        if claim:
-            self._reserved += count
+        reserved = count if claim else 0
+        self._reserved += reserved
+        # Who waits may lose interest (the client hangs up) and cancel; what is committed must be delivered all the same.
+        told: Deferred[None] = Deferred()
+        add: Callable[..., Any] = self._store.add
+        maybeDeferred(add, messages, body, claim=claim).addBoth(self._added, messages, reserved, told)
+        return told
+
+    def _added(
+        self,
+        items: Sequence[WorkItem] | Failure,
+        messages: Sequence[NewMessage],
+        reserved: int,
+        told: Deferred[None],
+    ) -> None:
+        self._reserved -= reserved
+        if isinstance(items, Failure):
+            told.errback(items)
+            return
         try:
-            items = await self._store.add(messages, body, claim=claim)
-        finally:
-            if claim:
-                self._reserved -= count
-        for message in messages:
-            self.log.debug(  # reception, lists and notices tell more
-                "queued {queue_id} from {sender} for {recipients} recipients, {size} octets",
-                event="queued",
-                queue_id=message.id,
-                sender=str(message.sender or "<>"),
-                recipients=len(message.recipients),
-                size=body.size,
-                message_id=message.message_id,
-                parent=message.parent,
-            )
-        if claim:
-            # The message is durable: whatever goes wrong from here on, the client must not send it again.
-            self._watch(self._take(items))
-            for message in messages:
-                if message.held:
-                    self._wake_at(message.not_before)
-        else:
-            self._backlog = True
-            self._refill()
+            if reserved:
+                self._take(items)
+                for message in messages:
+                    if message.held:
+                        self._wake_at(message.not_before)
+            else:
+                self._backlog = True
+                self._refill()
+        except Exception:  # noqa: BLE001  it is durable: whatever is wrong here, the client must not send it again
+            self.log.failure("messages stay claimed until the next start, because of a bug")
+        told.callback(None)
 
     # --- the administrator -----------------------------------------------------------------------
 
@@ -221,6 +206,9 @@ class QueueManager(Service):
         for job in self._jobs:
             job.deleted |= job.message.id in queue_ids
 
+    def _is_running(self) -> bool:
+        return bool(self.running)
+
     # --- the service -----------------------------------------------------------------------------
 
     def startService(self) -> None:
@@ -238,7 +226,8 @@ class QueueManager(Service):
         if self._relief is not None and self._relief.active():
             self._relief.cancel()
         self._timer = self._relief = None
-        for attempt in self._pacing.clear():
+        waiting = [each for gathering in self._gatherings.values() for each in gathering.clear()]
+        for attempt in (*self._pacing.clear(), *waiting):
             self._watch(self._settle(attempt, self._settler.settle(attempt.job, [])))
         if self._live:
             ended = DeferredList(list(self._live))
@@ -313,7 +302,7 @@ class QueueManager(Service):
                         items = await self._store.claim_due(self._clock.seconds(), room)
                     finally:
                         self._reserved -= room
-                    await self._take(items)
+                    self._take(items)
                     self._again |= bool(items)
             if self._backlog:
                 self._seek_relief()
@@ -333,22 +322,23 @@ class QueueManager(Service):
 
     # --- attempts --------------------------------------------------------------------------------
 
-    async def _take(self, items: Sequence[WorkItem]) -> None:
+    def _take(self, items: Sequence[WorkItem]) -> None:
         """Start on recipients that now are ours."""
         if not self.running:  # stopped while they were being claimed
-            await self._store.release([recipient.row for item in items for recipient in item.recipients])
+            rows = [recipient.row for item in items for recipient in item.recipients]
+            self._watch(self._store.release(rows))
             return
         for item in items:
-            self._rows.update(recipient.row for recipient in item.recipients)
+            self._rows.update([recipient.row for recipient in item.recipients])
         for item in items:
-            attempts = self._group(item)
-            job = attempts[0].job
-            job.attempts = len(attempts)
-            self._jobs.add(job)
+            attempts = self._attempts.group(item)
+            self._jobs.add(attempts[0].job)
             for attempt in attempts:
                 if attempt.lane is not None:
                     _, name = attempt.lane
                     self._pacing.enter(attempt.lane, name, self._limits(attempt), attempt)
+                elif attempt.transport in self._gatherings:
+                    self._gatherings[attempt.transport].add(attempt)
                 else:
                     self._start_attempt(attempt)
 
@@ -359,22 +349,6 @@ class QueueManager(Service):
         manner = self._destinations.of(recipient.address.domain, recipient.hop).manner
         return Limits(manner.concurrency, manner.rate, manner.schedule or self._judge.schedule.delays)
 
-    def _group(self, item: WorkItem) -> list[Attempt]:
-        groups: dict[tuple[Transport, str, bool, tuple[object, ...]], list[QueuedRecipient]] = {}
-        for recipient in item.recipients:
-            try:
-                destination = self._deliveries[recipient.transport].destination(recipient)
-            except Exception:  # noqa: BLE001  `deliver` will fail in its turn, and be tried later
-                self.log.failure("no destination for {recipient}", recipient=str(recipient.address))
-                destination = ""
-            key = (recipient.transport, destination, recipient.given_up, copy_key(recipient))
-            groups.setdefault(key, []).append(recipient)
-        job = Job(item.message)
-        return [
-            Attempt(job, tuple(found), transport, destination, given_up)
-            for (transport, destination, given_up, _), found in groups.items()
-        ]
-
     def _start_attempt(self, attempt: Attempt) -> None:
         self._watch(self._attempt(attempt))
 
@@ -382,7 +356,7 @@ class QueueManager(Service):
         began = self._clock.seconds()
         told, reply = Sign.NONE, None
         try:
-            outcomes = await self._deliver(attempt)
+            outcomes = await self._attempts.make(attempt)
             told, reply = sign(outcomes), outcomes[0].reply
         finally:
             if attempt.lane is not None:
@@ -391,6 +365,26 @@ class QueueManager(Service):
             attempt,
             self._settler.settle(attempt.job, list(zip(attempt.recipients, outcomes, strict=True)), began),
         )
+
+    def _start_batch(
+        self, transport: Transport, delivery: IBatchDelivery, attempts: Sequence[Attempt]
+    ) -> None:
+        self._watch(self._attempt_together(transport, delivery, attempts))
+
+    async def _attempt_together(
+        self, transport: Transport, delivery: IBatchDelivery, attempts: Sequence[Attempt]
+    ) -> None:
+        began = self._clock.seconds()
+        try:
+            outcomes = await self._attempts.make_together(delivery, attempts)
+        finally:
+            self._gatherings[transport].ended()
+        ended = [
+            (attempt.job, list(zip(attempt.recipients, each, strict=True)))
+            for attempt, each in zip(attempts, outcomes, strict=True)
+        ]
+        await self._settler.settle_together(ended, began)
+        self._jobs.difference_update([attempt.job for attempt in attempts if attempt.job.attempts <= 0])
 
     def _put_off(self, attempt: Attempt, until: float, reply: Reply | None) -> None:
         self._watch(self._settle(attempt, self._settler.put_off(attempt, until, reply)))
@@ -419,42 +413,6 @@ class QueueManager(Service):
         if self._backlog and self.active * 4 > self._limit * 3:
             self._pacing.relieve(self._limit)
             self._seek_relief()
-
-    async def _deliver(self, attempt: Attempt) -> Sequence[Outcome]:
-        message = attempt.message
-        if attempt.given_up:
-            return [_given_up(recipient) for recipient in attempt.recipients]
-        if out_of_time(message, self._clock.seconds()):
-            return [_too_late(recipient) for recipient in attempt.recipients]
-        try:
-            delivery = self._deliveries[attempt.transport]
-            body = await self._store.body(message)
-            outcomes = await delivery.deliver(message, body, attempt.recipients, attempt.destination)
-            if len(outcomes) != len(attempt.recipients):
-                raise RuntimeError(f"{len(outcomes)} outcomes for {len(attempt.recipients)} recipients")
-            return outcomes
-        except CancelledError:
-            if not self.running:
-                raise
-            self.log.failure("delivery of {queue_id} was cancelled", queue_id=message.id)
-        except DamagedBody as error:
-            return await self._set_aside(attempt, str(error))
-        except Exception:  # noqa: BLE001  a bug of one delivery must not lose the message
-            self.log.failure("delivery of {queue_id} failed because of a bug", queue_id=message.id)
-        return [BUG] * len(attempt.recipients)
-
-    async def _set_aside(self, attempt: Attempt, reason: str) -> Sequence[Outcome]:
-        """A message that can't be delivered as it was received waits for an administrator; the others go on."""
-        queue_id = attempt.job.message.id
-        self.log.error(
-            "{queue_id} is damaged and held: {reason}", event="damaged", queue_id=queue_id, reason=reason
-        )
-        try:
-            await self._store.hold([queue_id], f"damaged: {reason}")
-        except Exception:  # noqa: BLE001  then the next attempt comes here again
-            self.log.failure("can't hold {queue_id}", queue_id=queue_id)
-        reply = Reply(451, "4.3.0", f"the message is damaged and held: {reason}")
-        return [TryLater(reply)] * len(attempt.recipients)
 
     # --- outcomes --------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -74,13 +76,52 @@ class Settler:
 
         `began`: when the attempt did; None if it was not made.
         """
-        message, now = job.message, self._clock.seconds()
+        now = self._clock.seconds()
+        updates, reports = self._judge_all(job, outcomes, now, began)
+        if updates:
+            await self._record(job.message, updates, reports, now)
+
+    async def settle_together(
+        self, ended: Sequence[tuple[Job, Sequence[tuple[QueuedRecipient, Outcome]]]], began: float
+    ) -> None:
+        """Attempts of several jobs are over: `settle` for each, in one operation of the store."""
+        now = self._clock.seconds()
+        together: list[tuple[QueuedMessage, list[Update]]] = []
+        single: list[Coroutine[Any, Any, None]] = []
+        for job, outcomes in ended:
+            updates, reports = self._judge_all(job, outcomes, now, began)
+            if reports:
+                single.append(self._record(job.message, updates, reports, now))
+            elif updates:
+                together.append((job.message, updates))
+        if together and not await self._record_together([one for _, updates in together for one in updates]):
+            single += [self._record(message, updates, [], now) for message, updates in together]
+        if single:
+            await gatherResults([Deferred.fromCoroutine(one) for one in single])
+
+    async def _record_together(self, updates: Sequence[Update]) -> bool:
+        """Whether they were recorded. If not, it may be the fault of one of them."""
+        try:
+            await self._store.record(updates)
+        except Exception:  # noqa: BLE001  each is tried by itself now, and that tells what is wrong
+            return False
+        self._tell(updates, False)
+        return True
+
+    def _judge_all(
+        self,
+        job: Job,
+        outcomes: Sequence[tuple[QueuedRecipient, Outcome]],
+        now: float,
+        began: float | None,
+    ) -> tuple[list[Update], list[Report]]:
+        """What is to be recorded now, and what the sender is to be told along with that."""
+        message = job.message
         took = 0.0 if began is None else max(now - began, 0.0)
         updates: list[Update] = []
         reports: list[Report] = []
         for recipient, outcome in outcomes:
-            update, report = self._judge.judge(message, recipient, outcome, now)
-            update = attrs.evolve(update, at=now, took=took)
+            update, report = self._judge.judge(message, recipient, outcome, now, took)
             if report is None or not self._notices.wanted(message, report):
                 updates.append(attrs.evolve(update, warned=False) if update.warned else update)
                 if report is not None and report.action is Action.FAILED and message.sender is None:
@@ -100,8 +141,7 @@ class Settler:
         if job.attempts <= 0:
             updates += [update for update, _ in job.held]
             reports += [report for _, report in job.held]
-        if updates:
-            await self._record(message, updates, [] if job.deleted else reports, now)
+        return updates, [] if job.deleted else reports
 
     async def put_off(self, attempt: Attempt, until: float, reply: Reply | None) -> None:
         """Give an attempt back to the store, not made. But whose time is up, or who is to be told something, is judged:
@@ -149,12 +189,15 @@ class Settler:
                 updates = [self._unless_failed(update, now) for update in updates]
         if not await self._insist(message, lambda: self._store.record(updates, new)):
             return
+        self._tell(updates, bool(new))
+
+    def _tell(self, updates: Sequence[Update], more: bool) -> None:
         later = [update.next_attempt for update in updates if isinstance(update.outcome, TryLater)]
         self._told(
             Settled(
                 rows=[update.row for update in updates],
                 due=min(later, default=None),
-                more=bool(new) or any(isinstance(update.outcome, Expanded) for update in updates),
+                more=more or any(isinstance(update.outcome, Expanded) for update in updates),
             )
         )
 

@@ -38,6 +38,7 @@ STEPS: Mapping[str, str] = {
     "maildir.create": "a message file is made in tmp/",
     "maildir.write": "octets are written to it",
     "maildir.sync": "its fsync",
+    "maildir.sync-all": "all of a file system is synced for a batch of deliveries",
     "maildir.deliver": "it is renamed into new/ by a delivery",
     "maildir.add": "it is renamed into the mailbox by APPEND or COPY",
     "maildir.sync-directory": "the fsync of a directory of mail",

@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from twisted_mta.core.queue import Delivered, Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
-from twisted_mta.interfaces import IDelivery, IStoredBody
+from twisted_mta.interfaces import Consignment, IBatchDelivery, IDelivery, IStoredBody
 
 #: Decides about one recipient; an exception is raised by `deliver`.
 Script = Callable[[QueuedMessage, QueuedRecipient], Outcome]
@@ -98,3 +98,41 @@ class ScriptedDelivery:
     async def close(self) -> None:
         """Note that it was called."""
         self.closed = True
+
+
+@implementer(IBatchDelivery)
+class ScriptedBatchDelivery:
+    """A transport for many messages at once: each is a call of the ScriptedDelivery `each`, one after the other."""
+
+    def __init__(self, script: Script = succeed, limit: int = 5) -> None:
+        self.each = ScriptedDelivery(script)
+        self.limit = limit
+        #: How many messages each batch had.
+        self.sizes: list[int] = []
+        #: Raised by the next batches, one each.
+        self.errors: list[BaseException] = []
+
+    def destination(self, recipient: QueuedRecipient) -> str:
+        """The same for all."""
+        return ""
+
+    async def deliver(
+        self,
+        message: QueuedMessage,
+        body: IStoredBody,
+        recipients: Sequence[QueuedRecipient],
+        destination: str,
+    ) -> Sequence[Outcome]:
+        """See IDelivery."""
+        return await self.each.deliver(message, body, recipients, destination)
+
+    async def deliver_batch(self, batch: Sequence[Consignment]) -> Sequence[Sequence[Outcome]]:
+        """See IBatchDelivery."""
+        self.sizes.append(len(batch))
+        if self.errors:
+            raise self.errors.pop(0)
+        return [await self.deliver(one.message, one.body, one.recipients, "") for one in batch]
+
+    async def close(self) -> None:
+        """Note that it was called."""
+        await self.each.close()

@@ -122,6 +122,7 @@ class World:
         parts.queue.startService()
         parts.history.start()
         parts.tls.start()
+        network.advance(0)  # what was due at the start is delivered in the turn that follows
         self._lives += 1
         return parts
 

@@ -98,6 +98,8 @@ class MessageFile:
         self._lines = ToDisk()
         fault("maildir.create")
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        #: The file system that it is on, st_dev; known when it is finished.
+        self.device = 0
 
     def write(self, data: bytes) -> None:
         """Append octets with CRLF line ends."""
@@ -106,19 +108,23 @@ class MessageFile:
     def finish(self) -> None:
         """All was written. Not durable before `sync`."""
         self._put(self._lines.finish())
+        self.device = os.fstat(self._fd).st_dev
 
     def sync(self) -> None:
         """Wait until it is on disk, and close."""
         fault("maildir.sync")
         os.fsync(self._fd)
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        self.close()
 
-    def abort(self) -> None:
-        """Close and remove. Idempotent; of no effect on a file that was moved away."""
+    def close(self) -> None:
+        """To be called when it came to the disk by other means. Idempotent."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+    def abort(self) -> None:
+        """Close and remove. Idempotent; of no effect on a file that was moved away."""
+        self.close()
         Path(self.path).unlink(missing_ok=True)
 
     def named(self, key: str) -> str:

@@ -332,26 +332,35 @@ class BodyWriter:
             self._files.discard(self._name)
             self._name = ""
 
+    def seal_now(self) -> BodyRow | None:
+        """As `seal`, where all of it is in memory; None, and nothing has happened: `seal` it."""
+        if self._finished:
+            raise RuntimeError("the body is finished")
+        if self._error is not None:
+            raise self._error
+        if self._name or self._writing:
+            return None
+        self._finished = True
+        data = bytes(self._buffer)
+        self._buffer = bytearray()
+        self._memory.withdraw(self)
+        self._memory.leave(len(data))
+        self._owed += len(data)
+        return BodyRow(len(data), data, None)
+
     async def seal(self) -> BodyRow:
         """No more comes: the body as it goes into the tables; a file is then on the disk. Raises StoreFull.
 
         `release` is to be called when it is in the tables.
         """
-        if self._finished:
-            raise RuntimeError("the body is finished")
         await self._idle()
-        if self._name:
-            await self._flush()
+        row = self.seal_now()
+        if row is not None:
+            return row
+        await self._flush()
         if self._error is not None:
             raise self._error
         self._finished = True
-        if not self._name:
-            data = bytes(self._buffer)
-            self._buffer = bytearray()
-            self._memory.withdraw(self)
-            self._memory.leave(len(data))
-            self._owed += len(data)
-            return BodyRow(len(data), data, None)
         descriptor, self._descriptor = self._descriptor, -1
         try:
             await self._workers.run(self._files.publish, self._name, descriptor)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.core.history import PastMessage, Transcript
@@ -23,6 +24,7 @@ from twisted_mta.interfaces import DamagedBody, IBodyWriter, IQueueHistory, IQue
 from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
 from twisted_mta.store.queue.body_memory import BodyMemory
+from twisted_mta.store.queue.claims import Claims
 from twisted_mta.store.queue.disk import DiskRoom
 from twisted_mta.store.queue.errors import translate
 from twisted_mta.store.queue.history import HistoryReader, HistoryRules
@@ -40,52 +42,6 @@ THRESHOLD = 262144
 MEMORY_LIMIT = 67108864
 #: Octets of bodies on their way in that are in memory, until `reconfigure` says otherwise.
 BODY_MEMORY = 67108864
-
-
-class _Claims:
-    """The rows that are ours, and their bodies as long as there are such rows."""
-
-    def __init__(self, memory_limit: int) -> None:
-        self._limit = memory_limit
-        self._used = 0
-        self._held: dict[int, Held] = {}
-        self._rows_of: dict[int, int] = {}
-        self._bodies: dict[int, MemoryBody | FileBody] = {}
-
-    def add(self, row: int, held: Held) -> None:
-        if row not in self._held:
-            self._rows_of[held.body] = self._rows_of.get(held.body, 0) + 1
-        self._held[row] = held
-
-    def get(self, row: int) -> Held | None:
-        return self._held.get(row)
-
-    def items(self) -> list[tuple[int, Held]]:
-        return list(self._held.items())
-
-    def drop(self, row: int) -> None:
-        held = self._held.pop(row, None)
-        if held is None:
-            return
-        left = self._rows_of[held.body] = self._rows_of[held.body] - 1
-        if not left:
-            del self._rows_of[held.body]
-            body = self._bodies.pop(held.body, None)
-            if isinstance(body, MemoryBody):
-                self._used -= body.size
-
-    def body(self, number: int) -> MemoryBody | FileBody | None:
-        return self._bodies.get(number)
-
-    def keep(self, number: int, body: MemoryBody | FileBody) -> None:
-        """Remember a body of rows that are ours, if there is room."""
-        if number not in self._rows_of or number in self._bodies:
-            return
-        if isinstance(body, MemoryBody):
-            if self._used + body.size > self._limit:
-                return
-            self._used += body.size
-        self._bodies[number] = body
 
 
 @implementer(IQueueStore, IQueueHistory)
@@ -129,7 +85,7 @@ class SQLiteQueueStore:
         self._file_workers = file_workers
         self.disk = DiskRoom(directory, clock, disk_reserve)
         self._threshold = threshold
-        self._claims = _Claims(memory_limit)
+        self._claims = Claims(memory_limit)
         #: What the bodies on their way in have in memory.
         self.body_memory = BodyMemory(BODY_MEMORY)
         self._path = path = directory / "queue.sqlite"
@@ -191,31 +147,58 @@ class SQLiteQueueStore:
     def check_room(self, octets: int) -> None:
         self.disk.check(octets)
 
-    async def add(
+    def add(
         self, messages: Sequence[NewMessage], body: IBodyWriter, *, claim: bool = False
-    ) -> Sequence[WorkItem]:
+    ) -> Deferred[Sequence[WorkItem]]:
         assert isinstance(body, BodyWriter), "the body is of another store"
         try:
             if not all(message.recipients for message in messages):
                 raise ValueError("a message without recipients would stay for ever")
             self.disk.use(0)
+            row = body.seal_now()
+        except Exception:  # noqa: BLE001  handed to the errback
+            body.abort()
+            return fail()
+        if row is None:
+            return Deferred.fromCoroutine(self._add_file(messages, body, claim))
+        return self._add(messages, body, row, claim)
+
+    async def _add_file(
+        self, messages: Sequence[NewMessage], body: BodyWriter, claim: bool
+    ) -> Sequence[WorkItem]:
+        try:
             row = await body.seal()
         except Exception:
             body.abort()
             raise
-        try:
-            number, first = await self._writer.submit(lambda tables: tables.add(messages, row, claim))
-        except CancelledError:
-            # The commit may come about all the same, so the file stays; the next start knows whether it is needed.
-            raise
-        except Exception:
-            self._discard([row.file] if row.file else [])
-            raise
-        finally:
-            body.release()
-        if not claim:
-            return ()
-        return self._claimed(messages, row, number, first)
+        return await self._add(messages, body, row, claim)
+
+    def _add(
+        self, messages: Sequence[NewMessage], body: BodyWriter, row: BodyRow, claim: bool
+    ) -> Deferred[Sequence[WorkItem]]:
+        # No coroutine: this is done for each message, and one would cost as much as all the rest of it.
+        adding = self._writer.submit(lambda tables: tables.add(messages, row, claim))
+        return adding.addCallbacks(
+            self._added, self._not_added, (messages, body, row, claim), errbackArgs=(body, row)
+        )
+
+    def _added(
+        self,
+        numbers: tuple[int, int],
+        messages: Sequence[NewMessage],
+        body: BodyWriter,
+        row: BodyRow,
+        claim: bool,
+    ) -> Sequence[WorkItem]:
+        body.release()
+        return self._claimed(messages, row, *numbers) if claim else ()
+
+    def _not_added(self, failure: Failure, body: BodyWriter, row: BodyRow) -> Failure:
+        body.release()
+        # Cancelled: the commit may come about all the same, so the file stays; the next start knows whether it is needed.
+        if row.file and not isinstance(failure.value, CancelledError):
+            self._discard([row.file])
+        return failure
 
     def _claimed(
         self, messages: Sequence[NewMessage], body: BodyRow, number: int, first: int
@@ -266,10 +249,15 @@ class SQLiteQueueStore:
             self._claims.keep(message.body_id, body)
         return body
 
-    async def record(self, updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()) -> None:
+    def record(
+        self, updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()
+    ) -> Deferred[None]:
         known = [(update, self._claims.get(update.row)) for update in updates]
         bodies = [(message, BodyRow(len(data), data, None)) for message, data in new]
-        gone = await self._writer.submit(lambda tables: tables.record(known, bodies))
+        recording = self._writer.submit(lambda tables: tables.record(known, bodies))
+        return recording.addCallback(self._recorded, updates)
+
+    def _recorded(self, gone: Sequence[str], updates: Sequence[Update]) -> None:
         for update in updates:
             self._claims.drop(update.row)
         self._discard(gone)
