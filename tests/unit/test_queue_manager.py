@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from zope.interface.verify import verifyObject
 
 from tests.queue_manager import (
+    ALICE,
     BUSY,
     DAY,
     DELIVERED,
