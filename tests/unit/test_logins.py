@@ -21,7 +21,7 @@ from zope.interface.verify import verifyObject
 from twisted_mta.config.loader import load
 from twisted_mta.core.sasl import Credentials, Proof, ScramKeys, Secret
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client, IAuthenticator
-from twisted_mta.service.accounts import FLUSH, INTERVAL, Accounts
+from twisted_mta.service.accounts import FLUSH, Accounts
 from twisted_mta.service.failures import FORGET, MAX_ADDRESSES, MAX_DELAY, Failures
 from twisted_mta.store import passwords
 from twisted_mta.store.app_passwords import (
@@ -510,7 +510,7 @@ class AccountsTests(Directory):
         self.accounts.start()
         self.assertIsNotNone(self.successResultOf(self.login(secret)))
         self.assertFalse(path.exists())
-        self.clock.pump([INTERVAL] * FLUSH)
+        self.clock.advance(FLUSH)
         self.assertIn("2026-11-22", path.read_text())
         self.clock.advance(86400)
         self.assertIsNotNone(self.successResultOf(self.login(secret)))

@@ -87,16 +87,3 @@ class ReloadTests(SynchronousTestCase):
         self.file.write_text(self.file.read_text().replace("mx.example.test", "new.example.test"))
         self.assertEqual(list(self.reload().restart), ["hostname"])
         self.assertEqual(self.world.listeners.serving.config.hostname, "mx.example.test")
-
-    def test_accounts_are_looked_at_every_few_seconds(self) -> None:
-        self.world.parts.accounts.start()
-        users = self.world.directory / "users"
-        users.write_text(users.read_text() + "new@example.test:!::::::\n")
-        self.assertEqual(self.code("new@example.test"), 550)
-        self.world.advance(3, step=1)
-        self.assertEqual(self.code("new@example.test"), 250)
-        users.rename(users.with_name("away"))
-        self.world.advance(3, step=1)
-        self.assertEqual(
-            self.code("new@example.test"), 250, "what can't be read leaves what was there in force"
-        )

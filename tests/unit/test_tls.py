@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.admin.init import self_signed
 from twisted_mta.net.tls import ServerTls, TlsError
-from twisted_mta.service.certificates import INTERVAL, CertificateWatch
+from twisted_mta.service.certificates import watched_certificates
+from twisted_mta.service.watched import INTERVAL, FileWatch
 from twisted_mta.store.threads import InlineWorkers
 
 
@@ -176,8 +177,13 @@ class CertificateWatchTests(SynchronousTestCase):
         self.loads = 0
         self.serving: Any = SimpleNamespace(tls=self.load(None), config=None)
         self.first = self.serving.tls
-        self.watch = CertificateWatch(self.serving, self.load, InlineWorkers(), self.clock)
-        self.watch.start()
+        self.watch = self.watching(self.load)
+
+    def watching(self, load: Any) -> FileWatch:
+        watch = FileWatch(InlineWorkers(), self.clock)
+        watch.add(watched_certificates(self.serving, load, InlineWorkers()))
+        watch.start()
+        return watch
 
     def load(self, config: Any) -> ServerTls:
         self.loads += 1
@@ -217,9 +223,12 @@ class CertificateWatchTests(SynchronousTestCase):
             (line,) = [event for event in logs if event["log_level"] is LogLevel.error]
             self.assertIn(f"the certificates stay as they were: {self.paths[0]}: ", formatEvent(line))
             self.assertIs(self.serving.tls, self.first)
+            (problem,) = self.watch.problems()
+            self.assertIn(str(self.paths[0]), problem)
         self.write()
         self.looks(2)
         self.assertIsNot(self.serving.tls, self.first)
+        self.assertEqual(self.watch.problems(), [])
 
     def test_the_old_files_come_back(self) -> None:
         away = self.paths[0].with_name("away")
@@ -228,6 +237,7 @@ class CertificateWatchTests(SynchronousTestCase):
         away.rename(self.paths[0])
         self.looks(3)
         self.assertEqual((self.serving.tls, self.loads), (self.first, 2))
+        self.assertEqual(self.watch.problems(), [])
 
     def test_a_reload_was_quicker(self) -> None:
         def load(config: Any) -> ServerTls:
@@ -237,7 +247,7 @@ class CertificateWatchTests(SynchronousTestCase):
         self.watch.stop()
         self.write()
         by_reload = ServerTls(*self.paths)
-        CertificateWatch(self.serving, load, InlineWorkers(), self.clock).start()
+        self.watching(load)
         self.looks(2)
         self.assertIs(self.serving.tls, by_reload)
 

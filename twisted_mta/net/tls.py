@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
+
+from twisted_mta.store.stamps import Stamps, look_at
 
 #: RFC 8314 §4.1 asks for TLS 1.2 at least; with it only suites with forward secrecy and authenticated encryption.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK"
@@ -22,8 +23,6 @@ _OPTIONS = (
     | SSL.OP_SINGLE_ECDH_USE
 )
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
-
-Stamps = Mapping[Path, tuple[int, int, int] | None]
 
 
 class TlsError(Exception):
@@ -69,19 +68,6 @@ class ServerTls:
         context = self._by_name.get(name) or self._by_name.get(wildcard)
         if context is not None:
             connection.set_context(context)
-
-
-def look_at(files: Iterable[Path]) -> Stamps:
-    """What changes with each file: inode, modification time and size; None where it can't be seen."""
-    return {path: _stamp(path) for path in files}
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _context(certificate: Path, key: Path, minimum: str) -> SSL.Context:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -16,19 +16,21 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.sasl import Claim, Proof, Secret
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client, IAuthenticator
 from twisted_mta.service.failures import Failures
+from twisted_mta.service.watched import Unusable, Watched
 from twisted_mta.store.app_passwords import AppPasswordFile, LastUse, used_file
 from twisted_mta.store.authenticator import PasswdAuthenticator, ScramSettings
 from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
 from twisted_mta.store.secret import installation_secret
 from twisted_mta.store.srs import make_secret
+from twisted_mta.store.stamps import Stamps, look_at
 from twisted_mta.store.threads import InlineWorkers, Workers
 from twisted_mta.store.users import PasswdFile
 
-#: Seconds between looks at the files, and how many looks until the use of app passwords is written down.
-INTERVAL = 2.0
-FLUSH = 30
+#: Seconds until the use of app passwords is written down.
+FLUSH = 60.0
 
-_Stamps = dict[str, tuple[int, int, int] | None]
+#: Where a problem is, which changes with every line above it.
+_LINE = re.compile(r":[0-9]+\b")
 
 
 @attrs.frozen
@@ -38,7 +40,16 @@ class LoadedAccounts:
     users: PasswdFile
     apps: AppPasswordFile
     directory: Directory
-    stamps: _Stamps
+    #: How the files looked before they were read.
+    stamps: Stamps
+    #: What was passed over in the accounts, and in the aliases.
+    bad_users: tuple[str, ...]
+    bad_aliases: tuple[str, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All of it."""
+        return self.bad_users + self.bad_aliases
 
 
 @implementer(IAuthenticator)
@@ -62,15 +73,18 @@ class Accounts:
         self._last_use = LastUse(used_file(config.data))
         self._looks = 0
         loaded = self._load(config)
-        self._stamps = loaded.stamps
+        self._loaded = loaded
         self.directory = DirectoryHolder(loaded.directory)
         self._apps = loaded.apps
         self._authenticator = self._make_authenticator(loaded)
         self._failures = Failures(clock.seconds, config.limits.login_failures)
         #: Told of each address from which a login failed.
         self.failed: Callable[[str], object] = lambda address: None
-        self._watch = LoopingCall(self._look)
-        self._watch.clock = clock
+        self._flushing = LoopingCall(self._flush_later)
+        self._flushing.clock = clock
+        #: For whoever watches files.
+        self.watched = Watched("accounts and aliases", lambda: self._loaded.stamps, self._read_again)
+        self._tell(loaded)
 
     def _load(self, config: Config) -> LoadedAccounts:
         users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
@@ -78,15 +92,14 @@ class Accounts:
         # Looked at before reading: so a change in between is noticed, if twice.
         if config.forward.srs:
             make_secret(config.srs_secret_file, self._random)
-        files = (users.path, apps.path, config.srs_secret_file, *config.address_files)
-        stamps = {str(path): _stamp(path) for path in files}
+        stamps = look_at((users.path, apps.path, config.srs_secret_file, *config.address_files))
         users.refresh()
         apps.refresh()
         directory, problems = load_directory(config, users, self._clock.seconds)
-        for problem in problems:
-            self.log.warn("aliases: {problem}", problem=str(problem))
-        stamps |= {path: _stamp(path) for path in directory.includes}
-        return LoadedAccounts(users, apps, directory, stamps)
+        stamps |= look_at(directory.includes)
+        return LoadedAccounts(
+            users, apps, directory, stamps, tuple(users.problems), tuple(map(str, problems))
+        )
 
     def _make_authenticator(self, loaded: LoadedAccounts) -> PasswdAuthenticator:
         accounts = self._config.accounts
@@ -152,31 +165,37 @@ class Accounts:
         """Read everything again, by a new configuration. Raises OSError, and then nothing has changed."""
         self.take(config, await self.load(config))
 
+    @property
+    def problems(self) -> Sequence[str]:
+        """What is passed over in the files that are in force, for an administrator."""
+        return self._loaded.problems
+
     async def load(self, config: Config) -> LoadedAccounts:
         """Read everything, and change nothing. Raises OSError."""
         return await self._workers.run(self._load, config)
 
     def take(self, config: Config, loaded: LoadedAccounts) -> None:
         """Put it in force."""
-        self._config, self._stamps = config, loaded.stamps
+        self._config, self._loaded = config, loaded
         self.directory.replace(loaded.directory)
         self._apps = loaded.apps
         self._authenticator = self._make_authenticator(loaded)
         self._failures.limit = config.limits.login_failures
+        self._tell(loaded)
 
     def start(self) -> None:
-        """Begin to look at the files every few seconds."""
-        self._watch.start(INTERVAL, now=False)
+        """Begin to write down the use of app passwords."""
+        self._flushing.start(FLUSH, now=False)
 
     def stop(self) -> None:
-        """Stop looking, and write down what is not yet written."""
-        if self._watch.running:
-            self._watch.stop()
+        """Write down what is not yet written."""
+        if self._flushing.running:
+            self._flushing.stop()
         if self._last_use.dirty:
             self._flush()
 
-    def _look(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._refresh())
+    def _flush_later(self) -> Deferred[None] | None:
+        return self._workers.run(self._flush) if self._last_use.dirty else None
 
     def _flush(self) -> None:
         """Blocking."""
@@ -185,34 +204,29 @@ class Accounts:
         except OSError as error:
             self.log.error("the last use of app passwords can't be written: {error}", error=error)
 
-    async def _refresh(self) -> None:
-        self._looks += 1
-        if self._looks % FLUSH == 0 and self._last_use.dirty:
-            await self._workers.run(self._flush)
-        stamps = await self._workers.run(_look_at, tuple(self._stamps))
-        if stamps == self._stamps:
-            return
-        try:
-            await self.reload(self._config)
-        except OSError as error:
-            self._stamps = stamps  # said once a change, not every two seconds
-            self.log.error("accounts and aliases stay as they were: {error}", error=error)
-        else:
-            self.log.info("accounts and aliases were read again")
+    async def _read_again(self) -> Sequence[str]:
+        """See Watched. What has a problem that it did not have before stays as it was: the aliases, or with the accounts all."""
+        before, loaded = self._loaded, await self.load(self._config)
+        new = _not_in(loaded.bad_users, before.bad_users)
+        if new:
+            raise Unusable(new)
+        new = _not_in(loaded.bad_aliases, before.bad_aliases)
+        if new:
+            directory = self.directory.current.with_users(loaded.users)
+            loaded = attrs.evolve(loaded, directory=directory, bad_aliases=before.bad_aliases)
+        self.take(self._config, loaded)
+        return new
+
+    def _tell(self, loaded: LoadedAccounts) -> None:
+        for problem in loaded.problems:
+            self.log.warn("passed over: {problem}", problem=problem)
+
+
+def _not_in(problems: Iterable[str], known: Iterable[str]) -> Sequence[str]:
+    """The problems that are new, wherever they are in their file."""
+    old = {_LINE.sub("", problem) for problem in known}
+    return [problem for problem in problems if _LINE.sub("", problem) not in old]
 
 
 def _nothing() -> None:
     pass
-
-
-def _look_at(paths: Iterable[str]) -> _Stamps:
-    return {path: _stamp(path) for path in paths}
-
-
-def _stamp(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """What changes with a file: inode, modification time and size; None if it is not there."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -53,6 +53,7 @@ from twisted_mta.service.rules import Rules
 from twisted_mta.service.shards import Place, directory_of, places
 from twisted_mta.service.start import StartError
 from twisted_mta.service.usage import Alarms, UsageKeeper, Usages
+from twisted_mta.service.watched import FileWatch
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.history import HistoryRules
@@ -67,6 +68,8 @@ _DISK_THREADS = 8
 _HASH_THREADS = 2
 #: Calls at a time of handlers that may block.
 _HANDLER_THREADS = 16
+#: Things that are passed over in files, in `mta status`.
+MAX_WARNINGS = 20
 _CANNOT_START = (AlreadyRunning, QueueFileError, SideFileError, OSError, UnicodeDecodeError)
 
 
@@ -98,6 +101,7 @@ class Parts:
     disk: Workers | InlineWorkers
     hashing: Workers | InlineWorkers
     accounts: Accounts
+    watch: FileWatch
     resolver: IMailResolver
     store: SQLiteQueueStore
     mailboxes: MaildirMailboxes
@@ -122,8 +126,15 @@ class Parts:
         own = Shard(store=self.store, history=self.history, queue=self.queue, admin=self.admin)
         return (own, *self.former)
 
+    def warnings(self) -> list[str]:
+        """What is wrong with the files that the server reads, for an administrator."""
+        passed_over = [f"passed over: {problem}" for problem in self.accounts.problems]
+        more = len(passed_over) - MAX_WARNINGS
+        return self.watch.problems() + passed_over[:MAX_WARNINGS] + ([f"and {more} more"] if more > 0 else [])
+
     async def close(self) -> None:
         """Let what is under way come to an end, and close everything, in the reverse order of its use."""
+        self.watch.stop()
         self.accounts.stop()
         for stopping in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:  # all at once
             await stopping
@@ -283,6 +294,8 @@ def assemble(
         if isinstance(error, _CANNOT_START):
             raise StartError(str(error)) from error
         raise
+    watch = FileWatch(disk, reactor)
+    watch.add(accounts.watched)
     directory = accounts.directory
     ids = QueueIds(reactor.seconds, chance.random, place.worker if place.workers > 1 else None)
     mailboxes = MaildirMailboxes(disk, reactor)
@@ -350,6 +363,7 @@ def assemble(
         disk=disk,
         hashing=hashing,
         accounts=accounts,
+        watch=watch,
         resolver=resolver,
         store=own.store,
         mailboxes=mailboxes,

@@ -18,7 +18,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.net.commands import CommandRunner
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.service.assembly import Parts, assemble, real_platform, tls_options
-from twisted_mta.service.certificates import CertificateWatch
+from twisted_mta.service.certificates import watched_certificates
 from twisted_mta.service.common import Common
 from twisted_mta.service.control import ControlError, Handler
 from twisted_mta.service.explain.control import explain_handlers
@@ -57,7 +57,6 @@ class Engine:
         self._common = common
         self._parts: Parts | None = None
         self._serving: Serving | None = None
-        self._certificates: CertificateWatch | None = None
         self._started = 0.0
         #: One reload at a time.
         self._reloading = DeferredLock()
@@ -87,8 +86,8 @@ class Engine:
         parts.usage.start()
         if parts.place.worker == 0:  # what it fetches and sends is for all
             parts.tls.start()
-        self._certificates = CertificateWatch(self._serving, tls_options, parts.disk, self._reactor)
-        self._certificates.start()
+        parts.watch.add(watched_certificates(self._serving, tls_options, parts.disk))
+        parts.watch.start()
 
     async def stop_listening(self) -> None:
         """Let nobody in any more, and tell those who are there."""
@@ -96,8 +95,6 @@ class Engine:
 
     async def stop(self) -> None:
         """Let what is under way come to an end, and close. Returns when everything is on disk."""
-        if self._certificates is not None:
-            self._certificates.stop()
         parts, self._parts = self._parts, None
         if parts is not None:
             await parts.close()
@@ -171,7 +168,7 @@ class Engine:
     async def _refresh_accounts(self, arguments: Mapping[str, Any]) -> Any:
         """`mta user` has changed the accounts: don't wait for the next look at the file."""
         if self._parts is not None and self._serving is not None:
-            await self._parts.accounts.reload(self._serving.config)
+            await self._parts.watch.refresh()
         return {}
 
     async def _status(self, arguments: Mapping[str, Any]) -> Any:
@@ -194,6 +191,7 @@ class Engine:
             "connections": self._listeners.connections,
             **receiving_status(parts.store),
             "sent in the last day": parts.usage.status(),
+            "warnings": parts.warnings(),
         }
 
 

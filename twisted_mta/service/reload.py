@@ -74,7 +74,8 @@ async def prepare(serving: Serving, parts: Parts, text: str | None = None) -> Pr
         return _failed([str(problem) for problem in error.problems])
     except (TlsError, OSError, UnicodeDecodeError) as error:
         return _failed([str(error)])
-    result = Reloaded(problems=tuple(map(str, warnings)), changed=tuple(changed), restart=restart)
+    passed_over = [f"passed over: {problem}" for problem in accounts.problems]
+    result = Reloaded(problems=(*map(str, warnings), *passed_over), changed=tuple(changed), restart=restart)
     return Prepared(config=config, tls=tls, login=login, accounts=accounts, result=result)
 
 
@@ -83,6 +84,7 @@ def put_in_force(prepared: Prepared, serving: Serving, parts: Parts, listeners: 
     config = prepared.config
     serving.config, serving.tls = config, prepared.tls
     parts.accounts.take(config, prepared.accounts)
+    parts.watch.forget()
     parts.reception.rules = rules(
         config, parts.accounts.directory, parts.usage.meter, parts.alarms, parts.resolver, serving.reactor
     )

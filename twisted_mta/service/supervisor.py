@@ -303,6 +303,7 @@ class Supervisor(Service):
             "connections": sum(answer["connections"] for answer in told.values()),
             **_room(list(told.values())),
             "sent in the last day": self._usage.status(),
+            "warnings": list(dict.fromkeys(text for answer in told.values() for text in answer["warnings"])),
         }
 
 

@@ -24,4 +24,5 @@ def explainer(
         workers=parts.disk,
         admission=admission,
         tls=lambda: serving().tls is not None,
+        warnings=parts.warnings,
     )
