@@ -22,13 +22,16 @@ _DELIVERY = ("create", "write", "sync", "deliver", "sync-directory", "synced")
 MAIL = tuple(
     point
     for point in POINTS
-    if point.startswith(("queue.", "body.")) or point in [f"maildir.{step}" for step in _DELIVERY]
+    if (point.startswith(("queue.", "body.", "file.", "mbox.")) and point != "mbox.cut")
+    or point in [f"maildir.{step}" for step in _DELIVERY]
 )
+#: Passed only after another step has failed.
+MENDING = ("mbox.cut",)
 EDITS = tuple(point for point in POINTS if point.startswith("edit."))
 #: Not killed here: what is lost of it is fetched again, and the deliveries of the trials fetch nothing.
 CACHES = ("tls.policy",)
 MAILBOXES = (
-    *tuple(point for point in POINTS if point not in (*EDITS, *CACHES, *MAIL, "maildir.deliver")),
+    *tuple(point for point in POINTS if point not in (*EDITS, *CACHES, *MENDING, *MAIL, "maildir.deliver")),
     "maildir.sync-directory",
     "maildir.synced",
     "maildir.sync",

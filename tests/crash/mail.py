@@ -27,6 +27,8 @@ from twisted_mta.store.faults import VARIABLE
 from twisted_mta.testing.site import Site
 
 USERS = ("alice", "bob", "carol", "dave")
+#: An mbox and a Maildir that aliases name.
+FILES = ("log", "archive")
 _FAR = "far@sink.test"
 _CONFIG = """\
 [relay]
@@ -39,8 +41,11 @@ schedule = "1s"
 address = "team@example.test"
 members = ["alice@example.test", "bob@example.test", "far@sink.test"]
 owner = "dave@example.test"
+[delivery]
+files = ["files"]
 """
 _ALIASES = "three: alice, bob, carol\nboth: dave, far@sink.test\n"
+_FILE_ALIASES = "log: {0}/box/log\narchive: {0}/archive/\nfiled: {0}/box/log, {0}/archive/, bob\n"
 #: Forward-paths, and who must get a message to them.
 _WAYS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("bob",), ("bob",)),
@@ -49,6 +54,9 @@ _WAYS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("team",), ("alice", "bob", _FAR)),
     (("both",), ("dave", _FAR)),
     (("bob", "far@sink.test"), ("bob", _FAR)),
+    (("log",), ("log",)),
+    (("log", "alice"), ("log", "alice")),
+    (("filed", "log"), ("log", "archive", "bob")),
 )
 #: Messages of one connection, and connections at a time.
 _MESSAGES, _CONNECTIONS = 6, 3
@@ -80,12 +88,14 @@ class MailTrial:
         self._sink = Sink()
         self.site = Site(
             _CONFIG.format(port=self._sink.port),
-            aliases=_ALIASES,
             accounts=(*USERS, "postmaster"),
             roles=("mx",),
             spawn=nursery.spawn,
             workers=workers,
         )
+        files = self.site.directory / "files"
+        files.mkdir()
+        self.site.alias_file.write_text(_ALIASES + _FILE_ALIASES.format(files))
         self.site.patience = 300.0  # the machine may have other things to do
         self._ledger: dict[str, Entry] = {}
         #: Copies that were counted and removed: (message, recipient).
@@ -245,7 +255,7 @@ class MailTrial:
             forward, wanted = self._chance.choice(_WAYS)
             self._ledger[name] = Entry(wanted, together="team" not in forward)
             size = _LARGE if self._chance.random() < 0.2 else self._chance.choice((0, 80, 4000))
-            line = f"{name} {self._chance.random()}\r\n".encode()
+            line = f"From {name} {self._chance.random()}\r\n".encode()
             body = line * (size // len(line) + 1)
             digest = hashlib.sha256(body.replace(b"\r\n", b"\n")).hexdigest()
             text = f"From: <eve@example.test>\r\nMessage-ID: <{name}@crash.test>\r\nSubject: {name} {digest}\r\n\r\n"
@@ -288,7 +298,7 @@ class MailTrial:
         return len(self._ledger)
 
     def _judge(self, name: str, entry: Entry, found: Counter[tuple[str, str]]) -> list[str]:
-        counts = {user: found[name, user] for user in (*USERS, _FAR)}
+        counts = {user: found[name, user] for user in (*USERS, *FILES, _FAR)}
         problems = [
             f"{name}: {user} has it {count} times"
             for user, count in counts.items()
@@ -308,6 +318,15 @@ class MailTrial:
             for path in self.site.maildir(user):
                 found[self._read(path.read_bytes(), f"a message of {user}"), user] += 1
                 path.unlink()
+        files = self.site.directory / "files"
+        for path in (files / "archive/new").glob("*"):
+            found[self._read(path.read_bytes(), "a message in the archive"), "archive"] += 1
+            path.unlink()
+        log = files / "box/log"
+        for entry in re.split(rb"^(?=From )", log.read_bytes() if log.exists() else b"", flags=re.M)[1:]:
+            text = re.sub(rb"^>(?=>*From )", b"", entry.partition(b"\n")[2], flags=re.M)
+            found[self._read(text.removesuffix(b"\n"), "a message in the log"), "log"] += 1
+        log.unlink(missing_ok=True)
         for key in [key for key in found if key[1] == _FAR]:
             del found[key]
         for receipt in self._sink.receipts:

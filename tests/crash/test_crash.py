@@ -12,6 +12,7 @@ from tests.crash.episodes import (
     EDITS,
     MAIL,
     MAILBOXES,
+    MENDING,
     POINTS,
     closing_trial,
     mail_episode,
@@ -31,7 +32,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 def test_each_point_has_a_trial() -> None:
-    assert set(MAIL) | set(MAILBOXES) | set(EDITS) | set(CACHES) == set(POINTS)
+    assert set(MAIL) | set(MAILBOXES) | set(EDITS) | set(CACHES) | set(MENDING) == set(POINTS)
 
 
 @pytest.mark.parametrize("point", MAIL)
@@ -41,6 +42,14 @@ def test_mail(nursery: Nursery, point: str) -> None:
         assert trial.kill_at(f"{point}:1:kill"), "the point was not reached"
         for passes in (2, 3, 5, 8):
             trial.kill_at(f"{point}:{passes}:kill")
+        trial.settle()
+
+
+@pytest.mark.parametrize("failing", ["mbox.write:2", "mbox.sync:1", "mbox.sync:2"])
+def test_killed_while_it_mends_what_failed(nursery: Nursery, failing: str) -> None:
+    trial = MailTrial(nursery, seed=7)
+    with closing_trial(trial):
+        assert trial.kill_at(f"{failing}:EIO,mbox.cut:1:kill"), "the point was not reached"
         trial.settle()
 
 

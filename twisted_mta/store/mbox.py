@@ -6,8 +6,11 @@ may be a repetition looks for its own octets: they follow from the message alone
 in a message looks like the line between messages. Where they are all there it is done; where the file ends in the
 middle of them, as after a crash, they are cut off and appended anew.
 
-What is left to chance: a mail program that changes the message between the crash and the repetition (it is then there
-twice), and another message that is appended first behind one that was cut off (its beginning then stays in the file).
+The dot-lock also says where the message begins that is being appended. Who finds it abandoned cuts off what is not whole,
+so that no beginning stays in the file if another message comes first.
+
+What is left to chance: a mail program that changes the message between the crash and the repetition, which is then there
+twice; and a power cut that takes the dot-lock's octets along, after which a beginning may stay.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from twisted_mta.store.maildir.files import ToDisk
 log = Logger()
 
 _CHUNK = 65536
+_FROM = b"From "
+_BLANK = b"\n\n"
 #: Seconds until a dot-lock is nobody's any more, whatever is written in it.
 STALE = 300.0
 
@@ -74,13 +79,15 @@ def append(root: Path, path: str, letter: Letter, now: float, *, repeated: bool)
     `repeated`: an earlier attempt may have done it; False when that is so. Raises Locked, NotAllowed, OSError.
     """
     *inside, name = Path(path).relative_to(root).parts
-    with directory_below(root, inside) as directory, _dot_lock(directory, name, now):
+    with directory_below(root, inside) as directory, _dot_lock(directory, name, now) as lock:
         box, created = _open(directory, name)
         try:
             _lock(box, directory, name)
+            if lock.torn is not None:
+                _mend(box, lock.torn)
             if repeated and _settled(box, letter):
                 return False
-            _add(box, letter)
+            _add(box, letter, lock)
             if created:
                 fault("mbox.sync-directory")
                 os.fsync(directory)
@@ -93,56 +100,78 @@ def append(root: Path, path: str, letter: Letter, now: float, *, repeated: bool)
 # --- Locks ---------------------------------------------------------------------------------------
 
 
+@attrs.define
+class _DotLock:
+    """A dot-lock of ours."""
+
+    descriptor: int
+    #: Where a message begins that one of our kind was writing when it died, by what it had noted.
+    torn: int | None = None
+
+    def note(self, offset: int) -> None:
+        """For who finds it abandoned: a message is appended from there on."""
+        os.write(self.descriptor, f"{offset}\n".encode())
+
+
 @contextlib.contextmanager
-def _dot_lock(directory: int, name: str, now: float) -> Iterator[None]:
+def _dot_lock(directory: int, name: str, now: float) -> Iterator[_DotLock]:
     """Raises Locked."""
     lock = f"{name}.lock"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    torn = None
     fault("mbox.lock")
     try:
-        descriptor = os.open(lock, flags, 0o644, dir_fd=directory)
+        descriptor = _create(directory, lock)
     except FileExistsError:
-        if not _abandoned(directory, lock, now):
+        text = _abandoned(directory, lock, now)
+        if text is None:
             raise Locked(f"{lock} is there") from None
         log.warn("removed {lock}, whose process is gone", lock=lock)
+        torn = int(text[1]) if len(text) > 1 and text[1].isdigit() else None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(lock, dir_fd=directory)
-        raise Locked(f"{lock} was there") from None
-    try:
         try:
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        finally:
-            os.close(descriptor)
-        yield
+            descriptor = _create(directory, lock)
+        except FileExistsError:
+            raise Locked(f"{lock} is there again") from None
+    try:
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield _DotLock(descriptor, torn)
     finally:
+        os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):  # somebody took it for abandoned
             os.unlink(lock, dir_fd=directory)
 
 
-def _abandoned(directory: int, lock: str, now: float) -> bool:
-    """Whether the process that made a dot-lock is gone. Ours has none while we look: it is left from an earlier life."""
+def _create(directory: int, lock: str) -> int:
+    return os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+
+
+def _abandoned(directory: int, lock: str, now: float) -> list[bytes] | None:
+    """What is written in a dot-lock whose process is gone; None if it is not. Ours has none while we look: what names us
+    is left from an earlier life."""
     try:
         descriptor = os.open(
             lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
         )
     except OSError:
-        return False
+        return None
     try:
         age = now - os.fstat(descriptor).st_mtime
-        text = os.read(descriptor, 20).strip()
+        text = os.read(descriptor, 100).split()
     finally:
         os.close(descriptor)
     if age > STALE:
-        return True
-    if not text.isdigit() or not 0 < int(text) < 1 << 22:
-        return False
+        return text
+    if not text or not text[0].isdigit() or not 0 < int(text[0]) < 1 << 22:
+        return None
+    process = int(text[0])
     try:
-        os.kill(int(text), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
-        return True
+        return text
     except PermissionError:
-        return False
-    return int(text) == os.getpid()
+        return None
+    return text if process == os.getpid() else None
 
 
 def _open(directory: int, name: str) -> tuple[int, bool]:
@@ -179,12 +208,14 @@ def _lock(box: int, directory: int, name: str) -> None:
 # --- Octets --------------------------------------------------------------------------------------
 
 
-def _add(box: int, letter: Letter) -> None:
+def _add(box: int, letter: Letter, lock: _DotLock) -> None:
     """Append and sync; what fails is taken back."""
     size = os.fstat(box).st_size
+    end = _end(box, size)
+    between = b"" if not size or end == _BLANK else b"\n" if end.endswith(b"\n") else _BLANK
     try:
-        end = os.pread(box, 2, max(size - 2, 0))
-        _write(box, b"" if not size or end == b"\n\n" else b"\n" if end.endswith(b"\n") else b"\n\n")
+        lock.note(size + len(between))
+        _write(box, between)
         for chunk in letter.octets():
             _write(box, chunk)
         fault("mbox.sync")
@@ -192,6 +223,26 @@ def _add(box: int, letter: Letter) -> None:
     except BaseException:
         _cut(box, size)
         raise
+
+
+def _end(box: int, size: int) -> bytes:
+    """The last two octets."""
+    return os.pread(box, 2, max(size - 2, 0))
+
+
+def _mend(box: int, torn: int) -> None:
+    """Cut off the message from there on, if it is ours, the last one, and not all there: nobody was told that it is."""
+    size = os.fstat(box).st_size
+    if torn >= size or _end(box, size) == _BLANK:
+        return
+    kept, position = b"", torn
+    while read := os.pread(box, 16 * _CHUNK, position):
+        data = kept + read
+        if (position == torn and not _FROM.startswith(data[: len(_FROM)])) or b"\n" + _FROM in data:
+            return
+        kept = data[-len(_FROM) :]
+        position += len(read)
+    _cut(box, torn)
 
 
 def _write(box: int, data: bytes) -> None:
