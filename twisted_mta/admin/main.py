@@ -19,6 +19,7 @@ A first server, to try:
 Every day:
   mta check-config                is the configuration right?
   mta expand postmaster           where would mail for this address go?
+  mta aliases import /etc/aliases how would that file of another mail system look here?
   mta explain bob@example.org --from carol@example.com --ip 192.0.2.9
                                   would this mail be taken, and what becomes of it?
   mta user add carol              asks for a password; --random makes one
@@ -142,6 +143,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", metavar="FILE", help="instead of the one in use")
     expanded = command("expand", "directory:expand", "tell where mail for an address goes, and why")
     expanded.add_argument("addresses", nargs="+", metavar="ADDRESS")
+    aliases = commands.add_parser("aliases", help="alias files: check, import").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    checked = command("check", "aliases:check", "tell what is wrong with alias files", aliases)
+    checked.add_argument("files", nargs="*", metavar="FILE", help="instead of those in use")
+    imported = command(
+        "import",
+        "aliases:convert_file",
+        "rewrite an alias file of Postfix, Sendmail or Exim, and tell what of it can't be taken",
+        aliases,
+    )
+    imported.add_argument("file", metavar="FILE", help="aliases(5), virtual(5) or a virtusertable")
     explained = command("explain", "explain:explain", "tell what would become of a mail, without sending it")
     explained.epilog = "exit codes: 0 it would be accepted, 1 it would be refused (now or for good)"
     add_explain(explained)
