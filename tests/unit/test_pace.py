@@ -68,15 +68,26 @@ class Case(unittest.TestCase):
 
 class ConcurrencyTests(Case):
     def test_begins_low_and_grows_to_the_limit(self) -> None:
+        self.pace.limit = 12
         self.assertEqual(self.fill(), START)
         widths = []
-        for _ in range(12):
+        for _ in range(8):
             self.end(Sign.WELL)
             widths.append(self.fill())
-        self.assertEqual(widths, [2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 5, 5])
+        self.assertEqual(widths, [6, 7, 8, 9, 10, 11, 12, 12])
         for _ in range(100):
             self.end(Sign.WELL)
-            self.assertLessEqual(self.fill(), 5)
+            self.assertLessEqual(self.fill(), 12)
+
+    def test_grows_slowly_once_it_minded(self) -> None:
+        self.pace.allowed = 4.0
+        self.one(Sign.BUSY)
+        self.assertEqual(self.fill(), 2)
+        widths = []
+        for _ in range(11):
+            self.end(Sign.WELL)
+            widths.append(self.fill())
+        self.assertEqual(widths, [2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 5])
 
     def test_does_not_grow_by_what_was_not_needed(self) -> None:
         for _ in range(100):
@@ -89,7 +100,7 @@ class ConcurrencyTests(Case):
             self.one(told)
             self.assertEqual(self.pace.width, width)
         self.assertIs(self.pace.state, State.SLOWED)
-        self.one(Sign.WELL)
+        self.pace.allowed = START
         self.assertIs(self.pace.state, State.OPEN)
 
     def test_a_lower_limit_counts_at_once(self) -> None:

@@ -12,6 +12,9 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.route import Routing, most_specific
 from twisted_mta.core.tls_policy.decision import Require
 
+#: Domains that are remembered with their destinations.
+_MAX_KNOWN = 10_000
+
 
 @attrs.frozen(kw_only=True)
 class Manner:
@@ -70,8 +73,18 @@ class Destinations:
             for source in relay.sources
             for sender in source.senders
         }
+        self._known: dict[tuple[str, str], Destination] = {}
 
     def of(self, domain: str, rerouted: str = "") -> Destination:
+        """That of a recipient's domain: see `_find`. It is asked for several times for each recipient, hence remembered."""
+        found = self._known.get((domain, rerouted))
+        if found is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            found = self._known[domain, rerouted] = self._find(domain, rerouted)
+        return found
+
+    def _find(self, domain: str, rerouted: str) -> Destination:
         """That of a recipient's domain (lower-case, or a literal); `rerouted` ("host:port") is an administrator's word
         for one message, and overrules its routes.
 

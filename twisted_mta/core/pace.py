@@ -11,7 +11,7 @@ import attrs
 from twisted_mta.core.queue import Failed, Outcome, TryLater
 
 #: Attempts at once to a destination that nothing is known of.
-START = 2.0
+START = 5.0
 #: Turned away so many times in a row, with one attempt at a time, and a destination is left in peace.
 PATIENCE = 3
 #: Seconds between two probes at most, whatever the schedule says: mail that comes in meanwhile waits for the next one.
@@ -86,6 +86,8 @@ class Pace:
     _probe: int = 0
     _count: int = 0
     _turned_away: int = 0
+    #: Whether it ever had something against us.
+    _minded: bool = False
     _next_start: float = 0.0
 
     @property
@@ -136,7 +138,9 @@ class Pace:
         if sign is Sign.WELL:
             self._turned_away = 0
             if was_wide:  # more would have gone
-                self.allowed = min(self.allowed + 1.0 / max(self.allowed, 1.0), max(self.limit, 1.0))
+                # One more for each that goes well; once it minded, one more for a whole round.
+                step = 1.0 / max(self.allowed, 1.0) if self._minded else 1.0
+                self.allowed = min(self.allowed + step, max(self.limit, 1.0))
         elif sign is Sign.GONE:
             self.down_since = now
             self._stay_away(now, delays)
@@ -145,6 +149,7 @@ class Pace:
 
     def _slow_down(self, sign: Sign, now: float, delays: Sequence[float]) -> None:
         alone = self.width == 1
+        self._minded = True
         self.allowed = max(min(self.allowed, self.limit) / 2.0, 1.0)
         self._turned_away = self._turned_away + 1 if sign is Sign.BUSY and alone else 0
         if self._turned_away >= PATIENCE:
@@ -159,6 +164,7 @@ class Pace:
         self.down_since = None
         self.probes = self._turned_away = 0
         self.allowed = 1.0
+        self._minded = True
 
     def probe_now(self) -> None:
         """An administrator wants it tried: the next message is a probe."""

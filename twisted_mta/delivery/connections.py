@@ -23,8 +23,10 @@ class ConnectionCache:
         #: Seconds; 0 keeps none.
         self.keep_open = 0.0
         self._idle: dict[Hashable, list[SmtpConnection]] = {}
-        #: The line of an idle session, and what ends it.
-        self._timers: dict[SmtpConnection, tuple[Hashable, IDelayedCall]] = {}
+        #: The line of an idle session, and when it ends; the next to end first.
+        self._lines: dict[SmtpConnection, tuple[Hashable, float]] = {}
+        #: For the first of them, or for one that was used meanwhile.
+        self._timer: IDelayedCall | None = None
         self._open: set[SmtpConnection] = set()
         self._empty: Deferred[None] | None = None
         self._closing = False
@@ -46,13 +48,25 @@ class ConnectionCache:
 
     def give_back(self, line: Hashable, connection: SmtpConnection, max_messages: int) -> None:
         """A session that is not needed now: it is kept, or told to quit, after so many messages at least."""
-        full = connection.transactions >= max_messages or len(self._timers) >= MAX_IDLE
+        full = connection.transactions >= max_messages or len(self._lines) >= MAX_IDLE
         if self._closing or full or self.keep_open <= 0 or not connection.idle:
             connection.quit()
             return
         self._idle.setdefault(line, []).append(connection)
-        timer = self._clock.callLater(self.keep_open, self._expire, connection)
-        self._timers[connection] = (line, timer)
+        self._lines[connection] = (line, self._clock.seconds() + self.keep_open)
+        if self._timer is None:
+            self._timer = self._clock.callLater(self.keep_open, self._expire_due)
+
+    def _expire_due(self) -> None:
+        """One timer for all: most sessions are used again long before they end, and a timer for each would cost more than
+        that use."""
+        self._timer = None
+        now = self._clock.seconds()
+        for connection, (_, until) in list(self._lines.items()):
+            if until > now:
+                self._timer = self._clock.callLater(until - now, self._expire_due)
+                return
+            self._expire(connection)
 
     def _expire(self, connection: SmtpConnection) -> None:
         self._forget(connection)
@@ -60,11 +74,9 @@ class ConnectionCache:
 
     def _forget(self, connection: SmtpConnection) -> None:
         """It is no longer idle."""
-        line, timer = self._timers.pop(connection, ("", None))
-        if timer is None:
+        if connection not in self._lines:
             return
-        if timer.active():
-            timer.cancel()
+        line, _ = self._lines.pop(connection)
         waiting = self._idle[line]
         waiting.remove(connection)
         if not waiting:
@@ -79,12 +91,19 @@ class ConnectionCache:
 
     def quit_idle(self) -> None:
         """End all idle sessions (the routes may have changed)."""
-        for connection in list(self._timers):
+        for connection in list(self._lines):
             self._expire(connection)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
     async def close(self) -> None:
         """End all sessions: idle ones with QUIT, those at work at once. None is open afterwards."""
         self._closing = True
+        self._stop_timer()
         for connection in list(self._open):
             self._forget(connection)
             connection.quit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import attrs
@@ -22,6 +23,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.tcp import Connection as TCPConnection
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -298,7 +300,7 @@ class SmtpConnection(protocol.Protocol):
             data = b"".join(self._out)
             self._out.clear()
             if not self._lost:
-                self.transport.write(data)
+                _write(self.transport, data)
 
     def _cancelled(self, _: Deferred[None]) -> None:
         self._ready_told = True
@@ -386,6 +388,22 @@ class SmtpConnection(protocol.Protocol):
             return
         self._perform(self.core.timed_out())
         self.abort()  # there may be much in the buffer that a dead peer will never take
+
+
+def _write(transport: Any, data: bytes) -> None:
+    """As transport.write; but the kernel gets at once what it takes.
+
+    Twisted waits for the socket to be reported writable: two changes of the poll set and a turn of the reactor for each
+    write, which was a quarter of what a transaction with one recipient cost.
+    """
+    # TLS has a transport of its own; with octets waiting, it is not yet the turn of these.
+    plain = isinstance(transport, TCPConnection) and not transport.TLS and transport.connected
+    if plain and not (transport.dataBuffer or transport._tempDataLen or transport.disconnecting):
+        with suppress(OSError):  # full, or broken: that comes out when it is written to again
+            data = data[transport.socket.send(data) :]
+        if not data:
+            return
+    transport.write(data)
 
 
 def _reason(error: BaseException | None) -> str:
