@@ -83,6 +83,8 @@ class LookupMixin:
         self.assertIsNone(self.directory.mailing_list(Address("team", "second.test")))
         self.assertIsNotNone(self.directory.list_owner(Address("TEAM-Owner", "example.test")))
         self.assertIsNone(self.directory.list_owner(Address("team", "example.test")))
+        self.assertIsNotNone(self.directory.list_owner(Address("Team-bounces+a=b.test", "example.test")))
+        self.assertIsNone(self.directory.list_owner(Address("nobody-bounces+a=b.test", "example.test")))
 
     def test_posters(self) -> None:
         address = Address("TEAM", "example.test")

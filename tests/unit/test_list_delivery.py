@@ -271,6 +271,14 @@ class ListDeliveryTests(SynchronousTestCase):
         self.assertEqual(str(outcome.reply), "451 4.3.0 can't read the message: Input/output error")
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
+    def test_senders_that_name_the_members(self) -> None:
+        self.set_up(verp=True)
+        child = self.post()
+        self.assertEqual(
+            [str(one.sender or "") for one in child.recipients],
+            ["", "", "team-bounces+x=example.org@example.test"],
+        )
+
     def test_message_that_expires_before_it_arrived(self) -> None:
         child = self.post(queued(expires=10.0))
         self.assertEqual(child.expires, child.arrived)

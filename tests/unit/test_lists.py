@@ -13,12 +13,59 @@ from hypothesis import strategies as st
 
 from twisted_mta.core import lists
 from twisted_mta.core.address import Address
-from twisted_mta.core.lists import Distribute, Refuse, ToOwner, judge, list_fields, list_id
+from twisted_mta.core.lists import (
+    Distribute,
+    Refuse,
+    ToOwner,
+    bounce_address,
+    bounced_member,
+    judge,
+    list_fields,
+    list_id,
+    member_bounce_address,
+)
 from twisted_mta.core.message import fields
 from twisted_mta.testing.directory import make_list
 
 TEAM = make_list("team@example.test", ["alice@example.test"], "bob@example.test", description="The team")
 ALICE = Address.parse("alice@example.test")
+LOCAL = st.from_regex(r"[A-Za-z0-9+=_-]{1,12}(\.[A-Za-z0-9+=-]{1,6})?", fullmatch=True)
+
+
+class MemberBounceTests(unittest.TestCase):
+    """Variable envelope return paths."""
+
+    def test_there(self) -> None:
+        member = Address.parse("carol+x=y@example.net")
+        found = member_bounce_address(TEAM.address, member)
+        self.assertEqual(str(found), "team-bounces+carol+x=y=example.net@example.test")
+        self.assertEqual(bounced_member(found), (bounce_address(TEAM.address), member))
+
+    @given(LOCAL, st.sampled_from(["example.net", "x-y.example.org"]))
+    def test_there_and_back(self, local: str, domain: str) -> None:
+        found = member_bounce_address(TEAM.address, Address(local, domain))
+        self.assertEqual(bounced_member(found), (bounce_address(TEAM.address), Address(local, domain)))
+
+    def test_those_who_do_not_fit_get_the_plain_one(self) -> None:
+        for member in (
+            Address("x" * 64, "example.net"),
+            Address("ö", "example.net"),
+            Address("o", "exämple.net"),
+            Address("two words", "example.net"),
+            Address("x", "[192.0.2.1]"),
+        ):
+            self.assertEqual(member_bounce_address(TEAM.address, member), bounce_address(TEAM.address))
+
+    def test_what_is_none(self) -> None:
+        for local in (
+            "team-bounces",
+            "team-bounces+",
+            "team-bounces+x",
+            "team-bounces+=x",
+            "team-bounces+x=",
+            "-bounces+x=y",
+        ):
+            self.assertIsNone(bounced_member(Address(local, "example.test")), local)
 
 
 def parsed(header: bytes) -> dict[str, str]:

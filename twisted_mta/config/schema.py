@@ -109,6 +109,8 @@ class MailingList:
     description: str = ""
     #: Whether only members may post.
     members_only: bool = False
+    #: Whether each member gets a copy with a sender that names the member.
+    verp: bool = False
 
 
 @attrs.frozen(kw_only=True)

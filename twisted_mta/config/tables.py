@@ -56,6 +56,7 @@ LIST: Mapping[str, Reader[Any]] = {
     "owner": fields.address,
     "description": fields.text,
     "members_only": fields.boolean,
+    "verp": fields.boolean,
 }
 ROUTE: Mapping[str, Reader[Any]] = {
     "host": fields.text,

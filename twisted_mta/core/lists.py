@@ -2,7 +2,8 @@
 
 Addresses of a list NAME@DOMAIN: NAME-owner reaches its owner, and so do NAME-request (RFC 2142 §6) and NAME-bounces.
 Posts leave with NAME-bounces as their sender (RFC 5321 §3.9.2), so that the owner, and not the author, hears
-of members who can't be reached, and so that bounces can one day be told from letters to the owner.
+of members who can't be reached; with `verp` the sender names the member too, so that a bounce tells by the address that it
+comes to who bounced, whatever it says itself: NAME-bounces+carol=example.net for carol@example.net.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class MailingList(Protocol):
     def description(self) -> str: ...
     @property
     def members_only(self) -> bool: ...
+    @property
+    def verp(self) -> bool: ...
 
 
 def owner_addresses(address: Address) -> tuple[Address, ...]:
@@ -60,6 +63,30 @@ def owner_addresses(address: Address) -> tuple[Address, ...]:
 def bounce_address(address: Address) -> Address:
     """The sender of a list's posts: NAME-bounces."""
     return address.with_local(f"{address.local}-bounces")
+
+
+def member_bounce_address(address: Address, member: Address) -> Address:
+    """The sender of one member's copy: NAME-bounces+LOCAL=DOMAIN.
+
+    Only NAME-bounces where that is no address that every host takes: too long (RFC 5321 §4.5.3.1.1), not ASCII (which would
+    need SMTPUTF8 all the way back), or in need of quotes.
+    """
+    plain = bounce_address(address)
+    local = f"{plain.local}+{member.local}={member.domain}"
+    fits = len(local) <= MAX_LOCAL_PART and local.isascii() and str(plain.with_local(local))[0] != '"'
+    return plain.with_local(local) if fits else plain
+
+
+def bounced_member(address: Address) -> tuple[Address, Address] | None:
+    """NAME-bounces and the member of an address that `member_bounce_address` makes; None for any other.
+
+    Whether there is such a list, or member, is not looked at: anybody can write to such an address.
+    """
+    name, mark, encoded = address.local.partition("-bounces+")
+    local, equals, domain = encoded.rpartition("=")  # a domain has none, a local part may have
+    if not (name and mark and local and equals and domain):
+        return None
+    return address.with_local(f"{name}-bounces"), Address(local, domain.lower())
 
 
 def check_address(address: Address) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from twisted_mta.core.address import Address
 from twisted_mta.core.downgrade import Undowngradable
 from twisted_mta.core.envelope import Notify, TlsWish
 from twisted_mta.core.queue import (
@@ -185,7 +187,7 @@ class Attempt:
 
         `spent` then tells whether the session is only at the end of what the host takes in one.
         """
-        waiting = deque(indexes)
+        waiting = self._by_sender(indexes)
         undecided: list[int] = []
         flights: deque[_Flight] = deque()
         self.spent = False
@@ -204,6 +206,13 @@ class Attempt:
         self.spent = self.spent and not undecided
         return [*undecided, *waiting]
 
+    def _by_sender(self, indexes: Sequence[int]) -> deque[int]:
+        """Those side by side who share a sender, and so may share a transaction."""
+        found: dict[Address | None, list[int]] = {}
+        for index in indexes:
+            found.setdefault(self.message.sender_for(self.recipients[index]), []).append(index)
+        return deque(chain.from_iterable(found.values()))
+
     def _batch(self, connection: SmtpConnection, waiting: deque[int], most: int) -> list[int]:
         """Take the recipients of the next transaction on a session; none if the host takes no more on it (RFC 9422 §4)."""
         limits = peer_limits(connection.core.extensions)
@@ -214,6 +223,10 @@ class Attempt:
         elsewhere: list[int] = []
         while waiting and len(batch) < most:
             index = waiting.popleft()
+            sender = self.message.sender_for(self.recipients[index])
+            if batch and sender != self.message.sender_for(self.recipients[batch[0]]):
+                waiting.appendleft(index)
+                break
             domain = self.recipients[index].address.domain
             if limits.domains and domain not in connection.domains:
                 if len(connection.domains) >= limits.domains:
@@ -341,7 +354,7 @@ class Attempt:
         chosen = tuple([self.recipients[index] for index in batch])
         as_it_is = self._eightbit == "send" and self._is_too_wide(connection)
         return Transaction(
-            sender=self.message.sender,
+            sender=self.message.sender_for(chosen[0]),
             recipients=chosen,
             size=self.message.size if converted is None else converted.size,
             body_type="7BIT" if converted is not None or as_it_is else self.message.body_type,

@@ -24,6 +24,7 @@ from twisted_mta.core.lists import (
     delivered_to,
     judge,
     list_fields,
+    member_bounce_address,
 )
 from twisted_mta.core.message import header_length
 from twisted_mta.core.queue import (
@@ -34,6 +35,7 @@ from twisted_mta.core.queue import (
     Outcome,
     QueuedMessage,
     QueuedRecipient,
+    Transport,
     TryLater,
 )
 from twisted_mta.core.replies import Reply
@@ -147,7 +149,8 @@ class ListDelivery:
             posters = self._directory.posters(settings.address)
         verdict = judge(settings, message.sender, header, posters)
         if isinstance(verdict, Distribute):
-            return _Findings(verdict, header, members(settings, self._directory))
+            routed = members(settings, self._directory)
+            return _Findings(verdict, header, _with_senders(settings, routed) if settings.verp else routed)
         if isinstance(verdict, ToOwner):
             # As an alias would, with the sender's wishes; to the postmaster where the owner leads nowhere.
             for owner in (settings.owner, self._directory.postmaster()):
@@ -241,6 +244,17 @@ class ListDelivery:
 
 def _no_list(address: Address) -> Reply:
     return Reply(550, "5.1.1", f"there is no list {address} here (any more)")
+
+
+def _with_senders(settings: MailingList, routed: Routed) -> Routed:
+    """The same, where each recipient on another host has a sender that names it."""
+    recipients = [
+        attrs.evolve(one, sender=member_bounce_address(settings.address, one.original))
+        if one.transport is Transport.SMTP and one.sender is None
+        else one
+        for one in routed.recipients
+    ]
+    return attrs.evolve(routed, recipients=tuple(recipients))
 
 
 def _read_head(body: IStoredBody) -> bytes:

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from twisted_mta.config.destinations import Destination, Destinations, Manner
 from twisted_mta.config.schema import Relay, Route
+from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import TlsWish
 from twisted_mta.core.queue import Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
@@ -131,22 +132,25 @@ class SmtpDelivery:
     async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
         """See IForesight."""
         found = self._destinations.of(recipient.address.domain, recipient.hop)
-        line = self._line(message, found)
+        line = self._line(message, found, message.sender_for(recipient))
         return await survey(self._hosts, self._sessions, found, line, recipient.address.domain)
 
-    def _line(self, message: QueuedMessage, found: Destination) -> Line:
+    def _line(self, message: QueuedMessage, found: Destination, sender: Address | None) -> Line:
         manner = found.manner
-        source = self._destinations.source(message.sender, manner)
+        source = self._destinations.source(sender, manner)
         return Line(found.key, _need(message), source, Pin(require=manner.require, hosts=manner.hosts))
 
     async def _deliver_all(self, attempt: Attempt, recipients: Sequence[QueuedRecipient]) -> None:
         # A reload since `destination` was asked may have parted what travelled together.
-        groups: dict[str, tuple[Destination, list[int]]] = {}
+        # And as whom we send is a matter of the sender's domain, which may differ.
+        groups: dict[tuple[str, str], tuple[Destination, Address | None, list[int]]] = {}
         for index, recipient in enumerate(recipients):
             found = self._destinations.of(recipient.address.domain, recipient.hop)
-            groups.setdefault(found.key, (found, []))[1].append(index)
-        for found, indexes in groups.values():
-            line = self._line(attempt.message, found)
+            sender = attempt.message.sender_for(recipient)
+            key = (found.key, sender.domain if sender is not None else "")
+            groups.setdefault(key, (found, sender, []))[2].append(index)
+        for found, sender, indexes in groups.values():
+            line = self._line(attempt.message, found, sender)
             errand = _Errand(attempt, line, found.manner, found.hop, indexes)
             await self._run(errand)
 

@@ -47,7 +47,8 @@ class IDelivery(Interface):
         message: QueuedMessage, body: IStoredBody, recipients: Sequence[QueuedRecipient], destination: str
     ) -> Awaitable[Sequence[Outcome]]:
         """Try once: one outcome for each recipient, in order. `recipients` share `destination`, and `message` is as they
-        get it (`QueuedMessage.copy_for`); for those of transport LOCAL it is as queued, since copies may differ there.
+        get it (`QueuedMessage.copy_for`); but for those of transport LOCAL it is as queued, since copies may differ there,
+        and for SMTP each may have a sender of its own (`QueuedMessage.sender_for`).
 
         May be called again for the same (queue id, recipient) after a crash; a local delivery then finds its own
         earlier work. An exception is a bug: the manager logs it and treats it as "try later".

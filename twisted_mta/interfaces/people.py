@@ -66,7 +66,7 @@ class IDirectory(Interface):
         """The list whose posting address this is."""
 
     def list_owner(address: Address) -> MailingList | None:
-        """The list whose -owner, -bounces or -request address this is."""
+        """The list whose -owner, -bounces or -request address this is, or whose -bounces+MEMBER."""
 
     def handler(address: Address) -> str:
         """The name of the application's handler for this address; "" if there is none."""

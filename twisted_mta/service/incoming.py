@@ -11,6 +11,7 @@ from zope.interface import implementer
 from twisted_mta.core.envelope import Envelope, TlsWish
 from twisted_mta.core.expand import route
 from twisted_mta.core.forward import Passing, forward
+from twisted_mta.core.lists import bounced_member
 from twisted_mta.core.message import HeaderCollector, first_field
 from twisted_mta.core.queue import Arrival, NewMessage
 from twisted_mta.core.replies import Reply
@@ -213,6 +214,18 @@ class Incoming:
             size=size,
             message_id=message.message_id or "none",
         )
+        for recipient in envelope.recipients if envelope.sender is None else ():
+            bounced = bounced_member(recipient.address)
+            settings = self._intake.directory.list_owner(recipient.address) if bounced else None
+            if bounced and settings is not None:
+                self.log.info(
+                    "{queue_id}: {member} of {list} bounced",
+                    event="member_bounced",
+                    queue_id=message.id,
+                    member=str(bounced[1]),
+                    list=str(settings.address),
+                    client=client_of(peer),
+                )
 
     def _new_message(self, header: bytes) -> NewMessage | Reply:
         """The message for the queue, or why it is not taken after all."""

@@ -40,9 +40,15 @@ class Attempt:
     @property
     def message(self) -> QueuedMessage:
         """The message as its delivery gets it: see `copy_key`."""
-        if self.transport is Transport.LOCAL:
-            return self.job.message
-        return self.job.message.copy_for(self.recipients[0])
+        message, first = self.job.message, self.recipients[0]
+        match self.transport:
+            case Transport.LOCAL:
+                return message
+            case Transport.SMTP:
+                return (
+                    attrs.evolve(message, prefix=first.prefix + message.prefix) if first.prefix else message
+                )
+        return message.copy_for(first)
 
     @property
     def lane(self) -> tuple[Transport, str] | None:
@@ -58,10 +64,14 @@ class Attempt:
 def copy_key(recipient: QueuedRecipient) -> tuple[object, ...]:
     """Recipients of one message for whom it differs can't go together: the same for those who can.
 
-    Not so for mailboxes: what several addresses of one account get is one copy, and only their delivery can see that.
+    Not so for mailboxes: what several addresses of one account get is one copy, and only their delivery can see that. On the
+    way to another host senders may differ: one session carries a transaction for each.
     """
-    if recipient.transport is Transport.LOCAL:
-        return ()
+    match recipient.transport:
+        case Transport.LOCAL:
+            return ()
+        case Transport.SMTP:
+            return (recipient.prefix,)
     return recipient.sender, recipient.prefix
 
 

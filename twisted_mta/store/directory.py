@@ -20,7 +20,7 @@ from twisted_mta.core.aliases import Alias, AliasFile, AliasProblem, AliasTable,
 from twisted_mta.core.domains import Domain, Domains
 from twisted_mta.core.expand import posters
 from twisted_mta.core.forward import Forwarding
-from twisted_mta.core.lists import MailingList, check_address, owner_addresses
+from twisted_mta.core.lists import MailingList, bounced_member, check_address, owner_addresses
 from twisted_mta.core.srs import SrsError, Ticket
 from twisted_mta.core.virtual import Rule
 from twisted_mta.interfaces import Account, IDirectory
@@ -167,7 +167,11 @@ class Directory:
 
     def list_owner(self, address: Address) -> MailingList | None:
         """See IDirectory."""
-        return self._owning.get(address.folded)
+        found = self._owning.get(address.folded)
+        if found is None and (bounced := bounced_member(address)) is not None:
+            # Whether or not the list has `verp` now: a bounce may come days after the post.
+            found = self._owning.get(bounced[0].folded)
+        return found
 
     def handler(self, address: Address) -> str:
         """See IDirectory."""

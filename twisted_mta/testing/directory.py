@@ -38,6 +38,7 @@ def make_list(
     *,
     description: str = "",
     members_only: bool = False,
+    verp: bool = False,
 ) -> MailingList:
     """Settings of a mailing list from text."""
     return MailingList(
@@ -46,6 +47,7 @@ def make_list(
         owner=Address.parse(owner),
         description=description,
         members_only=members_only,
+        verp=verp,
     )
 
 
