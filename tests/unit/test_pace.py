@@ -122,7 +122,7 @@ class ConcurrencyTests(Case):
 
 class RateTests(Case):
     def test_evenly(self) -> None:
-        self.pace.rate = 6
+        self.pace.limit, self.pace.rate = 2, 6
         self.assertEqual(self.fill(), 1)
         self.assertEqual(self.pace.wait(self.now), 10.0)
         self.now += 4

@@ -83,9 +83,9 @@ class DeliveryTests(ManagerTestCase):
         self.assertEqual(
             [(call.message.sender, call.message.prefix, call.recipients) for call in self.smtp.calls],
             [
-                (ALICE, received, ("bob@example.org",)),
-                (owner, forward + received, ("carol@example.org", "dave@example.org")),
-                (owner, received, ("erin@example.org",)),
+                # On the way to another host senders may differ: the delivery sees to them.
+                (ALICE, received, ("bob@example.org", "erin@example.org")),
+                (ALICE, forward + received, ("carol@example.org", "dave@example.org")),
             ],
         )
 
