@@ -8,12 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.commands import Exit
+from twisted_mta.core.history import PastMessage
+from twisted_mta.core.queue import Transport
+from twisted_mta.interfaces import Foreseen, IForesight
 from twisted_mta.store.faults import arm
+from twisted_mta.testing.queued import queued_message, queued_recipient
 from twisted_mta.testing.world import World
 
 _MESSAGE = b"From: <a@b.example>\r\nMessage-ID: <m1@b.example>\r\nSubject: x\r\n\r\nFrom here\r\n"
@@ -48,17 +53,24 @@ class _Case(SynchronousTestCase):
     def bounces(self) -> list[bytes]:
         return self.world.mail("alice")
 
-    def histories(self) -> list[Any]:
-        """What is remembered of each recipient: (transport, state, reply)."""
-        found: list[Any] = []
+    def past(self) -> PastMessage:
+        """What is remembered of the message that came last."""
+        found: list[PastMessage] = []
 
         async def look() -> None:
             store = self.world.parts.store
-            ids = await store.arrivals(0, 1e12, 100)
-            for past in await store.recall(ids):
-                found.append(past)
+            found.extend(await store.recall(await store.arrivals(0, 1e12, 1)))
 
         Deferred.fromCoroutine(look())
+        return found[0]
+
+    def foreseen(self, transport: Transport, address: str, target: str = "") -> Foreseen:
+        """What would become of a recipient."""
+        one = queued_recipient(address, transport=transport, target=target)
+        delivery = IForesight(self.world.parts.deliveries[transport])
+        found: Foreseen = self.successResultOf(
+            Deferred.fromCoroutine(delivery.foresee(queued_message(), one, b""))
+        )
         return found
 
 
@@ -175,6 +187,19 @@ class FileTests(_Case):
         self.world.advance(3600)
         self.assertEqual(self.log.count(b"Subject: x"), 1)
 
+    def test_what_is_foreseen(self) -> None:
+        inside = f"{self.directory}/files/log"
+        for target, text, places in (
+            (inside, f"mbox {inside}", (inside,)),
+            (f"{inside}/", f"Maildir {inside}/", (f"{inside}/",)),
+            ("/dev/null", "discarded", ("/dev/null",)),
+        ):
+            found = self.foreseen(Transport.FILE, "log@example.test", target)
+            self.assertEqual((found.note.text, found.places, found.failure), (text, places, None))
+        found = self.foreseen(Transport.FILE, "log@example.test", "/etc/passwd")
+        self.assertIn("not below a directory", found.note.text)
+        self.assertEqual((found.failure and found.failure.code, found.places), (451, ()))
+
     def test_one_at_a_time(self) -> None:
         for number in range(20):
             self.send("log@example.test", message=_MESSAGE.replace(b"x\r\n", b"n%d\r\n" % number))
@@ -256,6 +281,20 @@ class CommandTests(_Case):
         self.send("filter@example.test")
         self.assertEqual((self.runs, self.world.queued()), ([], ["filter@example.test"]))
 
+    def test_what_is_foreseen(self) -> None:
+        found = self.foreseen(Transport.COMMAND, "filter@example.test", "/bin/filter -f 'a b'")
+        self.assertEqual(found.note.text, "/bin/filter -f 'a b', as nobody")
+        found = self.foreseen(Transport.COMMAND, "filter@example.test", "/bin/filter > x")
+        self.assertIn("means something to a shell only", found.note.text)
+        self.assertEqual(found.failure and found.failure.code, 451)
+
+    def test_a_body_that_can_not_be_copied(self) -> None:
+        with mock.patch("tempfile.TemporaryFile", side_effect=OSError(errno.ENOSPC, "full")):
+            self.send("filter@example.test")
+        self.assertEqual((self.runs, self.world.queued()), ([], ["filter@example.test"]))
+        self.world.advance(3600)
+        self.assertEqual((len(self.runs), self.world.queued()), (1, []))
+
     def test_a_loop(self) -> None:
         self.send("filter@example.test", message=b"Delivered-To: filter@example.test\r\n" + _MESSAGE)
         self.assertEqual((self.runs, self.world.queued()), ([], []))
@@ -295,7 +334,9 @@ def threaded(mail):
 
 @rcpt("now@example.test", "now-{x}@example.test", inline=True)
 async def now(mail, x=""):
-    act(mail)
+    result = act(mail)
+    if result is not None:
+        await result
 """
     config = '[handlers]\nmodules = ["app_NAME"]\npath = ["DIR"]\n'
     aliases = "desk: ticket-7\nticket-alias: alice\n"
@@ -432,6 +473,77 @@ async def now(mail, x=""):
         (bounce,) = self.bounces()
         self.assertIn(b"550 5.7.1 not you", bounce)
         self.assertEqual(self.world.queued(), [])
+
+    def test_the_history_has_each_attempt(self) -> None:
+        from twisted_mta.handlers import Defer
+
+        self.app.acts += [Defer("later"), None]
+        self.send("ticket-1@example.test")
+        self.world.advance(3600)
+        past = self.past()
+        (one,) = past.recipients
+        self.assertEqual((one.transport, one.target), ("handler", f"{self.name}.ticket"))
+        self.assertEqual((one.attempts, one.reply), (2, f"250 2.0.0 taken by {self.name}.ticket"))
+        self.assertIn("451 4.7.0 later", str([event.data for event in past.events]))
+
+    def test_inline_ones_are_in_the_history_too(self) -> None:
+        self.send("now@example.test")
+        (one,) = self.past().recipients
+        self.assertEqual((one.transport, one.reply), ("handler", f"250 2.0.0 taken by {self.name}.now"))
+
+    def test_what_is_foreseen(self) -> None:
+        found = self.foreseen(Transport.HANDLER, "now-7@example.test")
+        self.assertEqual(
+            found.note.text,
+            f'{self.name}.now, by "now-{{x}}@example.test", before the message is acknowledged',
+        )
+        self.assertEqual(found.note.data["captures"], {"x": "7"})
+        self.assertEqual(found.places, (f"{self.name}.now",))
+        gone = self.foreseen(Transport.HANDLER, "none@example.test")
+        self.assertEqual(gone.failure and gone.failure.code, 550)
+        self.assertEqual(self.app.seen, [])
+
+    def test_inline_ones_that_are_busy(self) -> None:
+        never: list[Deferred[None]] = []
+
+        def wait(mail: Any) -> Deferred[None]:
+            never.append(Deferred())
+            return never[-1]
+
+        self.app.acts += [wait] * 10
+        for _ in range(10):
+            self.assertEqual(self.send("now@example.test"), "0")
+        self.assertEqual(self.send("now@example.test"), "0")
+        self.assertEqual(len(never), 10)
+        never[0].callback(None)
+        self.assertEqual(len(self.app.seen), 11)
+        for one in never[1:]:
+            one.callback(None)
+        self.world.advance(1, 1)
+        self.assertEqual(self.world.queued(), [])
+
+    def test_one_that_does_not_mind_being_cancelled(self) -> None:
+        """It keeps its place until it ends."""
+        from twisted.internet.defer import CancelledError
+
+        gate: Deferred[None] = Deferred()
+
+        async def stubborn() -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await gate
+
+        self.app.acts += [lambda mail: Deferred.fromCoroutine(stubborn())] * 2
+        self.send("ticket-1@example.test")
+        self.send("ticket-2@example.test")
+        self.world.advance(31, 1)
+        self.send("ticket-3@example.test")
+        self.assertEqual(len(self.app.seen), 2)
+        gate.callback(None)
+        self.world.advance(7200)
+        self.assertEqual(self.world.queued(), [])
+        self.assertIn("ticket-3@example.test", [seen[0] for seen in self.app.seen])
 
     def test_taken_away(self) -> None:
         never: Deferred[None] = Deferred()

@@ -186,8 +186,10 @@ class HelperCommands:
             if len(data) > command_helper.MAX_REQUEST:
                 raise HelperError("the command is too long")
             socket.send_fds(self._socket, [data], [message])
-        except (HelperError, OSError) as error:
+        except HelperError as error:
             done.callback(Exit(error=str(error)))
+        except OSError as error:
+            done.callback(Exit(error=f"{_GONE.error} ({error})"))
         else:
             self._waiting[number] = done
         return done
