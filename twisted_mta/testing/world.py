@@ -41,7 +41,8 @@ from twisted_mta.testing.visitor import Visitor, stuffed
 #: When a world begins: Unix seconds.
 BEGIN = 1_800_000_000.0
 
-_CONFIG = """\
+#: What stands above a world's own configuration.
+BASE = """\
 hostname = "mx.example.test"
 domains = ["example.test"]
 data = "data"
@@ -62,7 +63,7 @@ class World:
     """One server and all that is around it. `seed` decides everything that is left to chance."""
 
     def __init__(
-        self, directory: Path, config: str = "", *, aliases: str = "", seed: int = 0, base: str = _CONFIG
+        self, directory: Path, config: str = "", *, aliases: str = "", seed: int = 0, base: str = BASE
     ) -> None:
         """`base` is what stands above `config` in its file."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ class World:
     def config_text(self, config: str) -> None:
         """Restart it with another configuration."""
         self.close()
-        (self.directory / "mta.toml").write_text(_CONFIG + config, encoding="utf-8")
+        (self.directory / "mta.toml").write_text(BASE + config, encoding="utf-8")
         self.parts = self._start()
 
     def crash(self) -> None:
