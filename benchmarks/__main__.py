@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from benchmarks import connections, crowd, plot
+from benchmarks import connections, crowd, list_post, plot
 from benchmarks.common import Rates, memory, write_json
 from benchmarks.receive import receive
 from benchmarks.relay import relay
@@ -44,6 +44,9 @@ def _crowd(options: argparse.Namespace) -> Mapping[str, Rates]:
 COMPARISONS: Mapping[str, Comparison] = {
     "receive": Comparison(receive, {"connections kept": 3.0, "a connection a message": 2.0}),
     "relay": Comparison(relay, {"connections kept": 3.0, "a connection a message": 3.0}),
+    "list post": Comparison(
+        lambda options: list_post.beside_postfix(options.rounds), dict.fromkeys(list_post.MODES, 3.0)
+    ),
     "crowd": Comparison(_crowd, {"10,000 other connections": 0.7}, "crowd", "alone"),
 }
 
