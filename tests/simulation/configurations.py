@@ -24,6 +24,7 @@ _FILTER = "10.9.9.9"
 _CLIENTS = ("192.0.2.7", "198.51.100.7", "127.0.0.1", "2001:db8::7")
 _REMOTE = ("carol@one.example", "dave@two.example", "erin@sub.two.example", "Carol@one.example")
 _ASTRAY = ("x@null.example", "y@gone.example", "z@none.example", "w@us.example", "v@failing.example")
+_OTHER = ("example.test", "second.test", "old.test", "sub.example.test")
 _NAMES = ("info", "staff", "sales", "alice", "team", "a1", "a2", "a3", "postmaster", "abuse")
 
 _BASE = """\
@@ -124,6 +125,7 @@ class Site:
         chance = self.random
         names = [name for name in _NAMES if chance.random() < 0.6]
         names += [f"{name}@second.test" for name in _NAMES if chance.random() < 0.2]
+        names += [f"owner-{name}" for name in _NAMES if chance.random() < 0.1]
         names += [name for name in ("@example.test", "@second.test") if chance.random() < 0.15]
         return "".join(
             f"{name}: {', '.join(self._target() for _ in range(chance.randint(1, 4)))}\n" for name in names
@@ -149,6 +151,13 @@ class Site:
             f"recipients_per_hour = {chance.choice([0, 2, 100])}\n",
             f'[limits]\nmessage_size = "{chance.choice(["64K", "10M"])}"\nreceived_headers = 10\n',
         ]
+        parts += self._domains()
+        if chance.random() < 0.3:
+            srs, instead = chance.choice(["true", "false"]), chance.choice(["keep", "refuse"])
+            parts.append(
+                f'[forward]\nsrs = {srs}\nnot_if_header = ["X-Spam-Flag: YES"]\ninstead = "{instead}"\n'
+                f"srs_bounces_only = {chance.choice(['true', 'false'])}\n"
+            )
         for name in ("list1", "list2"):
             if chance.random() < 0.6:
                 members = [self._target() for _ in range(chance.randrange(5))]
@@ -160,9 +169,33 @@ class Site:
                 parts.append(
                     f'[[list]]\naddress = "{name}@example.test"\nowner = "{chance.choice(["bob", "info"])}@example.test"\n'
                     f"members_only = {chance.choice(['true', 'false'])}\n"
+                    f"verp = {chance.choice(['true', 'false', 'false'])}\n"
                     f"members = {str(known).replace(chr(39), chr(34))}\n"
                 )
         return "\n" + "\n".join(parts)
+
+    def _domains(self) -> list[str]:
+        """[[domain]] and [virtual]: other names of domains, backup MX, patterns."""
+        chance = self.random
+        parts = []
+        if chance.random() < 0.4:
+            parts.append('[[domain]]\nname = "old.test"\nalias_of = "example.test"\n')
+        if chance.random() < 0.2:
+            parts.append('[[domain]]\nname = ".example.test"\nalias_of = "second.test"\n')
+        if chance.random() < 0.4:
+            (self.directory / "backup").write_text("carol@one.example\n@nothing\n"[: chance.choice([18, 27])])
+            who = 'recipients = "backup"\n' * chance.randrange(2)
+            parts.append(f'[[domain]]\nname = "one.example"\nrelay = true\nmessage_size = "64K"\n{who}')
+        if chance.random() < 0.4:
+            lines = [
+                f'"sales-(.*)@example.test" = "{chance.choice(["{1}", "{1}@two.example", "alice"])}"',
+                '"(a|b)(1|2)@second.test" = ["{1}{2}@example.test", "bob@example.test"]',
+                '"info@example.test" = ":fail: gone"',
+                '"@second.test" = "alice@example.test"',
+            ]
+            chosen = [line for line in lines if chance.random() < 0.6]
+            parts.append("[virtual]\n" + "\n".join(chosen) + "\n")
+        return parts
 
     def _neighbours(self) -> None:
         world = self.world
@@ -199,6 +232,8 @@ class Site:
             login = "nobody"
         local = f"{chance.choice((*_NAMES, 'bob', 'list1', 'list2', 'list1-owner', 'nobody', 'alice+work', 'bob-x'))}"
         recipient = f"{local}@{chance.choice(['example.test', 'example.test', 'second.test'])}"
+        if chance.random() < 0.15:
+            recipient = f"{chance.choice(('sales-bob', 'a1', 'alice', 'list1'))}@{chance.choice(_OTHER)}"
         if chance.random() < 0.25:
             recipient = chance.choice((*_REMOTE, *_ASTRAY))
         senders = ["nina@home.example", "alice@example.test", "bob@example.test", "carol@one.example", ""]
@@ -214,6 +249,7 @@ class Site:
             author = chance.choice(senders[:4])
         lines = [f"From: {author}", f"Subject: {number}"]
         lines += ["Received: from x by y; Sun, 22 Nov 2026 06:26:22 +0000"] * 11 * (chance.random() < 0.05)
+        lines += ["X-Spam-Flag: YES"] * (chance.random() < 0.15)
         lines += ["Auto-Submitted: auto-replied"] * (chance.random() < 0.1)
         return Mail(
             client=chance.choice(_CLIENTS),

@@ -216,6 +216,16 @@ class ChainTests(unittest.TestCase):
         directory = make_directory(["bob"], {"a": ":include:gone, bob"})
         self.assertEqual(places(plan("a@example.test", directory)), ["local bob@example.test"])
 
+    def test_an_alias_that_leads_to_nobody(self) -> None:
+        """Mail for it is not lost among other recipients, nor refused with an internal error: it waits."""
+        directory = make_directory(["bob"], {"a": ":include:gone", "b": "a, bob", "c": "a"})
+        for name in ("a", "c"):
+            (problem,) = plan(f"{name}@example.test", directory).problems
+            self.assertEqual(str(problem.reply), f"450 4.2.4 {name}@example.test leads to nobody for now")
+        self.assertEqual(plan("b@example.test", directory).problems, ())
+        routed = route([Recipient(Address.parse(f"{name}@example.test")) for name in "ab"], directory)
+        self.assertEqual([one.transport for one in routed.recipients], [Transport.REFUSE, Transport.LOCAL])
+
     def test_same_include_twice_in_one_alias(self) -> None:
         directory = make_directory(["bob"], {"a": ":include:f, :include:f"}, includes={"f": "bob"})
         found = plan("a@example.test", directory)
@@ -359,7 +369,7 @@ def _directory(aliases: dict[str, str], f: str, g: str) -> IDirectory:
 
 
 class PropertyTests(unittest.TestCase):
-    @given(_aliases, _targets, _targets, _address)
+    @given(_aliases, _targets, st.just("") | _targets, _address)
     @settings(max_examples=150, deadline=None)
     def test_ends_without_duplicates_and_loses_nobody(
         self, aliases: dict[str, str], f: str, g: str, address: Address

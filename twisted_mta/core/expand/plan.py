@@ -39,6 +39,7 @@ class Kind(enum.StrEnum):
     UNKNOWN = "unknown user"
     LOOP = "alias loop"
     LIMIT = "limit"
+    NOBODY = "leads to nobody"
     SIZE = "too large"
 
 
@@ -91,6 +92,7 @@ _REPLIES = {
     Kind.UNKNOWN: (550, "5.1.1"),  # RFC 3463 §3.2: bad destination mailbox address
     Kind.LOOP: (550, "5.4.6"),  # RFC 3463 §3.5: routing loop detected
     Kind.LIMIT: (550, "5.2.4"),  # RFC 3463 §3.3: mailing list expansion problem
+    Kind.NOBODY: (450, "4.2.4"),
     Kind.FAIL: (550, "5.2.1"),  # RFC 3463 §3.3: mailbox disabled, not accepting messages
     Kind.SIZE: (552, "5.2.3"),  # RFC 3463 §3.3: message length exceeds administrative limit
     Kind.DEFER: (450, "4.2.1"),

@@ -42,6 +42,9 @@ def expand(address: Address, directory: Lookups) -> Plan:
     """Follow an address to where its mail goes. Never raises; ends on any directory."""
     expansion = _Expansion(directory, address)
     root = expansion.address(canonical(address, directory), "", _Trail())
+    if not expansion.recipients and not expansion.problems:
+        # Nothing but empty or missing :include: files: neither lost without a word, nor sent back before somebody looks.
+        expansion.problems.append(Problem(Kind.NOBODY, address, f"{address} leads to nobody for now"))
     return Plan(tuple(expansion.recipients.values()), tuple(expansion.problems), root)
 
 
