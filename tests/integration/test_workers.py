@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import imaplib
+import io
+import json
 import os
 import signal
 import smtplib
+import ssl
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from twisted_mta.testing.site import Site
+from twisted_mta.admin.main import main
+from twisted_mta.testing.site import PASSWORD, Site
 
 #: Nobody listens at the discard port: what goes to far.test waits.
 _RELAY = '[relay]\nnetworks = ["127.0.0.0/8"]\nroutes = { "far.test" = "127.0.0.1:9" }\n'
@@ -96,3 +105,143 @@ class WorkersTests:
         # It has the configuration that is in force, and log lines bear its number.
         assert " incoming/0: " in site.log()
         assert " worker/1: worker 1 is up" in site.log()
+
+    def test_idle_sees_what_another_worker_delivers(self, site: Site) -> None:
+        """Both sessions have it at once, on whichever worker they are."""
+        sessions = [imaplib.IMAP4_SSL("127.0.0.1", site.port("imaps"), ssl_context=_TLS) for _ in range(6)]
+        for session in sessions:
+            session.login("bob@example.test", PASSWORD)
+            session.select("INBOX")
+            session.send(b"i IDLE\r\n")
+            assert session.readline().startswith(b"+")
+        send(site, "for all", "bob@example.test")
+        for session in sessions:
+            while not session.readline().endswith(b"EXISTS\r\n"):
+                pass
+            session.shutdown()
+
+
+_TLS = ssl._create_unverified_context()
+
+
+class LimitsTests:
+    def test_what_an_account_sends_is_counted_for_all(self) -> None:
+        """Twelve sessions at a time, on both workers, and a limit of seven messages."""
+        with Site(config="[submission]\nmessages_per_day = 7\n", workers=2) as site:
+            outcomes: Counter[int] = Counter()
+            together = threading.Barrier(12)
+
+            def submit() -> None:
+                with smtplib.SMTP_SSL("127.0.0.1", site.port("submissions"), context=_TLS) as client:
+                    client.login("alice@example.test", PASSWORD)
+                    together.wait(60)
+                    try:
+                        client.sendmail("alice@example.test", ["bob@example.test"], "Subject: x\r\n\r\nx\r\n")
+                    except smtplib.SMTPResponseException as error:
+                        outcomes[error.smtp_code] += 1
+                    except smtplib.SMTPRecipientsRefused:
+                        outcomes[550] += 1
+                    else:
+                        outcomes[250] += 1
+
+            threads = [threading.Thread(target=submit) for _ in range(12)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert outcomes == {250: 7, 550: 5}
+            site.wait_for(lambda: len(site.maildir("bob")) == 7)
+            sent = {one["name"]: one["messages"] for one in site.control("status")["sent in the last day"]}
+            assert sent["alice@example.test"] == 7
+            site.wait_for(lambda: len(site.maildir("postmaster")) == 1)
+
+    def test_connections_are_counted_for_all(self) -> None:
+        """Though each worker has fewer than the limit, both know of five, a tenth of a second later."""
+        with Site(config="[limits]\nconnections_per_address = 5\n", workers=2) as site:
+            clients = [smtplib.SMTP("127.0.0.1", site.port("mx")) for _ in range(5)]
+
+            def refused() -> bool:
+                client = smtplib.SMTP()
+                code = client.connect("127.0.0.1", site.port("mx"))[0]
+                client.close()
+                return code == 421
+
+            # Eight in a row: it would take some chance for all to come to the worker that has most of them.
+            site.wait_for(lambda: all(refused() for _ in range(8)))
+            for client in clients:
+                client.quit()
+            site.wait_for(lambda: not refused())
+
+
+class StartTests:
+    def test_fewer_workers_deliver_what_the_others_have(self) -> None:
+        site = Site(config=_RELAY, workers=3)
+        try:
+            site.start()
+            ids: list[str] = []
+            while len({name[10:12] for name in ids}) < 3:  # until each has some
+                send(site, "x", "carol@far.test")
+                ids = [one["id"] for one in site.control("queue.list")["messages"]]
+            site.stop()
+            # Without a server `mta` sees all parts too.
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                main(["--config", str(site.config_file), "queue", "list", "--json"])
+            assert [one["id"] for one in json.loads(printed.getvalue())["messages"]] == ids
+            site.set_workers(1)
+            site.config_file.write_text(
+                site.config_file.read_text().replace('"127.0.0.1:9"', '"127.0.0.1:10"')
+            )
+            site.start()
+            assert [one["id"] for one in site.control("queue.list")["messages"]] == ids
+            assert site.control("queue.delete", all=True)["messages"] == len(ids)
+        finally:
+            site.__exit__(None, None, None)
+
+    def test_a_worker_that_can_not_start_is_said(self) -> None:
+        site = Site(workers=2)
+        try:
+            damaged = site.directory / "data" / "queue-1" / "queue.sqlite"
+            damaged.parent.mkdir(parents=True)
+            damaged.write_bytes(b"this is no database" * 1000)
+            with pytest.raises(RuntimeError, match="the server ended with 1:"):
+                site.start()
+            (line,) = [line for line in site.log().splitlines() if line.startswith("mta: ")]
+            assert "queue-1/queue.sqlite" in line
+        finally:
+            site.__exit__(None, None, None)
+
+    def test_a_port_that_is_taken(self, site: Site) -> None:
+        """Though the kernel would let us share it, being the same user."""
+        other = Site(roles=(), workers=2)
+        try:
+            text = other.config_file.read_text()
+            listen = f'[[listen]]\nrole = "mx"\nendpoint = "tcp:{site.port("mx")}:interface=127.0.0.1"\n'
+            other.config_file.write_text(text + listen)
+            with pytest.raises(RuntimeError, match="Address already in use"):
+                other.start()
+        finally:
+            other.__exit__(None, None, None)
+
+    def test_unix_sockets(self) -> None:
+        site = Site(roles=("mx",), workers=2)
+        path = Path(site.directory, "lmtp")
+        try:
+            text = site.config_file.read_text()
+            site.config_file.write_text(
+                text + f'[[listen]]\nrole = "lmtp"\nendpoint = "unix:{path}:mode=600"\n'
+            )
+            site.start()
+            assert path.stat().st_mode & 0o777 == 0o600
+            for _ in range(6):
+                with smtplib.LMTP(str(path)) as client:
+                    client.sendmail("dave@example.org", ["alice@example.test"], "Subject: x\r\n\r\nx\r\n")
+            assert len(site.maildir("alice")) == 6 or site.wait_for(lambda: len(site.maildir("alice")) == 6)
+            pid = site.control("status")["workers"][0]["pid"]
+            os.kill(pid, signal.SIGTERM)  # in order: the path stays, for the others and the next one
+            site.wait_for(lambda: everybody_up(site, restarts=1))
+            assert path.exists()
+            site.stop()
+            assert not path.exists()
+        finally:
+            site.__exit__(None, None, None)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -88,6 +89,8 @@ class Engine:
             parts.tls.start()
         parts.watch.add(watched_certificates(self._serving, tls_options, parts.disk))
         parts.watch.start()
+        gc.collect()
+        gc.freeze()  # what was made at the start stays: to look through it cost each full collection some 50 ms
 
     async def stop_listening(self) -> None:
         """Let nobody in any more, and tell those who are there."""
