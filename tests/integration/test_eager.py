@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet import protocol, reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.unix import Server as UnixServer
 from twisted.trial.unittest import TestCase
 
-from twisted_mta.net.eager import EagerServer, send_at_once
+from twisted_mta.net.eager import EagerServer, adopt, send_at_once
+
+
+def _pair(family: int) -> tuple[socket.socket, socket.socket]:
+    """The accepted and the connecting end of a connection; the former does not block."""
+    if family == socket.AF_UNIX:
+        accepted, connecting = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            connecting = socket.create_connection(listening.getsockname())
+            accepted, _ = listening.accept()
+    accepted.setblocking(False)
+    return accepted, connecting
 
 
 class _Talker(protocol.Protocol):
@@ -62,6 +76,24 @@ class EagerTests(TestCase):
         server.abortConnection()
         client.transport.resumeProducing()
         await client.ended
+
+    async def test_a_connection_that_was_accepted_elsewhere(self) -> None:
+        for family, type_ in ((socket.AF_INET, EagerServer), (socket.AF_UNIX, UnixServer)):
+            ready: Deferred[Any] = Deferred()
+            factory: Any = protocol.Factory.forProtocol(lambda ready=ready: _Talker(ready))  # type: ignore[misc]
+            factory.noisy = False
+            ours, theirs = _pair(family)
+            with ours, theirs:
+                adopt(ours, factory, reactor)
+                ours.close()  # the transport has a descriptor of its own
+                server = await ready
+                self.assertIs(type(server), type_)
+                server.write(b"220 ready\r\n")
+                turn: Deferred[None] = Deferred()
+                server.reactor.callLater(0, turn.callback, None)
+                await turn
+                self.assertEqual(theirs.recv(100), b"220 ready\r\n")
+                server.abortConnection()
 
     async def test_more_than_the_kernel_takes_arrives_in_order(self) -> None:
         server, client = await self.connect()

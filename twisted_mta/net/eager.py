@@ -7,8 +7,10 @@ whose peer has read the last reply is always writable; where it is not, the rest
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.tcp import Server
 
 
@@ -33,3 +35,12 @@ def send_at_once(port: Any) -> None:
     """Let the connections that a TCP port accepts from now on be of this kind."""
     if getattr(port, "transport", None) is Server:  # UNIX sockets have another; those are few
         port.transport = EagerServer
+
+
+def adopt(connection: socket.socket, factory: IProtocolFactory, reactor: Any) -> None:
+    """Serve a connection that was accepted, on a copy of its descriptor; as IReactorSocket.adoptStreamConnection."""
+    descriptor, family = connection.fileno(), connection.family
+    if family == socket.AF_UNIX:
+        reactor.adoptStreamConnection(descriptor, family, factory)
+    else:
+        EagerServer._fromConnectedSocket(descriptor, family, factory, reactor)  # type: ignore[no-untyped-call]

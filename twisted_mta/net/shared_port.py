@@ -16,6 +16,8 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFacto
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from twisted_mta.net.eager import adopt
+
 #: Seconds without accepting where the process, or the machine, has no descriptor left: else it would try all the time.
 PAUSE = 0.5
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -97,6 +99,6 @@ class SharedPort(FileDescriptor):
         with connection:
             connection.setblocking(False)
             try:
-                self._reactor.adoptStreamConnection(connection.fileno(), self._socket.family, self._factory)
+                adopt(connection, self._factory, self._reactor)
             except OSError as error:  # the client has gone already
                 self.log.debug("a connection was lost at once: {error}", error=str(error))
