@@ -32,6 +32,9 @@ class IDirectory(Interface):
     `twisted_mta.core.expand`. Addresses have a domain (not the bare ``postmaster``) and ignore case.
     """
 
+    def snapshot() -> IDirectory:
+        """The directory as it is now, for several look-ups that belong together."""
+
     def domain(name: str) -> Domain | None:
         """What holds in a domain (lower-case, or a literal in brackets) that we take mail for; None for all others."""
 

@@ -15,8 +15,6 @@ from twisted_mta.core.aliases.targets import (
     Alias,
     AliasProblem,
     Command,
-    File,
-    Include,
     Name,
     Special,
     Target,
@@ -114,8 +112,7 @@ def _written(target: Target) -> str:
             return str(target)
         case Command():
             return _quoted(str(target))
-        case File() | Include():
-            return str(target) if _PLAIN.fullmatch(str(target)) else _quoted(str(target))
+    return str(target) if _PLAIN.fullmatch(str(target)) else _quoted(str(target))
 
 
 def _quoted(text: str) -> str:

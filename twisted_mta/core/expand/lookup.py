@@ -36,6 +36,7 @@ ROLES = frozenset({"postmaster", "abuse", "mailer-daemon"})
 class Lookups(Protocol):
     """What expansion needs of a directory: see `twisted_mta.interfaces.IDirectory`."""
 
+    def snapshot(self) -> Lookups: ...
     def domain(self, name: str) -> Domain | None: ...
     def is_local(self, domain: str) -> bool: ...
     def first_domain(self) -> str: ...
@@ -177,6 +178,7 @@ def resolves(address: Address, directory: Lookups) -> Problem | None:
     Remote addresses always resolve. What an alias leads to is not followed: that is `expand`. An alias that is nothing
     but ``:fail:`` or ``:defer:`` is such a reason.
     """
+    directory = directory.snapshot()
     address = canonical(address, directory)
     found = find(address, directory)
     if found is not None and found.kind is Kind.DOMAIN_ALIAS:

@@ -30,6 +30,7 @@ def route(recipients: Iterable[Recipient], directory: Lookups, size: int = 0) ->
 
     `size`: the octets of the message, for domains that take only so many; 0 goes everywhere.
     """
+    directory = directory.snapshot()
     routed: dict[object, NewRecipient] = {}
     problems: list[Problem] = []
     for recipient in recipients:
@@ -61,8 +62,8 @@ def _refused(problem: Problem) -> Destination:
 def _places(recipient: Recipient, found: Sequence[Destination]) -> Iterable[NewRecipient]:
     """One recipient as the queue gets it."""
     notify, orcpt = recipient.notify, recipient.orcpt
-    owned = any(one.sender is not None for one in found)
-    if Notify.SUCCESS in notify and (len(found) > 1 or owned):
+    several = len(found) > 1 or any(one.sender is not None for one in found)
+    if several and Notify.SUCCESS in notify:
         # RFC 3461 §5.2.7.3 (c): "expanded" is the success of the alias.
         notify &= ~Notify.SUCCESS
         yield NewRecipient(recipient.address, Transport.ALIAS, recipient.address, Notify.SUCCESS, orcpt)

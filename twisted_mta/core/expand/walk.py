@@ -40,6 +40,7 @@ _FINAL = {
 
 def expand(address: Address, directory: Lookups) -> Plan:
     """Follow an address to where its mail goes. Never raises; ends on any directory."""
+    directory = directory.snapshot()
     expansion = _Expansion(directory, address)
     root = expansion.address(canonical(address, directory), "", _Trail())
     if not expansion.recipients and not expansion.problems:
@@ -153,7 +154,7 @@ class _Expansion:
                 children.append(self._limit(address, step.source, f"more than {MAX_STEPS} targets", trail))
                 break
             children.append(self._target(target, address, found.source, trail))
-        return attrs.evolve(step, children=tuple(children))
+        return Step(step.name, step.kind, step.source, tuple(children))
 
     def _target(self, target: Target | Address, address: Address, source: str, trail: _Trail) -> Step:
         match target:
@@ -171,8 +172,7 @@ class _Expansion:
             case Command():
                 step = Step(str(target), Kind.COMMAND, target.source)
                 return self._arrive(step, address, Transport.COMMAND, trail, target.text)
-            case Special():
-                return self._special(target, address, trail)
+        return self._special(target, address, trail)
 
     def _mailbox(self, target: Name, trail: _Trail) -> Step:
         r"""``\name``: an account, whatever aliases of that name there are; or an address elsewhere."""
@@ -189,8 +189,7 @@ class _Expansion:
     def _home(self, name: str) -> str:
         """The domain that has the users of a domain."""
         domain = self._directory.domain(name)
-        if domain is None:
-            return name
+        assert domain is not None  # nothing leads on but in a domain of ours
         # Who is in a domain that we relay for only its own servers know: names alone are ours.
         return self._directory.first_domain() if domain.relay else domain.alias_of or name
 
@@ -231,7 +230,9 @@ class _Expansion:
         return self._note(Problem(kind, address, text, source), str(address), trail)
 
     def _note(self, problem: Problem, name: str, trail: _Trail) -> Step:
-        self.problems.append(attrs.evolve(problem, sender=trail.sender))
+        if trail.sender is not None:
+            problem = attrs.evolve(problem, sender=trail.sender)
+        self.problems.append(problem)
         return Step(name, problem.kind, problem.source)
 
     def _limit(self, address: Address, source: str, what: str, trail: _Trail) -> Step:
