@@ -104,7 +104,8 @@ class Postfix:
     """A Postfix that takes mail for `domains` into Maildirs and relays the rest to `relayhost`.
 
     `mailboxes` is its virtual_mailbox_maps: address to Maildir; the default takes every address for bob's.
-    Needs root, as Postfix does. `certificate` and `key` (PEM files) turn STARTTLS on for its server.
+    Needs root, as Postfix does. `certificate` and `key` (PEM files) turn STARTTLS on for its server; with `sasl`, the
+    socket of Dovecot's authentication, it takes mail from those only who log in.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Postfix:
         key: Path | None = None,
         domains: str = "example.test",
         mailboxes: str = "static:bob/",
+        sasl: Path | None = None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mta-postfix-"))
         self.directory.chmod(0o755)
@@ -125,6 +127,8 @@ class Postfix:
         shutil.chown(self.directory / "data", "postfix")
         shutil.chown(self.directory / "mail", "nobody")
         self._write(relayhost, certificate, key, domains, mailboxes)
+        if sasl is not None:
+            self._ask_for_logins(sasl)
         self.maildir = self.directory / "mail" / "bob" / "new"
 
     def _write(
@@ -198,6 +202,18 @@ class Postfix:
             """
         (self.config / "master.cf").write_text(textwrap.dedent(master))
 
+    def _ask_for_logins(self, sasl: Path) -> None:
+        with (self.config / "main.cf").open("a") as main:
+            main.write(
+                textwrap.dedent(f"""
+                smtpd_sasl_auth_enable = yes
+                smtpd_sasl_type = dovecot
+                smtpd_sasl_path = {sasl}
+                smtpd_tls_auth_only = yes
+                smtpd_relay_restrictions = permit_sasl_authenticated, reject
+                """)
+            )
+
     def __enter__(self) -> Postfix:
         self.command("postfix", "start")
         wait_for(lambda: accepts(self.port), "Postfix")
@@ -239,10 +255,11 @@ class Dovecot:
     """A Dovecot 2.3 that serves the Maildirs and the passwd-file of somebody else, by IMAP and POP3 in plain text.
 
     `maildir` is where they are, in Dovecot's terms: "/srv/mail/%u". Its mail processes run as `owner`, which can't be
-    root; the rest of it needs root.
+    root; the rest of it needs root. With `sasl` it checks passwords for others at the socket `sasl`, and remembers those
+    that were right.
     """
 
-    def __init__(self, *, users: Path, maildir: str, owner: str = "nobody") -> None:
+    def __init__(self, *, users: Path, maildir: str, owner: str = "nobody", sasl: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mta-dovecot-"))
         self.directory.chmod(0o755)
         self.config = self.directory / "dovecot.conf"
@@ -300,6 +317,20 @@ class Dovecot:
                 }}
                 """)
         )
+        self.sasl = self.directory / "sasl"
+        if sasl:
+            with self.config.open("a") as config:
+                config.write(
+                    textwrap.dedent(f"""
+                    auth_mechanisms = plain
+                    auth_cache_size = 10 M
+                    service auth {{
+                      unix_listener {self.sasl} {{
+                        mode = 0666
+                      }}
+                    }}
+                    """)
+                )
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Dovecot:

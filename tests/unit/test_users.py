@@ -362,6 +362,15 @@ class AuthenticatorTests(Directory):
         self.assertIsNone(self.check("", b"secret"))
         self.assertIsNone(self.check("alice", b"x" * 5000))
 
+    def test_nothing_is_remembered_where_it_is_turned_off(self) -> None:
+        self.authenticator = PasswdAuthenticator(
+            self.users(), self.workers, self.clock, os.urandom, remember=0.0
+        )
+        for count in (1, 2):
+            self.assertIsNotNone(self.check("alice", b"secret"))
+            self.assertEqual(self.workers.count, count)
+        self.assertEqual(self.authenticator._right, {})
+
     def test_success_is_remembered_for_a_while(self) -> None:
         self.check("alice", b"secret")
         self.check("alice", b"secret")

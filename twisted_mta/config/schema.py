@@ -94,6 +94,8 @@ class Accounts:
     scram: str = "auto"
     #: What each guess costs who got hold of the keys for SCRAM, and each login the client. For passwords set from now on.
     scram_iterations: int = 100_000
+    #: Seconds for which a password that was right is not hashed again; 0: not at all.
+    remember_logins: float = 300.0
 
 
 @attrs.frozen(kw_only=True)

@@ -49,6 +49,7 @@ ACCOUNTS: Mapping[str, Reader[Any]] = {
     "separator": fields.separator,
     "scram": fields.choice("auto", "always", "never"),
     "scram_iterations": fields.integer(MIN_ITERATIONS, MAX_ITERATIONS),
+    "remember_logins": fields.duration(0, 86400),
 }
 LIST: Mapping[str, Reader[Any]] = {
     "address": fields.address,

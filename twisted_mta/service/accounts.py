@@ -113,6 +113,7 @@ class Accounts:
             scram=ScramSettings(
                 mode=accounts.scram, iterations=accounts.scram_iterations, key=self._scram_key
             ),
+            remember=accounts.remember_logins,
         )
 
     # --- IAuthenticator --------------------------------------------------------------------------

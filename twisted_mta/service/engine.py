@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,7 @@ from twisted_mta.service.control import ControlError, Handler
 from twisted_mta.service.explain.control import explain_handlers
 from twisted_mta.service.explain.explainer import Explainer
 from twisted_mta.service.explain.running import explainer
+from twisted_mta.service.garbage import spare_what_is_there
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.service.merging import join_all
 from twisted_mta.service.queue_control import queue_handlers
@@ -89,8 +89,7 @@ class Engine:
             parts.tls.start()
         parts.watch.add(watched_certificates(self._serving, tls_options, parts.disk))
         parts.watch.start()
-        gc.collect()
-        gc.freeze()  # what was made at the start stays: to look through it cost each full collection some 50 ms
+        spare_what_is_there()
 
     async def stop_listening(self) -> None:
         """Let nobody in any more, and tell those who are there."""

@@ -82,7 +82,8 @@ class PasswdAuthenticator:
         max_waiting: int = 100,
         max_remembered: int = 10_000,
     ) -> None:
-        """`random` gives so many octets; `remember` is in seconds; more than `max_waiting` checks are not queued."""
+        """`random` gives so many octets; `remember` is in seconds, 0 for not at all; more than `max_waiting` checks are not
+        queued."""
         self._users = users
         self._apps = apps or AppPasswordFile.beside(users.path)
         self._last_use = last_use or LastUse(None)
@@ -225,7 +226,7 @@ class PasswdAuthenticator:
         return hmac.digest(self._key, len(name).to_bytes(4, "big") + name + password, "sha256")
 
     def _note(self, digest: bytes, right: _Right, stamps: _Stamps) -> None:
-        if stamps[0] is None:
+        if stamps[0] is None or self._remember <= 0:
             return
         if stamps != self._stamps:
             self._right.clear()
