@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import os
@@ -10,28 +9,18 @@ import pwd
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from unittest import SkipTest, mock
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ordinary import python_for_all
 from twisted_mta.core.commands import SHELL
 from twisted_mta.net import command_helper
 from twisted_mta.net.commands import HelperError, identity, start_helper
-
-
-def _python_for_all() -> str:
-    """A Python that an ordinary user may run: ours may be in root's home."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        with contextlib.suppress(PermissionError, FileNotFoundError):
-            subprocess.run([python, "-c", ""], user="nobody", check=True)
-            return python
-    raise SkipTest("nobody can run Python here")
-
 
 _ENVIRONMENT = {"PATH": os.defpath, "GREETING": "hello"}
 
@@ -184,7 +173,7 @@ class IdentityTests(SynchronousTestCase):
     def test_root_gives_up_everything(self) -> None:
         if os.geteuid() != 0:
             self.skipTest(f"needs root, this is {getpass.getuser()}")
-        with mock.patch("sys.executable", _python_for_all()):
+        with mock.patch("sys.executable", python_for_all()):
             ours, process = start_helper("nobody")
         assert isinstance(process, subprocess.Popen)
         self.addCleanup(process.wait)

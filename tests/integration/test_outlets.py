@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.ordinary import spawn
 from twisted_mta.store.faults import VARIABLE
 from twisted_mta.testing.site import Site
 
@@ -23,11 +24,15 @@ class _Case(SynchronousTestCase):
     aliases = ""
 
     def start(self, config: str, top: str = "", **environment: str) -> Site:
-        site = Site(config, top=top, roles=("mx",), environment=environment)
+        site = Site(config, top=top, roles=("mx",), environment=environment, spawn=spawn)
         self.addCleanup(site.__exit__, None, None, None)
         (site.directory / "files").mkdir()
         site.alias_file.write_text(self.aliases.replace("DIR", str(site.directory)))
+        self.before(site)
         return site.start()
+
+    def before(self, site: Site) -> None:
+        """The files are there, the server is not yet started."""
 
     def send(
         self, site: Site, recipient: str, subject: str = "x", sender: str = "alice@example.test"
@@ -111,14 +116,8 @@ class CommandTests(_Case):
         site.directory.chmod(0o711)
         os.chown(site.directory / "files", pwd.getpwnam(self.user()).pw_uid, -1)
 
-    def started(self, **more: str) -> Site:
-        config = self.config(self.user(), **more)
-        try:
-            return self.start(config)
-        except RuntimeError as error:
-            if "can't start the helper" not in str(error):
-                raise
-            self.skipTest("nobody can run Python here")
+    def started(self, *, top: str = "", **more: str) -> Site:
+        return self.start(self.config(self.user(), **more), top=top)
 
     def test_a_command_runs(self) -> None:
         site = self.started()
@@ -156,21 +155,38 @@ class CommandTests(_Case):
         self.assertFalse(Path(f"/proc/{process}").exists())
 
     def test_workers_run_commands(self) -> None:
-        config = self.config(self.user())
-        try:
-            site = self.start(config, top="workers = 2\n")
-        except RuntimeError as error:
-            if "can't start the helper" not in str(error):
-                raise
-            self.skipTest("nobody can run Python here")
+        site = self.started(top="workers = 2\n")
         self.open(site)
         self.prepare(site, "script", 'cat > "$QUEUE_ID"\n')
         for _ in range(6):
             self.send(site, "run")
         site.wait_for(lambda: len(list((site.directory / "files").iterdir())) == 6)
 
+    def test_a_server_that_gives_up_root_runs_them_as_another_user(self) -> None:
+        if os.geteuid() != 0:
+            self.skipTest("needs root")
+        self.before = _hand_over_to_daemon  # type: ignore[method-assign]
+        for workers in (1, 2):
+            site = self.started(top=f'user = "daemon"\nworkers = {workers}\n')
+            self.open(site)
+            self.prepare(site, "script", "id -un > who; cat > /dev/null\n")
+            self.send(site, "run")
+            who = site.directory / "files/who"
+            site.wait_for(lambda who=who: who.exists() and who.read_text())  # type: ignore[misc]
+            self.assertEqual(who.read_text(), "nobody\n")
+            assert site.process is not None
+            server = Path(f"/proc/{site.process.pid}/status").read_text()
+            self.assertIn(f"Uid:\t{pwd.getpwnam('daemon').pw_uid}\t", server)
+            site.stop()
+
     def test_who_can_not_be(self) -> None:
         if os.geteuid() == 0:
             self.skipTest("root can be anybody")
         with self.assertRaisesRegex(RuntimeError, "must be started as root, or as that user"):
             self.start(self.config("nobody"))
+
+
+def _hand_over_to_daemon(site: Site) -> None:
+    user = pwd.getpwnam("daemon")
+    for path in (site.directory, *site.directory.rglob("*")):
+        os.chown(path, user.pw_uid, user.pw_gid)

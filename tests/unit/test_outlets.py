@@ -192,7 +192,6 @@ class FileTests(_Case):
         for target, text, places in (
             (inside, f"mbox {inside}", (inside,)),
             (f"{inside}/", f"Maildir {inside}/", (f"{inside}/",)),
-            ("/dev/null", "discarded", ("/dev/null",)),
         ):
             found = self.foreseen(Transport.FILE, "log@example.test", target)
             self.assertEqual((found.note.text, found.places, found.failure), (text, places, None))

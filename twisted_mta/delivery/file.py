@@ -28,11 +28,8 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 #: Seconds for which a file may be locked until the message goes back to the queue, and between two looks at it.
 _PATIENCE = 30.0
 _PAUSE = 0.25
-#: The file that many an aliases file names to say that nobody wants the mail.
-_NOWHERE = "/dev/null"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-_DISCARDED = Delivered(Reply(250, "2.0.0", "discarded"))
 _DELIVERED = Delivered(Reply(250, "2.0.0", "delivered to the file"))
 _FOUND = Delivered(Reply(250, "2.0.0", "found in the file, delivered by an earlier attempt"))
 _BUSY = TryLater(Reply(451, "4.2.0", "the file is locked by another program"))
@@ -101,8 +98,6 @@ class FileDelivery:
     async def foresee(self, message: QueuedMessage, recipient: QueuedRecipient, header: bytes) -> Foreseen:
         """See IForesight. Links on the way, and rights, show only when it is done."""
         path = recipient.target
-        if path == _NOWHERE:
-            return Foreseen(Note("file", _DISCARDED.reply.text), (path,))
         try:
             root_of(path.removesuffix("/"), self._roots)
         except NotAllowed as why:
@@ -120,8 +115,6 @@ class FileDelivery:
     async def _deliver(
         self, message: QueuedMessage, body: IStoredBody, recipient: QueuedRecipient, path: str
     ) -> Outcome:
-        if path == _NOWHERE:
-            return _DISCARDED
         root = root_of(path.removesuffix("/"), self._roots)
         repeated = recipient.attempts > 0 or message.arrived < self._started
         head = final_fields(message.sender, recipient.address)
