@@ -147,6 +147,10 @@ class ClientTests(unittest.TestCase):
         self.assertIsInstance(commands, Send)
         self.assertEqual((chunk, text), (Send(b"BDAT 12 LAST\r\n"), SendText(b"bare\r\n.end\r\n")))
 
+    def test_an_empty_message(self) -> None:
+        client = self.ready(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n")
+        self.assertEqual(list(client.start(MESSAGE, Whole(b"")))[1:], [Send(b"BDAT 0 LAST\r\n")])
+
     def test_a_large_one_waits_until_a_recipient_is_accepted(self) -> None:
         client = self.ready(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n")
         (commands,) = client.start(attrs.evolve(MESSAGE, size=MAX_WHOLE + 1), Whole(b"x\r\n"))

@@ -239,7 +239,7 @@ class Sending:
         if "PIPELINING" in self._extensions:
             self._wire.say(*self._script)
             self._script.clear()
-        elif not self._wire.pending:
+        else:  # in lock-step everything said so far is answered
             self._wire.say(self._script.popleft())
 
     def _text_is_wanted(self) -> None:
