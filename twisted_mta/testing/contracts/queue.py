@@ -2,124 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DeliverBy, Notify, TlsWish
 from twisted_mta.core.queue import (
-    Delivered,
     Expanded,
-    Failed,
     NewMessage,
     NewRecipient,
-    Order,
     Status,
     Transport,
-    TryLater,
-    WorkItem,
 )
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IBodyWriter, IQueueStore, IStoredBody, Update
-
-if TYPE_CHECKING:
-    from unittest import TestCase as _Base
-else:
-    _Base = object
-
-T = TypeVar("T")
-
-ALICE = Address("alice", "example.test")
-DELIVERED = Delivered(Reply(250, "2.0.0", "delivered"))
-FAILED = Failed(Reply(550, "5.1.1", "no such user"), "mx.example.org [192.0.2.1]")
-LATER = TryLater(Reply(451, "4.3.0", "try later"))
-
-
-def recipient(local: str, **changes: Any) -> NewRecipient:
-    """A recipient at example.org."""
-    address = Address(local, "example.org")
-    return attrs.evolve(NewRecipient(address, Transport.SMTP, address), **changes)
+from twisted_mta.testing.contracts.queue_base import (
+    ALICE,
+    DELIVERED,
+    FAILED,
+    LATER,
+    locals_of,
+    message,
+    octets,
+    put,
+    recipient,
+    rows_of,
+    write,
+)
+from twisted_mta.testing.contracts.queue_bodies import BodiesContract
+from twisted_mta.testing.contracts.queue_orders import OrdersContract
 
 
-def message(name: str, *locals_: str, **changes: Any) -> NewMessage:
-    """A message from alice, arrived at 1000."""
-    made = NewMessage(
-        id=name,
-        sender=ALICE,
-        recipients=tuple(recipient(local) for local in locals_ or ("bob",)),
-        prefix=b"Received: by example.test\r\n",
-        arrived=1000.0,
-        expires=433000.0,
-    )
-    return attrs.evolve(made, **changes)
-
-
-def rows_of(items: Sequence[WorkItem]) -> list[int]:
-    """The rows in WorkItems."""
-    return [entry.row for item in items for entry in item.recipients]
-
-
-def locals_of(items: Sequence[WorkItem]) -> list[str]:
-    """The local parts of the recipients in WorkItems."""
-    return [entry.address.local for item in items for entry in item.recipients]
-
-
-def octets(body: IStoredBody) -> bytes:
-    """All of a body."""
-    with body.open() as file:
-        return file.read()
-
-
-async def write(store: IQueueStore, data: bytes, step: int = 1 << 20) -> IBodyWriter:
-    """A body writer that has been given `data` in pieces."""
-    body = store.new_body()
-    for start in range(0, len(data), step):
-        pending = body.write(data[start : start + step])
-        if pending is not None:
-            await pending
-    return body
-
-
-async def put(
-    store: IQueueStore, *messages: NewMessage, body: bytes = b"Subject: x\r\n\r\nhi\r\n", claim: bool = False
-) -> Sequence[WorkItem]:
-    """Add messages over one body."""
-    return await store.add(messages, await write(store, body), claim=claim)
-
-
-class QueueStoreContract(_Base):
+class QueueStoreContract(OrdersContract, BodiesContract):
     """The contract. `make_store` returns an empty store; `run_async` may be overridden where a reactor is needed."""
-
-    def make_store(self) -> IQueueStore:
-        """A fresh, empty store; the test closes it."""
-        raise NotImplementedError
-
-    def run_async(self, coroutine: Coroutine[Any, Any, None]) -> Any:
-        """Run a test to its end. This one wants everything to be done at once."""
-        finished: list[object] = []
-        Deferred.fromCoroutine(coroutine).addBoth(finished.append)
-        if not finished:
-            self.fail("the store waits for something")
-        if finished[0] is not None:
-            finished[0].raiseException()  # type: ignore[attr-defined]
-        return None
-
-    def setUp(self) -> None:
-        self.store = self.make_store()
-
-    async def _remaining(self) -> list[str]:
-        return locals_of(await self.store.listing())
-
-    async def _raises(self, kind: type[Exception], awaitable: Awaitable[Any]) -> None:
-        try:
-            await awaitable
-        except kind:
-            return
-        self.fail(f"{kind.__name__} not raised")
 
     def test_interface(self) -> Any:
         verifyObject(IQueueStore, self.store)
@@ -351,19 +268,6 @@ class QueueStoreContract(_Base):
 
         return self.run_async(check())
 
-    def test_retry(self) -> Any:
-        async def check() -> None:
-            items = list(await put(self.store, message("a"), message("b"), message("c"), claim=True))
-            rows = rows_of(items)
-            await self.store.record([Update(row=row, outcome=LATER, next_attempt=5000.0) for row in rows[:2]])
-            self.assertEqual(await self.store.retry(["b", "c", "unknown"], 2000.0), 1)
-            self.assertEqual(await self.store.next_due(), 2000.0)
-            self.assertEqual(await self.store.retry(None, 1500.0), 2)
-            self.assertEqual(locals_of(await self.store.claim_due(1500.0, 10)), ["bob", "bob"])
-            self.assertEqual(await self.store.retry([], 1500.0), 0)
-
-        return self.run_async(check())
-
     def test_postpone_and_hasten(self) -> Any:
         async def check() -> None:
             (item,) = await put(self.store, message("a", *"bcde"), claim=True)
@@ -390,155 +294,6 @@ class QueueStoreContract(_Base):
             (found,) = await self.store.listing()
             self.assertEqual(found.recipients[1].last_reply, "451 4.4.1 out of reach")
             self.assertEqual(await self.store.next_due(), 2000.0)
-
-        return self.run_async(check())
-
-    def test_what_is_held_or_deleted_meanwhile_is_not_put_back(self) -> Any:
-        async def check() -> None:
-            items = list(await put(self.store, message("a"), message("b"), claim=True))
-            rows = rows_of(items)
-            await self.store.hold(["a"], "why not")
-            await self.store.delete(["b"])
-            await self.store.postpone(rows, 2000.0)
-            self.assertEqual(await self.store.hasten(rows, 1000.0), 0)
-            self.assertEqual(await self.store.claim_due(9e9, 10), [])
-            self.assertEqual([item.message.id for item in await self.store.listing()], ["a"])
-
-        return self.run_async(check())
-
-    def test_hold(self) -> Any:
-        async def check() -> None:
-            await put(self.store, message("a", "bob", "carol"), message("b"))
-            self.assertEqual(await self.store.hold(["a", "a", "unknown"], "it looks like spam — ask"), 1)
-            self.assertEqual(await self.store.hold(["a"], "again"), 0)
-            self.assertEqual([item.message.id for item in await self.store.claim_due(9e9, 10)], ["b"])
-            self.assertIsNone(await self.store.next_due())
-            first, second = await self.store.listing()
-            self.assertEqual((first.message.hold, second.message.hold), ("it looks like spam — ask", ""))
-            self.assertEqual(await self.store.retry(["a"], 2000.0), 0)
-            self.assertEqual(await self.store.retry(None, 2000.0), 0)
-            self.assertEqual(await self.store.let_go(["a", "b", "unknown"]), 1)
-            self.assertEqual(await self.store.next_due(), 1000.0)
-            (item,) = await self.store.claim_due(1000.0, 10)
-            self.assertEqual((item.message.hold, locals_of([item])), ("", ["bob", "carol"]))
-
-        return self.run_async(check())
-
-    def test_hold_waits_for_a_delivery(self) -> Any:
-        async def check() -> None:
-            (item,) = await put(self.store, message("a", "bob", "carol", "dave"), claim=True)
-            bob, carol, dave = rows_of([item])
-            self.assertEqual(await self.store.hold(["a"], "why not"), 1)
-            await self.store.record(
-                [Update(row=bob, outcome=DELIVERED), Update(row=carol, outcome=LATER, next_attempt=2000.0)]
-            )
-            await self.store.release([dave])
-            self.assertEqual(await self._remaining(), ["carol", "dave"])
-            self.assertEqual(await self.store.claim_due(9e9, 10), [])
-            self.assertIsNone(await self.store.next_due())
-            self.assertEqual(await self.store.let_go(["a"]), 1)
-            self.assertEqual(locals_of(await self.store.claim_due(9e9, 10)), ["dave", "carol"])
-
-        return self.run_async(check())
-
-    def test_what_is_held_can_be_deleted(self) -> Any:
-        async def check() -> None:
-            await put(self.store, message("a", "bob", "carol"))
-            await self.store.hold(["a"], "why not")
-            (item,) = await self.store.listing()
-            self.assertEqual(await self.store.delete(["a"]), 1)
-            self.assertEqual(await self.store.listing(), [])
-            self.assertEqual(await self.store.hold(["a"], "gone"), 0)
-            await self._raises(KeyError, self.store.body(item.message))
-
-        return self.run_async(check())
-
-    def test_orders_for_single_recipients(self) -> Any:
-        async def check() -> None:
-            await put(
-                self.store, message("a", "bob", "carol", "dave", arrived=5000.0), message("b", arrived=5000.0)
-            )
-            first, second = await self.store.listing()
-            bob, carol, dave = rows_of([first])
-            (other,) = rows_of([second])
-            order, both = self.store.order, [("a", bob), ("a", carol)]
-            self.assertEqual(await order(Order.RETRY, [*both, ("b", bob), ("a", 12345)], 2000.0), 2)
-            (item,) = await self.store.claim_due(2000.0, 10)
-            self.assertEqual(locals_of([item]), ["bob", "carol"])
-            for kind in (Order.RETRY, Order.EXPIRE, Order.DELETE):  # what is being delivered is left alone
-                self.assertEqual(await order(kind, both, 2000.0), 0)
-            self.assertEqual(await order(Order.REROUTE, [*both, ("a", dave)], 2500.0, "mx:25"), 3)
-            self.assertEqual(await self.store.next_due(), 2500.0)
-            await self.store.record([Update(row=bob, outcome=LATER, next_attempt=6000.0)])
-            await self.store.release([carol])
-            self.assertEqual(await order(Order.REROUTE, [("a", dave)], 2500.0), 1)
-            self.assertEqual(await order(Order.DELETE, [("a", carol), ("b", other)], 3000.0), 2)
-            found = await self.store.listing()
-            self.assertEqual(locals_of(found), ["bob", "dave"])
-            self.assertEqual([one.hop for one in found[0].recipients], ["mx:25", ""])
-            await self.store.hold(["a"], "why not")
-            self.assertEqual(await order(Order.RETRY, [("a", bob)], 3000.0), 0)
-            self.assertEqual(await order(Order.EXPIRE, [("a", bob)], 3000.0), 1)
-            self.assertEqual(await self.store.hold(["a"], "again"), 0)
-            (item,) = await self.store.claim_due(9e9, 10)
-            self.assertEqual([(one.row, one.given_up) for one in item.recipients], [(bob, True)])
-            await self.store.release([bob])
-            self.assertEqual(await self.store.next_due(), 3000.0)
-            self.assertEqual(await order(Order.DELETE, [("a", bob), ("a", dave)], 3000.0), 2)
-            self.assertEqual(await self.store.listing(), [])
-            await self._raises(KeyError, self.store.body(item.message))
-
-        return self.run_async(check())
-
-    def test_only_smtp_is_rerouted(self) -> Any:
-        async def check() -> None:
-            await put(self.store, message("a", recipients=(recipient("bob", transport=Transport.LOCAL),)))
-            (row,) = rows_of(await self.store.listing())
-            self.assertEqual(await self.store.order(Order.REROUTE, [("a", row)], 1.0, "mx:25"), 0)
-
-        return self.run_async(check())
-
-    def test_delete(self) -> Any:
-        async def check() -> None:
-            await put(self.store, message("a"), message("b"))
-            self.assertEqual(await self.store.delete(["a", "unknown"]), 1)
-            self.assertEqual([item.message.id for item in await self.store.listing()], ["b"])
-            self.assertEqual([item.message.id for item in await self.store.claim_due(9e9, 10)], ["b"])
-            self.assertEqual(await self.store.delete(["a"]), 0)
-
-        return self.run_async(check())
-
-    def test_delete_waits_for_a_delivery(self) -> Any:
-        async def check() -> None:
-            for end in ("record", "release"):
-                (item,) = await put(self.store, message("a", "bob", "carol"), claim=True)
-                bob, carol = rows_of([item])
-                await self.store.record([Update(row=bob, outcome=LATER, next_attempt=2000.0)])
-                self.assertEqual(await self.store.delete(["a"]), 1)
-                self.assertEqual(await self.store.delete(["a"]), 0)
-                self.assertEqual(await self.store.listing(), [])
-                self.assertIsNone(await self.store.find("a"))
-                self.assertIsNone(await self.store.next_due())
-                await self.store.body(item.message)
-                if end == "record":
-                    await self.store.record([Update(row=carol, outcome=LATER, next_attempt=2000.0)])
-                else:
-                    await self.store.release([carol])
-                self.assertIsNone(await self.store.next_due())
-                await self._raises(KeyError, self.store.body(item.message))
-
-        return self.run_async(check())
-
-    def test_listing_is_limited_and_oldest_first(self) -> Any:
-        async def check() -> None:
-            for name in ("c", "a", "b"):
-                await put(self.store, message(name, "x", "y"))
-            found = await self.store.listing(2)
-            self.assertEqual(
-                [(item.message.id, len(item.recipients)) for item in found], [("a", 2), ("b", 2)]
-            )
-            self.assertEqual([item.message.id for item in await self.store.listing(5, "a")], ["b", "c"])
-            self.assertEqual(await self.store.listing(5, "c"), [])
 
         return self.run_async(check())
 
@@ -569,53 +324,6 @@ class QueueStoreContract(_Base):
             await self.store.record([Update(row=12345, outcome=DELIVERED), Update(row=12346, outcome=LATER)])
             await self.store.release([12345])
             self.assertEqual(await self._remaining(), ["bob"])
-
-        return self.run_async(check())
-
-    def test_abort(self) -> Any:
-        async def check() -> None:
-            body = await write(self.store, b"x" * 100)
-            self.assertEqual(body.size, 100)
-            body.abort()
-            body.abort()
-            used = await write(self.store, b"y" * 100)
-            (item,) = await self.store.add([message("a")], used, claim=True)
-            used.abort()
-            self.assertEqual(octets(await self.store.body(item.message)), b"y" * 100)
-
-        return self.run_async(check())
-
-    def test_the_header_of_a_body(self) -> Any:
-        async def check() -> None:
-            for rest in (b"", b"body\r\n", b"body\r\n" * 50_000):
-                data = b"Subject: x\r\nTo: y\r\n\r\n" + rest
-                body = await write(self.store, data, 7000)
-                self.assertEqual(await body.header(1000), b"Subject: x\r\nTo: y\r\n\r\n")
-                self.assertEqual(await body.header(5), b"Subje")
-                (item,) = await self.store.add([message(f"a{len(rest)}")], body, claim=True)
-                self.assertEqual(octets(await self.store.body(item.message)), data)
-
-        return self.run_async(check())
-
-    def test_a_body_before_it_is_added(self) -> Any:
-        async def check() -> None:
-            for size in (10, 400_000):
-                data = b"x" * size
-                body = await write(self.store, data, 7000)
-                stored = await body.stored()
-                self.assertEqual((stored.size, octets(stored), octets(stored)), (size, data, data))
-                (item,) = await self.store.add([message(f"s{size}")], body, claim=True)
-                self.assertEqual(octets(await self.store.body(item.message)), data)
-
-        return self.run_async(check())
-
-    def test_a_body_opens_any_number_of_times(self) -> Any:
-        async def check() -> None:
-            (item,) = await put(self.store, message("a"), body=b"12345", claim=True)
-            body = await self.store.body(item.message)
-            self.assertEqual(body.size, 5)
-            with body.open() as one, body.open() as two:
-                self.assertEqual((one.read(3), two.read(), one.read()), (b"123", b"12345", b"45"))
 
         return self.run_async(check())
 
