@@ -199,7 +199,7 @@ class ExampleTests(Files):
         bare = load(path, check_files=False)
         examples = {"tls.certificate", "tls.key", "tls.sni", "relay.smarthost", "list", "submission.grant"}
         examples |= {"tls_reports.contact", "delivery.command.user", "delivery.command.directory"}
-        examples |= {"forward.srs_domain", "forward.srs_secret_file"}
+        examples |= {"rules.address", "forward.srs_domain", "forward.srs_secret_file"}
         examples |= {'relay.routes."partner.example"', 'relay.routes.".partner.example"'}
         examples |= {"relay.domain", "relay.source", "domain", "virtual"}
         self.assertEqual(set(changes(bare, full)), examples)

@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("-c", "--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return added
 
-    _add_users(command, commands.add_parser("user", help="accounts: add, passwd, remove, list, app-password"))
+    _add_users(
+        command, commands.add_parser("user", help="accounts: add, passwd, remove, list, rules, app-password")
+    )
     check = command(
         "check-config", "directory:check_config", "tell everything that is wrong with the configuration"
     )
@@ -222,6 +224,13 @@ def _add_users(command: Callable[..., argparse.ArgumentParser], parser: argparse
     removed.add_argument("name", metavar="NAME")
     listed = command("list", "accounts:list_accounts", "list the accounts", into)
     listed.add_argument("--json", action="store_true", help="for programs")
+    rules = command("rules", "user_rules:rules", "show or change what a user's mail goes through", into)
+    rules.add_argument("name", metavar="NAME")
+    changed = rules.add_mutually_exclusive_group()
+    changed.add_argument(
+        "--set", metavar="FILE", help='lines such as "forward: bob@example.net, keep"; - is standard input'
+    )
+    changed.add_argument("--clear", action="store_true", help="take all rules away")
     apps = into.add_parser("app-password", help="passwords for single programs: add, list, revoke")
     _add_app_passwords(command, apps)
 

@@ -25,6 +25,7 @@ from twisted_mta.config.schema import (
     Submission,
     Tls,
     TlsReports,
+    UserRules,
 )
 from twisted_mta.config.tables import KEYS
 
@@ -58,6 +59,7 @@ _TABLES = (
     Submission,
     Tls,
     TlsReports,
+    UserRules,
 )
 
 

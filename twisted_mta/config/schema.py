@@ -27,6 +27,8 @@ QUEUE = "queue"
 SHARD = "queue-"
 CONTROL = "control"
 USAGE = "usage.sqlite"
+RULES = "rules"
+ANSWERS = "answers.sqlite"
 SRS_FILE = "srs-secret"
 TLS = "tls.sqlite"
 
@@ -441,6 +443,20 @@ class Forward:
 
 
 @attrs.frozen(kw_only=True)
+class UserRules:
+    """[rules]: what users may decide about their own mail."""
+
+    #: Where they write to; None: only the administrator changes rules.
+    address: Address | None = None
+    #: Addresses to forward to.
+    forwards: int = 5
+    #: Addresses besides that of the account.
+    addresses: int = 0
+    #: Characters of a vacation reply.
+    text: int = 10_000
+
+
+@attrs.frozen(kw_only=True)
 class Dns:
     """[dns]: the resolver. No servers: those of /etc/resolv.conf."""
 
@@ -503,6 +519,7 @@ class Config:
     limits: Limits = Limits()
     submission: Submission = Submission()
     forward: Forward = Forward()
+    rules: UserRules = UserRules()
     checks: Checks = Checks()
     delivery: Delivery = Delivery()
     handlers: Handlers = Handlers()
@@ -557,6 +574,16 @@ class Config:
     def usage_file(self) -> Path:
         """What accounts sent of late."""
         return self.data / USAGE
+
+    @property
+    def rules_directory(self) -> Path:
+        """Where the rules of users are."""
+        return self.data / RULES
+
+    @property
+    def answers_file(self) -> Path:
+        """Who got vacation replies."""
+        return self.data / ANSWERS
 
     @property
     def srs_secret_file(self) -> Path:

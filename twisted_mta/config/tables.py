@@ -143,6 +143,12 @@ FORWARD: Mapping[str, Reader[Any]] = {
     "not_if_header": fields.array(fields.header_test),
     "instead": fields.choice("keep", "refuse"),
 }
+RULES: Mapping[str, Reader[Any]] = {
+    "address": fields.address,
+    "forwards": fields.integer(0, 100),
+    "addresses": fields.integer(0, 100),
+    "text": fields.integer(0, 100_000),
+}
 TLS_REPORTS: Mapping[str, Reader[Any]] = {
     "enabled": fields.boolean,
     "contact": fields.address,
@@ -379,6 +385,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "limits": partial(table, schema.Limits, LIMITS, {}),
     "submission": partial(table, schema.Submission, SUBMISSION, {}),
     "forward": partial(table, schema.Forward, FORWARD, {}),
+    "rules": partial(table, schema.UserRules, RULES, {}),
     "checks": partial(table, schema.Checks, CHECKS, {}),
     "delivery": partial(table, schema.Delivery, DELIVERY, {}),
     "handlers": partial(table, schema.Handlers, HANDLERS, {}),
@@ -396,6 +403,7 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "limits": LIMITS,
     "submission": SUBMISSION,
     "forward": FORWARD,
+    "rules": RULES,
     "checks": CHECKS,
     "delivery": DELIVERY,
     "delivery.command": COMMANDS,

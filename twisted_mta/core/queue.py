@@ -33,6 +33,10 @@ class Transport(enum.StrEnum):
     HANDLER = "handler"
     #: Whoever sent the message with the queue id `target`, which was forwarded and now bounces.
     RETURN = "return"
+    #: A reply to the sender, if one is due: `address` is that of an account.
+    VACATION = "vacation"
+    #: Changes the rules of the account that `target` names, as the message says.
+    RULES = "rules"
     #: Nowhere, on purpose.
     DISCARD = "discard"
     #: Nowhere, and the sender is told. `target` is the reply: "550 5.1.1 there is no user ...".
@@ -270,6 +274,8 @@ class Delivered:
     traced: bool = False
     expanded: bool = False
     contacts: tuple[Contact, ...] = attrs.field(default=(), eq=False, repr=False)
+    #: Messages, each with a body of its own, that enter the queue in the commit that records this.
+    caused: tuple[tuple[NewMessage, bytes], ...] = attrs.field(default=(), repr=False)
 
 
 @value

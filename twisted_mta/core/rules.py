@@ -215,6 +215,8 @@ def parse_rules(text: str, rules: Rules = NONE) -> Parsed:
         if not line.strip() or line.startswith(("#", ">")):
             continue
         asked = True
+        if line.strip().lower() == "show":
+            continue
         try:
             key, found, value = line.partition(":")
             if key.strip().lower() == "vacation" and found and value.strip().lower() != "off":

@@ -71,3 +71,10 @@ class MessageReader:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def read_head(body: IStoredBody) -> bytes:
+    """The header section of a body (or as much as we look at). Blocks. Raises OSError."""
+    with body.open() as source:
+        begin = read_header(source)
+    return begin[: header_length(begin)]

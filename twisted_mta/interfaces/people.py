@@ -12,6 +12,7 @@ from twisted_mta.core.aliases import Alias, Target
 from twisted_mta.core.domains import Domain
 from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.lists import MailingList
+from twisted_mta.core.rules import Rules
 from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.core.srs import SrsError, Ticket
 
@@ -73,6 +74,15 @@ class IDirectory(Interface):
 
     def handler(address: Address) -> str:
         """The name of the application's handler for this address; "" if there is none."""
+
+    def rules(address: Address) -> Rules | None:
+        """What the user of an account has decided about its mail; None where nothing, or there is no such account."""
+
+    def additional(address: Address) -> Address | None:
+        """The account whose user has given itself this address."""
+
+    def takes_rules(address: Address) -> bool:
+        """Whether users change their rules by mail to this address."""
 
     def returns(address: Address) -> Address | Ticket | SrsError | None:
         """Where bounces to an address go that is a rewritten sender of ours: to the old one, or to who sent a certain

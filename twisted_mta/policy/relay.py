@@ -19,6 +19,7 @@ from twisted_mta.policy.base import Accepting, is_within
 
 _DENIED = Reply(550, "5.7.1", "Relaying denied: we do not take mail for that domain from you")
 
+_NO_LOGIN = Reply(550, "5.7.1", "Rules are changed by users alone, who log in to send the mail")
 _BOUNCES = Reply(550, "5.7.1", "Only bounces are taken for that address: it is the sender of forwarded mail")
 
 
@@ -79,6 +80,8 @@ class RecipientCheck(Accepting):
         problem = resolves(address, self._directory)
         if problem is not None:
             return problem.reply
+        if peer.account is None and self._directory.takes_rules(address):
+            return _NO_LOGIN
         if envelope.sender is not None and self._takes_bounces_only(address):
             return _BOUNCES
         address = canonical(address, self._directory)

@@ -92,7 +92,9 @@ class Accounts:
         # Looked at before reading: so a change in between is noticed, if twice.
         if config.forward.srs:
             make_secret(config.srs_secret_file, self._random)
-        stamps = look_at((users.path, apps.path, config.srs_secret_file, *config.address_files))
+        # Whatever is replaced in a directory changes its time.
+        files = (users.path, apps.path, config.srs_secret_file, config.rules_directory, *config.address_files)
+        stamps = look_at(files)
         users.refresh()
         apps.refresh()
         directory, problems = load_directory(config, users, self._clock.seconds)
@@ -204,6 +206,15 @@ class Accounts:
             self._last_use.flush(self._apps.ids.__contains__)
         except OSError as error:
             self.log.error("the last use of app passwords can't be written: {error}", error=error)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    async def refresh(self) -> None:
+        """Read everything again: a file was changed. Raises OSError, and then nothing has changed."""
+        await self.reload(self._config)
 
     async def _read_again(self) -> Sequence[str]:
         """See Watched. What has a problem that it did not have before stays as it was: the aliases, or with the accounts all."""

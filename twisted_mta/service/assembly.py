@@ -21,10 +21,12 @@ from twisted_mta.core.smtp.client import Login
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.returns import ReturnDelivery
+from twisted_mta.delivery.rules import RulesDelivery
 from twisted_mta.delivery.settled import settled
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.delivery.tls_policy import Check
+from twisted_mta.delivery.vacation import VacationDelivery
 from twisted_mta.interfaces import IDelivery, IDirectory, IMailResolver, IPolicyCheck
 from twisted_mta.net.commands import CommandRunner, NoCommands
 from twisted_mta.net.dns import StubResolver, system_servers
@@ -53,7 +55,9 @@ from twisted_mta.service.rules import Rules
 from twisted_mta.service.shards import Place, directory_of, places
 from twisted_mta.service.start import StartError
 from twisted_mta.service.usage import Alarms, UsageKeeper, Usages
+from twisted_mta.service.user_rules import UserRules
 from twisted_mta.service.watched import FileWatch
+from twisted_mta.store.answers import AnswerFile
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.history import HistoryRules
@@ -288,7 +292,10 @@ def assemble(
         accounts = Accounts(config, hashing, reactor, os.urandom)
         if usage is None:
             usage = UsageKeeper(UsageFile(config.usage_file), disk, reactor)
-        memory = TlsMemory(TlsFile(config.tls_file), platform.workers(1, "tls"), reactor)
+        memory, answers = (
+            TlsMemory(TlsFile(config.tls_file), platform.workers(1, "tls"), reactor),
+            AnswerFile(config.answers_file),
+        )
     except BaseException as error:
         lock.release()  # the next one to try may be in this process
         if isinstance(error, _CANNOT_START):
@@ -326,6 +333,8 @@ def assemble(
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
+        Transport.VACATION: VacationDelivery(directory, answers, ids, reactor, disk, config.hostname),
+        Transport.RULES: RulesDelivery(UserRules(accounts, disk).change, ids, reactor, disk, config.hostname),
         Transport.RETURN: ReturnDelivery(stores[0], directory, ids, reactor),
         **settled(),
         **outlets.deliveries,

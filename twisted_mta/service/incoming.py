@@ -13,7 +13,7 @@ from twisted_mta.core.expand import route
 from twisted_mta.core.forward import Passing, forward
 from twisted_mta.core.lists import bounced_member
 from twisted_mta.core.message import HeaderCollector, first_field
-from twisted_mta.core.queue import Arrival, NewMessage
+from twisted_mta.core.queue import Arrival, NewMessage, NewRecipient, Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, with_protocol
@@ -234,7 +234,7 @@ class Incoming:
         queue_id = self._id()
         now = intake.seconds()
         forwarded = forward(
-            routed.recipients,
+            [self._signed(one) for one in routed.recipients],
             Passing(queue_id=queue_id, sender=envelope.sender, header=header, now=now),
             intake.directory.forwarding(),
             intake.directory,
@@ -273,6 +273,13 @@ class Incoming:
             tls=_tls_wish(envelope, header),
             arrival=self._arrival(),
         )
+
+    def _signed(self, recipient: NewRecipient) -> NewRecipient:
+        """Who changes rules is who logged in: nothing else says so."""
+        peer = self._peer
+        if recipient.transport is not Transport.RULES or peer.account is None or peer.role not in _SUBMISSION:
+            return recipient
+        return attrs.evolve(recipient, target=peer.account.name)
 
     def _arrival(self) -> Arrival:
         peer = self._peer

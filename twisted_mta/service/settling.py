@@ -174,6 +174,12 @@ class Settler:
         self, message: QueuedMessage, updates: Sequence[Update], reports: Sequence[Report], now: float
     ) -> None:
         """Record until the store takes it; then see to what came of it."""
+        caused = [
+            one
+            for update in updates
+            if isinstance(update.outcome, Delivered)
+            for one in update.outcome.caused
+        ]
         new: list[tuple[NewMessage, bytes]] = []
         if reports:
             try:
@@ -187,6 +193,7 @@ class Settler:
                 self.log.failure("can't write the notification about {queue_id}", queue_id=message.id)
                 new = []
                 updates = [self._unless_failed(update, now) for update in updates]
+        new += caused
         if not await self._insist(message, lambda: self._store.record(updates, new)):
             return
         self._tell(updates, bool(new))

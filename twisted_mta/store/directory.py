@@ -23,10 +23,12 @@ from twisted_mta.core.domains import Domain, Domains
 from twisted_mta.core.expand import posters
 from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.lists import MailingList, bounced_member, check_address, owner_addresses
+from twisted_mta.core.rules import Rules
 from twisted_mta.core.srs import SrsError, Ticket
 from twisted_mta.core.virtual import Rule
 from twisted_mta.interfaces import Account, IDirectory
 from twisted_mta.store.alias_files import Loader, load_domain
+from twisted_mta.store.rules import load_rules
 from twisted_mta.store.srs import load_forwarding
 
 
@@ -69,12 +71,17 @@ class Directory:
     literals: frozenset[str] = frozenset()
     handlers: HandlerTable = attrs.field(factory=HandlerTable)
     forward: Forwarding = attrs.field(factory=Forwarding)
+    #: By folded account name.
+    user_rules: Mapping[str, Rules] = attrs.field(factory=dict)
+    #: Where users change them; None: nowhere.
+    rules_address: Address | None = None
     #: The Unix time, for what expires.
     seconds: Callable[[], float] = attrs.field(default=time.time, eq=False)
     _domains: Domains = attrs.field(init=False, eq=False, repr=False)
     _rules: Mapping[str, tuple[Rule, ...]] = attrs.field(init=False, eq=False, repr=False)
     _posting: Mapping[str, MailingList] = attrs.field(init=False)
     _owning: Mapping[str, MailingList] = attrs.field(init=False)
+    _extra: Mapping[str, Address] = attrs.field(init=False)
 
     #: Folded posting address -> who may post; filled when first asked for, since only some lists need it.
     _posters: dict[str, frozenset[str]] = attrs.field(init=False, eq=False, repr=False, factory=dict)
@@ -105,6 +112,16 @@ class Directory:
     def snapshot(self) -> Directory:
         """See IDirectory."""
         return self
+
+    @_extra.default
+    def _make_extra(self) -> Mapping[str, Address]:
+        """Of two users with one address the first by name has it."""
+        found: dict[str, Address] = {}
+        for name, rules in sorted(self.user_rules.items()):
+            local, _, domain = name.rpartition("@")
+            for address in rules.addresses:
+                found.setdefault(address.folded, Address(local, domain))
+        return found
 
     def domain(self, name: str) -> Domain | None:
         """See IDirectory."""
@@ -183,6 +200,21 @@ class Directory:
         """See IDirectory."""
         match = self.handlers.find(address)
         return match.handler.name if match else ""
+
+    def rules(self, address: Address) -> Rules | None:
+        """See IDirectory."""
+        if not self.user_rules:
+            return None
+        account = self.account(address)
+        return self.user_rules.get(account.name.casefold()) if account is not None else None
+
+    def additional(self, address: Address) -> Address | None:
+        """See IDirectory."""
+        return self._extra.get(address.folded)
+
+    def takes_rules(self, address: Address) -> bool:
+        """See IDirectory."""
+        return self.rules_address is not None and address.folded == self.rules_address.folded
 
     def returns(self, address: Address) -> Address | Ticket | SrsError | None:
         """See IDirectory."""
@@ -281,6 +313,18 @@ class DirectoryHolder:
         """See IDirectory."""
         return self.current.handler(address)
 
+    def rules(self, address: Address) -> Rules | None:
+        """See IDirectory."""
+        return self.current.rules(address)
+
+    def additional(self, address: Address) -> Address | None:
+        """See IDirectory."""
+        return self.current.additional(address)
+
+    def takes_rules(self, address: Address) -> bool:
+        """See IDirectory."""
+        return self.current.takes_rules(address)
+
     def returns(self, address: Address) -> Address | Ticket | SrsError | None:
         """See IDirectory."""
         return self.current.returns(address)
@@ -341,13 +385,19 @@ def _load_directory(config: Config, users: Users, seconds: Callable[[], float]) 
             problems.append(AliasProblem(str(config.path), 0, str(settings.address), why))
         else:
             lists.append(settings)
+    accounts = account_table(users)
+    user_rules = load_rules(
+        config.rules_directory,
+        accounts,
+        lambda path, why: loader.problems.append(AliasProblem(str(path), 0, "", why)),
+    )
     forwarding, trouble = load_forwarding(config)
     if trouble:
         loader.problems.append(AliasProblem(str(config.srs_secret_file), 0, "", trouble))
     directory = Directory(
         domains=config.own_domains,
         postmaster_address=config.postmaster,
-        accounts=account_table(users),
+        accounts=accounts,
         separator=config.accounts.separator,
         aliases=table,
         includes=loader.includes,
@@ -357,6 +407,8 @@ def _load_directory(config: Config, users: Users, seconds: Callable[[], float]) 
         literals=own_literals(config),
         handlers=load_handlers(config)[0],
         forward=forwarding,
+        user_rules=user_rules,
+        rules_address=config.rules.address,
         seconds=seconds,
     )
     for settings in lists:

@@ -25,6 +25,7 @@ from twisted_mta.core.aliases import Action, Alias, Special, Target
 from twisted_mta.core.domains import Domain
 from twisted_mta.core.expand.plan import Kind, Problem
 from twisted_mta.core.lists import MailingList
+from twisted_mta.core.rules import Rules
 from twisted_mta.core.srs import SrsError, Ticket
 from twisted_mta.core.values import value
 
@@ -50,6 +51,9 @@ class Lookups(Protocol):
     def mailing_list(self, address: Address) -> MailingList | None: ...
     def list_owner(self, address: Address) -> MailingList | None: ...
     def handler(self, address: Address) -> str: ...
+    def rules(self, address: Address) -> Rules | None: ...
+    def additional(self, address: Address) -> Address | None: ...
+    def takes_rules(self, address: Address) -> bool: ...
     def returns(self, address: Address) -> Address | Ticket | SrsError | None: ...
 
 
@@ -69,12 +73,23 @@ class Found:
     problem: Problem | None = None
     #: Whose sender gets it; see `Transport.RETURN`.
     ticket: Ticket | None = None
+    #: The account that replies.
+    answering: Address | None = None
 
 
 NOTHING: frozenset[Kind] = frozenset()
 #: What an address can be that is found by another name than its own.
 INDIRECT = frozenset(
-    {Kind.LIST, Kind.LIST_OWNER, Kind.ALIAS, Kind.HANDLER, Kind.PATTERN, Kind.POSTMASTER, Kind.CATCH_ALL}
+    {
+        Kind.LIST,
+        Kind.LIST_OWNER,
+        Kind.ALIAS,
+        Kind.HANDLER,
+        Kind.RULES,
+        Kind.PATTERN,
+        Kind.POSTMASTER,
+        Kind.CATCH_ALL,
+    }
 )
 _REMOTE = Found(Kind.REMOTE)
 _LIST = Found(Kind.LIST)
@@ -120,7 +135,28 @@ def _by_name(address: Address, domain: Domain, directory: Lookups, skip: frozens
     alias = directory.alias(base) if base and aliased and not exact else None
     if alias:
         return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))
-    return _ACCOUNT if account is not None else None
+    if account is not None:
+        return _account(address, base, directory, skip)
+    if directory.takes_rules(address):
+        return Found(Kind.ORDERS)
+    owner = directory.additional(base or address) if domain.is_own else None
+    return Found(Kind.EXTRA, (owner,), f"rules of {owner}") if owner else None
+
+
+def _account(address: Address, base: Address | None, directory: Lookups, skip: frozenset[Kind]) -> Found:
+    """A mailbox, or what its user has made of it."""
+    rules = directory.rules(address) if Kind.RULES not in skip else None
+    if rules is None or not (rules.forward or rules.vacation):
+        return _ACCOUNT
+    kept = () if rules.forward and not rules.keep else (address,)
+    # With a detail or without, there is one reply.
+    user = base if base is not None and directory.rules(base) == rules else address
+    return Found(
+        Kind.RULES,
+        (*rules.forward, *kept),
+        f"rules of {user}",
+        answering=user if rules.vacation is not None else None,
+    )
 
 
 def _by_rule(address: Address, domain: Domain, directory: Lookups, skip: frozenset[Kind]) -> Found | None:

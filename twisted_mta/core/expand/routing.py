@@ -62,12 +62,17 @@ def _refused(problem: Problem) -> Destination:
 def _places(recipient: Recipient, found: Sequence[Destination]) -> Iterable[NewRecipient]:
     """One recipient as the queue gets it."""
     notify, orcpt = recipient.notify, recipient.orcpt
-    several = len(found) > 1 or any(one.sender is not None for one in found)
+    copies = sum(one.transport is not Transport.VACATION for one in found)
+    several = copies > 1 or any(one.sender is not None for one in found)
     if several and Notify.SUCCESS in notify:
         # RFC 3461 §5.2.7.3 (c): "expanded" is the success of the alias.
         notify &= ~Notify.SUCCESS
         yield NewRecipient(recipient.address, Transport.ALIAS, recipient.address, Notify.SUCCESS, orcpt)
     for one in found:
+        if one.transport is Transport.VACATION:
+            # Nobody is told of what is no copy.
+            yield NewRecipient(one.address, one.transport, recipient.address, Notify.NEVER, via=one.via)
+            continue
         yield NewRecipient(
             one.address,
             one.transport,

@@ -34,6 +34,7 @@ _FINAL = {
     Kind.RELAY: Transport.SMTP,
     Kind.ACCOUNT: Transport.LOCAL,
     Kind.LIST: Transport.LIST,
+    Kind.ORDERS: Transport.RULES,
     Kind.HANDLER: Transport.HANDLER,
 }
 
@@ -154,6 +155,11 @@ class _Expansion:
                 children.append(self._limit(address, step.source, f"more than {MAX_STEPS} targets", trail))
                 break
             children.append(self._target(target, address, found.source, trail))
+        if found.answering is not None and not self._full:
+            answer = Step(str(found.answering), Kind.VACATION, found.source)
+            # To the sender, not to the owner of an alias on the way.
+            own = attrs.evolve(trail, sender=None)
+            children.append(self._arrive(answer, found.answering, Transport.VACATION, own))
         return Step(step.name, step.kind, step.source, tuple(children))
 
     def _target(self, target: Target | Address, address: Address, source: str, trail: _Trail) -> Step:
