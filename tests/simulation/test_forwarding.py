@@ -140,12 +140,12 @@ class ForwardingTests(SynchronousTestCase):
 
     def test_a_new_secret_is_taken_up_and_the_old_one_stays_good(self) -> None:
         world = self.make_world()
-        world.parts.accounts.start()
+        world.parts.watch.start()
         self.send(world, "far@example.test")
         secret = world.directory / "data" / "srs-secret"
         self.assertEqual(secret.stat().st_mode & 0o777, 0o600)
         secret.write_text("n" * 32 + "\n" + secret.read_text())
-        world.advance(10)
+        world.advance(10, 1.0)
         self.send(world, "far@example.test")
         old, new = (message.sender for message in self.away.messages)
         self.assertNotEqual(old, new)

@@ -51,6 +51,8 @@ _TABLES = {
     "checks": schema.Checks,
     "delivery": schema.Delivery,
     "handlers": schema.Handlers,
+    "forward": schema.Forward,
+    "rules": schema.UserRules,
     "dns": schema.Dns,
 }
 

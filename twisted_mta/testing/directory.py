@@ -11,6 +11,7 @@ from twisted_mta.core.aliases import merge, parse_aliases, parse_include
 from twisted_mta.core.domains import Domain
 from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.patterns import Pattern
+from twisted_mta.core.rules import Rules
 from twisted_mta.core.virtual import Rule, read_target
 from twisted_mta.interfaces import Account
 from twisted_mta.store.directory import Directory, account_table
@@ -72,6 +73,8 @@ def make_directory(
     maildirs: str = "/var/mail",
     forward: Forwarding | None = None,
     seconds: Callable[[], float] = time.time,
+    user_rules: Mapping[str, Rules] | None = None,
+    rules_address: Address | None = None,
 ) -> Directory:
     """A directory that is like one loaded from files.
 
@@ -105,4 +108,6 @@ def make_directory(
         literals=frozenset(literals),
         forward=forward or Forwarding(),
         seconds=seconds,
+        user_rules=user_rules or {},
+        rules_address=rules_address,
     )
