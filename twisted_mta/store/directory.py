@@ -109,10 +109,6 @@ class Directory:
             owner.folded: settings for settings in self.lists for owner in owner_addresses(settings.address)
         }
 
-    def snapshot(self) -> Directory:
-        """See IDirectory."""
-        return self
-
     @_extra.default
     def _make_extra(self) -> Mapping[str, Address]:
         """Of two users with one address the first by name has it."""
@@ -122,6 +118,10 @@ class Directory:
             for address in rules.addresses:
                 found.setdefault(address.folded, Address(local, domain))
         return found
+
+    def snapshot(self) -> Directory:
+        """See IDirectory."""
+        return self
 
     def domain(self, name: str) -> Domain | None:
         """See IDirectory."""
@@ -366,7 +366,9 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _load_directory(config: Config, users: Users, seconds: Callable[[], float]) -> tuple[Directory, tuple[AliasProblem, ...]]:
+def _load_directory(
+    config: Config, users: Users, seconds: Callable[[], float]
+) -> tuple[Directory, tuple[AliasProblem, ...]]:
     loader = Loader()
     problems: list[AliasProblem] = []
     files = [AliasFile(tuple(one for one in config.virtual if isinstance(one, Alias)), ())]

@@ -87,7 +87,8 @@ async def put(
 
 
 class QueueContract(_Base):
-    """What the parts of the contract share. `make_store` returns an empty store; `run_async` may be overridden where a reactor is needed."""
+    """What the parts of the contract share. `make_store` returns an empty store; `run_async` may be overridden where a
+    reactor is needed."""
 
     def make_store(self) -> IQueueStore:
         """A fresh, empty store; the test closes it."""
