@@ -74,7 +74,7 @@ def test_a_changed_file_is_taken_up_and_a_broken_one_is_not() -> None:
         site.wait_for(lambda: site.control("status")["warnings"])
         (warning,) = site.control("status")["warnings"]
         assert f"accounts and aliases stay as they were: {aliases}:2: " in warning
-        assert warning in site.log()
+        site.wait_for_log(warning)
         assert code("sales") == 250
         aliases.write_text("sales: alice\n")
         site.wait_for(lambda: not site.control("status")["warnings"])

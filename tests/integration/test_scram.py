@@ -121,4 +121,4 @@ class ScramOverTlsTests(unittest.TestCase):
             self.log_in("imaps", "tls-exporter", wrong=True),
             b"a NO [AUTHENTICATIONFAILED] login or password is wrong",
         )
-        self.assertIn("not at the other end", self.site.log())
+        self.site.wait_for_log("not at the other end")

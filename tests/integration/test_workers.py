@@ -101,10 +101,10 @@ class WorkersTests:
             send(site, str(number), "bob@example.test")
         site.wait_for(lambda: everybody_up(site, restarts=1))
         site.wait_for(lambda: len(site.maildir("bob")) == before + 10)
-        assert "ended by signal 9" in site.log()
+        site.wait_for_log("ended by signal 9")
         # It has the configuration that is in force, and log lines bear its number.
-        assert " incoming/0: " in site.log()
-        assert " worker/1: worker 1 is up" in site.log()
+        site.wait_for_log(" incoming/0: ")
+        site.wait_for_log(" worker/1: worker 1 is up")
 
     def test_idle_sees_what_another_worker_delivers(self, site: Site) -> None:
         """Both sessions have it at once, on whichever worker they are."""

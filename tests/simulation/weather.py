@@ -134,8 +134,11 @@ class Weather:
         self._ledger: dict[str, Entry] = {}
         #: Receipts that were looked at already, by domain.
         self._counted = dict.fromkeys(_DOMAINS, 0)
-        #: (message, recipient) -> answered copies in this life of the server; those it has recorded.
+        #: (message, recipient) -> answered copies in this life of the server.
         self._answered: Counter[tuple[str, str]] = Counter()
+        #: What was answered in lives that are over, until it can be seen what the queue knows of it.
+        self._sent: set[tuple[str, str]] = set()
+        #: What the queue had recorded when a life began.
         self._closed: set[tuple[str, str]] = set()
         self.crashes = 0
         #: What happened, for whoever looks for the reason of a failure.
@@ -276,6 +279,7 @@ class Weather:
         self.crashes += 1
         self._tell("crash")
         self.world.crash()
+        self._end_of_life()
         for _ in range(20):
             self._disk.dead = False
             self._disk.crash_in = self._chance.randint(1, 30) if self._chance.random() < 0.2 else None
@@ -291,6 +295,7 @@ class Weather:
                     self._new_life()
                     return
                 self.world.crash()
+            self._end_of_life()
         raise Unbalanced("the server does not start")
 
     def _listed(self) -> list[str]:
@@ -332,17 +337,22 @@ class Weather:
                 if self._answered[key] > 1:
                     raise Unbalanced(f"{key} was sent twice in one life, though the peer had answered")
 
+    def _end_of_life(self) -> None:
+        self._count()
+        self._sent.update(self._answered)
+        self._answered.clear()
+
     def _new_life(self) -> None:
         """What was answered and has left the queue must never be sent again."""
-        self._count()
+        self._end_of_life()
         waiting = {
             (item.message.message_id.strip("<>"), str(recipient.address))
             for item in self._listing()
             for recipient in item.recipients
         }
         expanding = {name for name, recipient in waiting if recipient == "team@example.test"}
-        self._closed |= {key for key in self._answered if key not in waiting and key[0] not in expanding}
-        self._answered.clear()
+        self._closed |= {key for key in self._sent if key not in waiting and key[0] not in expanding}
+        self._sent.clear()
 
     def _check(self) -> None:
         mailboxes = {user: self.world.mail(user) for user in _LOCAL}

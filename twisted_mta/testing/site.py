@@ -204,6 +204,10 @@ class Site:
         """What the server logged."""
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
 
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the server has logged `text`: its lines leave together, some milliseconds later."""
+        self.wait_for(lambda: text in self.log())
+
     def maildir(self, user: str, folder: str = "") -> list[Path]:
         """The messages of a user, new and seen, in the order of their names."""
         base = self.directory / "mail" / f"{user}@{self.domain}" / folder
