@@ -7,6 +7,7 @@ import imaplib
 import io
 import json
 import os
+import re
 import signal
 import smtplib
 import ssl
@@ -46,6 +47,15 @@ def everybody_up(site: Site, restarts: int = 0) -> bool:
     return all(one["state"] == "up" for one in found) and sum(one["restarts"] for one in found) >= restarts
 
 
+def polled(pid: int) -> set[str]:
+    """The sockets that a process waits for: "socket:[INODE]"."""
+    found = set()
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        targets = re.findall(r"^tfd: +([0-9]+)", entry.read_text(), re.MULTILINE)  # only epoll's have any
+        found |= {os.readlink(f"/proc/{pid}/fd/{target}") for target in targets}
+    return {name for name in found if name.startswith("socket:")}
+
+
 class WorkersTests:
     def test_both_work(self, site: Site) -> None:
         clients = [smtplib.SMTP("127.0.0.1", site.port("mx")) for _ in range(20)]
@@ -57,6 +67,11 @@ class WorkersTests:
         assert min(counts) > 0
         for client in clients:
             client.quit()
+
+    def test_each_accepts_from_its_own_sockets(self, site: Site) -> None:
+        """Else each connection would wake all of them, and whoever is quicker has most of them."""
+        watched = [polled(one["pid"]) for one in workers(site)]
+        assert not watched[0] & watched[1]
 
     def test_mail_is_delivered_whoever_takes_it(self, site: Site) -> None:
         before = len(site.maildir("alice"))
@@ -102,6 +117,7 @@ class WorkersTests:
         site.wait_for(lambda: everybody_up(site, restarts=1))
         site.wait_for(lambda: len(site.maildir("bob")) == before + 10)
         site.wait_for_log("ended by signal 9")
+        site.wait_for(lambda: not polled(workers(site)[0]["pid"]) & polled(workers(site)[1]["pid"]))
         # It has the configuration that is in force, and log lines bear its number.
         site.wait_for_log(" incoming/0: ")
         site.wait_for_log(" worker/1: worker 1 is up")

@@ -62,6 +62,8 @@ class Member:
         self._falls = 0
         self.restarts = 0
         self.up = False
+        #: Whether the others take care of its sockets: from its end until there is another one.
+        self.missing = False
         self.started = 0.0
         #: The text of the configuration that it was started with.
         self.orders: Mapping[str, Any] = {}
@@ -103,6 +105,7 @@ class Member:
 
     async def _ready(self, arguments: Mapping[str, Any]) -> None:
         self.up = True
+        self.missing = False
         self._reason = ""
         self.log.info("worker {worker} is there again, process {pid}", worker=self.number, pid=self.pid)
         self._changed(self.number)
@@ -117,6 +120,7 @@ class Member:
 
     def _hung_up(self) -> None:
         was_up, self.up = self.up, False
+        self.missing = True
         if was_up:
             self._changed(self.number)
         if self._stopping:

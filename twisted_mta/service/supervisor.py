@@ -198,7 +198,7 @@ class Supervisor(Service):
         self._members[number].tell(command, arguments)
 
     def _missing(self) -> list[int]:
-        return [member.number for member in self._members if not member.up]
+        return [member.number for member in self._members if member.missing]
 
     def _changed(self, number: int) -> None:
         """A worker came up, or ended."""
