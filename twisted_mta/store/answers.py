@@ -24,7 +24,7 @@ _LOSS = "it holds who got vacation replies, and may be removed: then some may ge
 
 
 class AnswerFile:
-    """The file. Everything blocks; one call at a time, from any thread."""
+    """The file. Everything blocks, and may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
         """Opens it, or makes it. Raises SideFileError."""

@@ -1,12 +1,14 @@
 """Small SQLite files beside the queue, for what is good to know and may be lost.
 
-Everything here blocks; one call at a time, from any thread.
+Everything here blocks. Changes may come from any thread, and wait for one another.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ class SideFile:
         """
         self._path = path
         self._loss = loss
+        # A connection has one transaction: a second thread would find itself within that of the first.
+        self._changing = threading.Lock()
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self.connection = sqlite3.connect(
@@ -35,11 +39,12 @@ class SideFile:
         except (sqlite3.Error, OSError) as error:
             raise SideFileError(f"{path}: {error}") from error
         try:
-            self._prepare(version, tables)
+            with _alone(path.parent):
+                self._prepare(version, tables)
         except sqlite3.Error as error:
             self.connection.close()
             raise self.error(error) from error
-        except SideFileError:
+        except (SideFileError, OSError):
             self.connection.close()
             raise
 
@@ -62,14 +67,27 @@ class SideFile:
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """All of it, or nothing."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.connection
-            self.connection.execute("COMMIT")
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
+        with self._changing:
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self.connection.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Workers come together when the server starts, and of those that make a file WAL at once some are told that it is
+    locked: for that SQLite does not wait."""
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(here, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(here)
