@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ class SecretTests(SynchronousTestCase):
         assert rules.srs is not None
         self.assertEqual((rules.srs.domain, rules.srs.secrets, trouble), ("example.test", (b"01" * 32,), ""))
         self.assertTrue(rules.tickets)
+
+    def test_workers_that_start_together_have_the_same(self) -> None:
+        path = self.config().srs_secret_file
+
+        def random(size: int) -> bytes:
+            made.append(size)
+            if len(made) == 1:  # another process comes meanwhile, and has to wait
+                other.start()
+                other.join(0.05)
+            return bytes([len(made)]) * size
+
+        made: list[int] = []
+        other = threading.Thread(target=make_secret, args=(path, random))
+        make_secret(path, random)
+        other.join()
+        self.assertEqual(made, [32])
+        self.assertIn("01" * 32, path.read_text())
 
     def test_settings(self) -> None:
         config = self.config(

@@ -10,12 +10,12 @@ from pathlib import Path
 from twisted_mta.config.schema import Config
 from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.srs import Srs, parse_secrets
-from twisted_mta.store.edits import replace
+from twisted_mta.store.edits import editing
 
 _LENGTH = 32
 _COMMENT = (
-    "# Senders of forwarded mail are signed with the first secret; each line is good for those that come back.\n"
-    "# For a new one put it above the others, and remove the old ones when [forward] srs_expire has passed.\n"
+    "# Senders of forwarded mail are signed with the first secret; each line is good for those that come back.",
+    "# For a new one put it above the others, and remove the old ones when [forward] srs_expire has passed.",
 )
 
 
@@ -24,7 +24,10 @@ def make_secret(path: Path, random: Callable[[int], bytes]) -> None:
     if path.exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace(path, f"{_COMMENT}{random(_LENGTH).hex()}\n")
+    # Workers come here together, and all must have the same: the first one makes it.
+    with editing(path) as lines:
+        if not lines:
+            lines += [*_COMMENT, random(_LENGTH).hex()]
 
 
 def load_forwarding(config: Config) -> tuple[Forwarding, str]:
