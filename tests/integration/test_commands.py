@@ -117,6 +117,33 @@ class HelperTests(SynchronousTestCase):
         self.socket.send(json.dumps({"id": number, "cancel": True}).encode())
         self.assertEqual(self.run_one("exit 0")["code"], 0)
 
+    def test_one_process_of_the_server_that_is_killed_before_it_reads_is_not_the_end_of_the_others(
+        self,
+    ) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            socket.send_fds(self.socket, [b'{"join": true}'], [theirs.fileno()])
+            theirs.close()
+            request = {
+                "id": 1,
+                "argv": ["/nowhere"],
+                "environment": {},
+                "directory": "/",
+                "timeout": 5,
+                "grace": 5,
+            }
+            with open(os.devnull, "rb") as file:
+                socket.send_fds(ours, [json.dumps(request).encode()], [file.fileno()])
+            ours.settimeout(30)
+            ours.recv(1, socket.MSG_PEEK)
+        self.assertEqual(self.run_one("exit 4")["code"], 4)
+
+    def test_no_descriptor(self) -> None:
+        self.socket.send(json.dumps({"id": 7}).encode())
+        self.assertEqual(self.answer(), {"id": 7, "error": "no descriptor is left for the message"})
+        self.socket.send(b'{"join": true}')
+        self.assertEqual(self.run_one("exit 4")["code"], 4)
+
     def test_many_at_a_time(self) -> None:
         numbers = {self.start(f"exit {code}"): code for code in range(20)}
         found = [self.answer() for _ in numbers]

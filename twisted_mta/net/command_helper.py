@@ -137,19 +137,27 @@ class Helper:
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _receive(self, connection: socket.socket) -> None:
-        data, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST, 1)
+        except (
+            ConnectionResetError
+        ):  # it was killed before it had read all answers; the others are still there
+            data = b""
         if not data:
             self._part(connection)
             return
         request = json.loads(data)
         if "join" in request:
-            self._join(socket.socket(fileno=descriptors[0]))
+            if descriptors:  # else the other end is closed, and notices
+                self._join(socket.socket(fileno=descriptors[0]))
         elif "cancel" in request:
             for child in self._children:
                 if (child.connection, child.id) == (connection, request["id"]):
                     child.end()
-        else:
+        elif descriptors:
             self._run(connection, request, descriptors[0])
+        else:  # the kernel has dropped it
+            self._send(connection, {"id": request["id"], "error": "no descriptor is left for the message"})
 
     def _run(self, connection: socket.socket, request: dict[str, Any], message: int) -> None:
         try:
