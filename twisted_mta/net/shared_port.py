@@ -87,8 +87,11 @@ class SharedPort(FileDescriptor):
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return  # another process was quicker, or the client has changed its mind
             except OSError as error:
+                # Linux tells here of trouble of the network with one client too, and of a firewall that wants none of it:
+                # the port must outlive that.
                 if error.errno not in _EXHAUSTED:
-                    raise
+                    self.log.warn("a connection could not be accepted: {error}", error=error.strerror)
+                    return
                 self.log.error("no connections can be accepted: {error}", error=error.strerror)
                 self.rest()
                 self._pause = self._reactor.callLater(PAUSE, self.startListening)
