@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -93,6 +94,19 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(str(self.failureResultOf(refused, ControlError).value), "no")
         self.assertIn("internal error", str(self.failureResultOf(failed, ControlError).value))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_what_came_behind_the_first_line(self) -> None:
+        line = b'{"command":"double","arguments":{"n":1}}\n'
+        heard: list[Any] = []
+
+        async def double(arguments: Mapping[str, Any]) -> None:
+            heard.append(arguments)
+
+        channel = Channel({"double": double}, lambda: None, line + line[:9])
+        channel.makeConnection(Wire())  # type: ignore[no-untyped-call]
+        self.assertEqual(heard, [{"n": 1}])
+        channel.dataReceived(line[9:])
+        self.assertEqual(heard, [{"n": 1}] * 2)
 
     def test_the_end(self) -> None:
         waiting = self.pair.left.ask("double", {"n": 1})
@@ -305,6 +319,13 @@ class MergingTests(SynchronousTestCase):
         failure = self.failureResultOf(Deferred.fromCoroutine(_call(handler, {})), ControlError)
         self.assertEqual(str(failure.value), "nor here")
 
+    def test_one_that_is_not_there_may_be_the_one_that_knows(self) -> None:
+        handler = joined(
+            "queue.show", [_saying(ChannelClosed("worker 0 is down")), _saying(ControlError("there is none"))]
+        )
+        failure = self.failureResultOf(Deferred.fromCoroutine(_call(handler, {})), ControlError)
+        self.assertEqual(str(failure.value), "worker 0 is down")
+
     def test_an_error_of_one_is_an_error(self) -> None:
         handler = joined("queue.list", [_saying({"messages": []}), _saying(ControlError("a sentence"))])
         failure = self.failureResultOf(Deferred.fromCoroutine(_call(handler, {})), ControlError)
@@ -344,6 +365,14 @@ class MergingTests(SynchronousTestCase):
         engine = Engine(world.config, None, world.network, world.listeners)
         engine._parts, engine._serving = world.parts, world.listeners.serving
         self.assertEqual(set(engine.handlers()) - {"status", "reload"}, set(COMMANDS))
+
+
+class CommitTests(SynchronousTestCase):
+    def test_one_that_was_started_between_the_steps_of_a_reload_has_nothing_to_do(self) -> None:
+        engine = Engine(mock.Mock(), None, mock.Mock(), mock.Mock())
+        engine._parts = engine._serving = mock.Mock()
+        done = Deferred.fromCoroutine(engine._commit({}))
+        self.assertEqual(self.successResultOf(done), {})
 
 
 class ShardTests(SynchronousTestCase):

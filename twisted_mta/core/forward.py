@@ -8,6 +8,7 @@ for people who pass a message on, not for a mail system (RFC 5322 §3.6.6).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -87,7 +88,9 @@ def forward(
     recipients: Sequence[NewRecipient], message: Passing, rules: Forwarding, directory: Lookups
 ) -> Forwarded:
     """The same recipients, those that are forwarded with a sender and a trace of their own."""
-    if not any(is_forward(one, rules) for one in recipients):
+    # How many places each address is forwarded to.
+    places = Counter(one.original for one in recipients if is_forward(one, rules))
+    if not places:
         return Forwarded(tuple(recipients))
     seen = {
         field.value.decode("utf-8", "surrogateescape").casefold()
@@ -115,13 +118,8 @@ def forward(
                     else attrs.evolve(one, address=home, transport=Transport.LOCAL)
                 )
             else:
-                alone = (
-                    sum(other.original == one.original and is_forward(other, rules) for other in recipients)
-                    == 1
-                )
-                new = attrs.evolve(
-                    one, sender=_sender(one, message, rules, directory), prefix=_trace(one, alone)
-                )
+                sender = _sender(one, message, rules, directory)
+                new = attrs.evolve(one, sender=sender, prefix=_trace(one, places[one.original] == 1))
         made.setdefault(_place(new), new)
     return Forwarded(tuple(made.values()), tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(refused)))
 

@@ -90,8 +90,9 @@ class Channel(protocol.Protocol):
 
     def connectionMade(self) -> None:
         self.open = True
-        if self._buffer:
-            self.dataReceived(b"")
+        received = bytes(self._buffer)
+        self._buffer.clear()
+        self.dataReceived(received)
 
     def dataReceived(self, data: bytes) -> None:
         begin = len(self._buffer)

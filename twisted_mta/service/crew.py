@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from twisted_mta.service.channel import Channel, ChannelClosed, read_line, send_line
-from twisted_mta.service.control import ControlError, Handler
+from twisted_mta.service.control import Handler
 from twisted_mta.service.start import StartError
 
 #: Seconds until a worker that ended is replaced: at once, then longer each time, if it does not last.
@@ -178,14 +178,14 @@ class Member:
     # --- asking ----------------------------------------------------------------------------------
 
     async def ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
-        """Its answer; waits for a while if it is being replaced. Raises ControlError."""
+        """Its answer; waits for a while if it is being replaced. Raises ControlError; ChannelClosed where it is not there."""
         if not self.up:
             await self._there()
         assert self._channel is not None  # it is up
         try:
             return await self._channel.ask(command, arguments)
         except ChannelClosed:
-            raise ControlError(f"worker {self.number} ended meanwhile, please try again") from None
+            raise ChannelClosed(f"worker {self.number} ended meanwhile, please try again") from None
 
     def tell(self, command: str, arguments: Mapping[str, Any]) -> None:
         """Say something, if it is there."""
@@ -200,7 +200,7 @@ class Member:
             await come
         except Exception:  # noqa: BLE001  TimeoutError, as whoever waits did not cancel it
             self._waiting = [one for one in self._waiting if one is not come]
-            raise ControlError(
+            raise ChannelClosed(
                 f"worker {self.number} is not running, and with it a part of the queue: see the log"
             ) from None
 

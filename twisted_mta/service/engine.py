@@ -163,8 +163,8 @@ class Engine:
         parts = self._running()
         prepared, self._prepared = self._prepared, None
         assert self._serving is not None  # as long as there are parts
-        assert prepared is not None  # the parent asks in this order
-        put_in_force(prepared, self._serving, parts, self._listeners)
+        if prepared is not None:  # else this process was started meanwhile, with a text that the parent knows
+            put_in_force(prepared, self._serving, parts, self._listeners)
         return {}
 
     async def _refresh_accounts(self, arguments: Mapping[str, Any]) -> Any:

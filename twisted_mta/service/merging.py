@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
+from twisted_mta.service.channel import ChannelClosed
 from twisted_mta.service.control import ControlError, Handler
 
 #: (arguments, answers) -> the answer.
@@ -125,12 +126,18 @@ async def _coroutine(handler: Handler, arguments: Mapping[str, Any]) -> Any:
 
 
 async def _first_to_know(handlers: Sequence[Handler], arguments: Mapping[str, Any]) -> Any:
+    gone: ChannelClosed | None = None
     for handler in handlers[:-1]:
         try:
             return await handler(arguments)
+        except ChannelClosed as error:
+            gone = error  # it may be the one that knows
         except ControlError:
             continue  # what is wrong with the arguments the last one will say too
-    return await handlers[-1](arguments)
+    try:
+        return await handlers[-1](arguments)
+    except ControlError as error:
+        raise gone or error from None
 
 
 async def _last_of(handlers: Sequence[Handler], arguments: Mapping[str, Any]) -> Any:
