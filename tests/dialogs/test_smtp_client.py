@@ -52,15 +52,16 @@ def render(effects: Iterable[ClientEffect]) -> list[str]:
                 lines.append("! close")
             case SessionFailed(state, reply):
                 lines.append(f"! failed {state.value}: {reply}")
-            case TransactionDone(replies, _, undecided, doubtful):
+            case TransactionDone(replies, _, undecided, doubtful, sender_refused):
                 tail = f" undecided {','.join(map(str, sorted(undecided)))}" if undecided else ""
                 tail += f" doubtful {','.join(map(str, sorted(doubtful)))}" if doubtful else ""
+                tail += " sender refused" if sender_refused else ""
                 lines.append(f"! done {' | '.join(map(str, replies))}{tail}")
     return lines
 
 
 def transaction(words: list[str]) -> Transaction:
-    options = {word for word in words if word in {"8bit", "dsn", "big", "data", "whole"}}
+    options = {word for word in words if word in {"8bit", "dsn", "big", "data", "whole", "probe"}}
     sender, *addresses = [word for word in words if word not in options]
     recipients = []
     for word in addresses:
@@ -76,6 +77,7 @@ def transaction(words: list[str]) -> Transaction:
         recipients=tuple(recipients),
         size=100000 if "big" in options else 10,
         chunking="data" not in options,
+        probe="probe" in options,
         body_type="8BITMIME" if "8bit" in options else "7BIT",
         envid="a+b=c d" if "dsn" in options else "",
         ret="HDRS" if "dsn" in options else "",

@@ -171,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate(
         command("simulate", "simulate:simulate", "tell what would become of messages, without sending any")
     )
+    _add_callouts(command("callouts", "callouts:callouts", "tell what other servers said about addresses"))
     _add_tls(command("tls", "tls:show", "tell which TLS other domains have and demand"))
     status = command("status", "server:status", "tell what the server is doing")
     status.add_argument("--json", action="store_true", help="for programs")
@@ -202,6 +203,14 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog, parser.formatter_class = _SIMULATE, argparse.RawDescriptionHelpFormatter
     add_arguments(parser)
+
+
+def _add_callouts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--forget", metavar="ADDRESS", help='ask about it again; "@example.org" is a whole domain'
+    )
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="at most so many (1000)")
+    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import attrs
 from twisted_mta.config.lines import join_key
 from twisted_mta.config.schema import (
     Accounts,
+    Callout,
     Checks,
     Commands,
     Config,
@@ -44,6 +45,7 @@ NEEDS_RESTART = {
 
 _TABLES = (
     Accounts,
+    Callout,
     Checks,
     Commands,
     Config,

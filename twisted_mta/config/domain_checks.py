@@ -41,6 +41,10 @@ def _check_block(block: Domain, key: str, config: Config, reading: Reading) -> N
         )
     if block.recipients is not None and not block.relay:
         reading.problem(f"{key}.recipients", "means something with relay = true only")
+    if block.callout and not block.relay:
+        reading.problem(f"{key}.callout", "means something with relay = true only")
+    elif block.callout and block.recipients is not None:
+        reading.problem(f"{key}.callout", "the list of recipients says who exists: there is nothing to ask")
     for name in _OF_USERS:
         given = getattr(block, name)
         if not block.is_own and given not in ((), None):

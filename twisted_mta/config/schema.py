@@ -29,6 +29,7 @@ CONTROL = "control"
 USAGE = "usage.sqlite"
 RULES = "rules"
 ANSWERS = "answers.sqlite"
+CALLOUTS = "callouts.sqlite"
 SRS_FILE = "srs-secret"
 TLS = "tls.sqlite"
 
@@ -131,6 +132,8 @@ class Domain:
     relay: bool = False
     #: For a relay: a file with the addresses that exist there. None: all are taken.
     recipients: Path | None = None
+    #: For a relay: ask its servers whether an address exists before mail for it is taken.
+    callout: bool = False
     #: aliases(5) files in which names alone are those of this domain.
     aliases: tuple[Path, ...] = ()
     #: What takes the mail that nobody else does.
@@ -457,6 +460,21 @@ class UserRules:
 
 
 @attrs.frozen(kw_only=True)
+class Callout:
+    """[callout]: what the servers of relay domains are asked, and for how long their answers count."""
+
+    #: Seconds until they are asked again about an address that exists, and about one that does not.
+    known: float = 86400.0
+    unknown: float = 3600.0
+    #: Seconds for which one that existed is taken while they can't be asked.
+    remember: float = 2_592_000.0
+    #: Seconds that a client waits for the answer.
+    timeout: float = 20.0
+    #: What becomes of mail for others then: "defer" or "accept".
+    unanswered: str = "defer"
+
+
+@attrs.frozen(kw_only=True)
 class Dns:
     """[dns]: the resolver. No servers: those of /etc/resolv.conf."""
 
@@ -523,6 +541,7 @@ class Config:
     checks: Checks = Checks()
     delivery: Delivery = Delivery()
     handlers: Handlers = Handlers()
+    callout: Callout = Callout()
     dns: Dns = Dns()
     tls_reports: TlsReports = TlsReports()
 
@@ -589,6 +608,11 @@ class Config:
     def srs_secret_file(self) -> Path:
         """What rewritten senders are signed with."""
         return self.forward.srs_secret_file or self.data / SRS_FILE
+
+    @property
+    def callouts_file(self) -> Path:
+        """What callouts found."""
+        return self.data / CALLOUTS
 
     @property
     def tls_file(self) -> Path:

@@ -71,6 +71,7 @@ DOMAIN: Mapping[str, Reader[Any]] = {
     "alias_of": addresses.domain_or_none,
     "relay": fields.boolean,
     "recipients": fields.path,
+    "callout": fields.boolean,
     "aliases": fields.array(fields.path),
     "catch_all": addresses.targets,
     "postmaster": fields.address,
@@ -127,6 +128,13 @@ RATES: Mapping[str, Reader[Any]] = {
 GRANT: Mapping[str, Reader[Any]] = {
     "account": fields.address,
     "addresses": fields.array(fields.address_or_domain, at_least=1),
+}
+CALLOUT: Mapping[str, Reader[Any]] = {
+    "known": fields.duration(60),
+    "unknown": fields.duration(),
+    "remember": fields.duration(),
+    "timeout": fields.duration(1, 240),  # RFC 5321 §4.5.3.2.3: clients wait for five minutes
+    "unanswered": fields.choice("defer", "accept"),
 }
 DNS: Mapping[str, Reader[Any]] = {
     "servers": fields.array(fields.dns_server),
@@ -389,6 +397,7 @@ TOP: Mapping[str, Reader[Any]] = {
     "checks": partial(table, schema.Checks, CHECKS, {}),
     "delivery": partial(table, schema.Delivery, DELIVERY, {}),
     "handlers": partial(table, schema.Handlers, HANDLERS, {}),
+    "callout": partial(table, schema.Callout, CALLOUT, {}),
     "dns": partial(table, schema.Dns, DNS, {}),
     "tls_reports": partial(table, schema.TlsReports, TLS_REPORTS, {}),
     "relay": partial(table, schema.Relay, RELAY, {}),
@@ -408,6 +417,7 @@ _HOMES: Mapping[str, Mapping[str, Any]] = {
     "delivery": DELIVERY,
     "delivery.command": COMMANDS,
     "handlers": HANDLERS,
+    "callout": CALLOUT,
     "dns": DNS,
     "tls_reports": TLS_REPORTS,
     "relay": RELAY,

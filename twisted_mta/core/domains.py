@@ -23,6 +23,8 @@ class Domain:
     relay: bool = False
     #: For a relay: who exists there, folded addresses; None: that is not known here.
     recipients: frozenset[str] | None = None
+    #: For a relay: its servers are asked who exists there.
+    callout: bool = False
     #: For a relay: the list of recipients can't be read, so nobody can be accepted for now.
     unreadable: bool = False
     #: Who gets the mail for its postmaster; None: the same as everywhere.

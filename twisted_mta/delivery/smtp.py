@@ -20,6 +20,7 @@ from twisted_mta.core.route import Shuffler, Target, Unroutable
 from twisted_mta.core.smtp.client import AUTH_STATES, Login, State
 from twisted_mta.delivery.attempt import Attempt, Trouble, needs_tls, prefers_tls
 from twisted_mta.delivery.convert import Converter
+from twisted_mta.delivery.enquiry import Enquiry, Heard
 from twisted_mta.delivery.hosts import Hosts, IsOwn, Way
 from twisted_mta.delivery.sessions import Line, Sessions, lacks_tls
 from twisted_mta.delivery.survey import survey
@@ -134,6 +135,14 @@ class SmtpDelivery:
         found = self._destinations.of(recipient.address.domain, recipient.hop)
         line = self._line(message, found, message.sender_for(recipient))
         return await survey(self._hosts, self._sessions, found, line, recipient.address.domain)
+
+    async def ask(self, address: Address, until: float) -> Heard:
+        """What the hosts that an address's mail would go to say of it, until a time of the reactor's clock."""
+        found = self._destinations.of(address.domain)
+        manner = found.manner
+        source = self._destinations.source(None, manner)
+        line = Line(found.key, Need.NONE, source, Pin(require=manner.require, hosts=manner.hosts))
+        return await Enquiry(self._hosts, self._sessions, self._reactor, found, line, address).ask(until)
 
     def _line(self, message: QueuedMessage, found: Destination, sender: Address | None) -> Line:
         manner = found.manner

@@ -18,6 +18,7 @@ from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.smtp.client import Login
+from twisted_mta.delivery.callouts import Callouts
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.returns import ReturnDelivery
@@ -36,6 +37,7 @@ from twisted_mta.net.own_addresses import OwnSockets, is_local
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
+from twisted_mta.policy.callout import CalloutCheck
 from twisted_mta.policy.helo import HeloCheck
 from twisted_mta.policy.rates import Alarm, Meter, RateCheck
 from twisted_mta.policy.relay import LoopCheck, RecipientCheck, RelayCheck
@@ -58,6 +60,7 @@ from twisted_mta.service.usage import Alarms, UsageKeeper, Usages
 from twisted_mta.service.user_rules import UserRules
 from twisted_mta.service.watched import FileWatch
 from twisted_mta.store.answers import AnswerFile
+from twisted_mta.store.callouts import CalloutFile
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.queue.history import HistoryRules
@@ -119,6 +122,7 @@ class Parts:
     reception: Reception
     usage: Usages
     tls: OutgoingTls
+    callouts: Callouts
     alarms: Alarms
     place: Place
     #: Parts of the queue that are emptied and not filled: those of workers that there were once.
@@ -147,6 +151,7 @@ class Parts:
         for delivery in self.deliveries.values():
             await delivery.close()
         self.outlets.close()
+        await self.callouts.close()
         await self.tls.close()
         if isinstance(self.resolver, StubResolver):
             self.resolver.close()
@@ -186,6 +191,7 @@ def rules(
     alarm: Alarm,
     resolver: IMailResolver,
     clock: Any,
+    callouts: Callouts,
 ) -> Rules:
     """What a configuration says about receiving."""
     senders = SenderRules(directory, config.submission.grants)
@@ -193,6 +199,7 @@ def rules(
         *((SenderCheck(senders),) if config.submission.check_sender else ()),
         RelayCheck(directory, config.relay.networks),
         RecipientCheck(directory),
+        *_callout_checks(config, directory, callouts),
         LoopCheck(config.limits.received_headers),
         *stranger_checks(config, resolver, clock),
         RateCheck(
@@ -204,6 +211,13 @@ def rules(
     )
     mend = HeaderMender(hostname=config.hostname, directory=directory, rules=senders)
     return Rules(hostname=config.hostname, expire=config.queue.expire, checks=checks, mend=mend)
+
+
+def _callout_checks(config: Config, directory: IDirectory, callouts: Callouts) -> tuple[IPolicyCheck, ...]:
+    """None where nobody is to be asked: most servers."""
+    if not any(block.callout for block in config.domain_blocks):
+        return ()
+    return (CalloutCheck(directory, callouts.verify, config.relay.networks),)
 
 
 def history_rules(queue: Queue) -> HistoryRules:
@@ -261,6 +275,11 @@ def real_platform(reactor: Any, commands: CommandRunner) -> Platform:
         certificates=CertificateCheck(system_authorities()),
         commands=commands,
     )
+
+
+def _callouts(config: Config, smtp: SmtpDelivery, platform: Platform) -> Callouts:
+    file, workers = CalloutFile(config.callouts_file), platform.workers(1, "callouts")
+    return Callouts(smtp.ask, file, workers, platform.reactor, config.callout)
 
 
 def assemble(
@@ -327,8 +346,14 @@ def assemble(
         started=reactor.seconds(),
         told=mailboxes.delivered,
     )
-    threads = platform.workers(_HANDLER_THREADS, "handlers")
-    outlets = Outlets(config, lambda: directory.current.handlers, disk, threads, platform.commands, reactor)
+    outlets = Outlets(
+        config,
+        lambda: directory.current.handlers,
+        disk,
+        platform.workers(_HANDLER_THREADS, "handlers"),
+        platform.commands,
+        reactor,
+    )
     deliveries: Mapping[Transport, IDelivery] = {
         Transport.LOCAL: local,
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
@@ -365,7 +390,8 @@ def assemble(
             config, queue, ids, lambda given: route(given, directory).recipients, reactor, chance.random
         )
     alarms = Alarms(queue, directory, ids, reactor.seconds, config.hostname, config.queue.expire)
-    receiving = rules(config, directory, usage.meter, alarms, resolver, reactor)
+    callouts = _callouts(config, smtp, platform)
+    receiving = rules(config, directory, usage.meter, alarms, resolver, reactor, callouts)
     intake = Intake(queue=queue, directory=directory, ids=ids, seconds=reactor.seconds, inline=outlets.inline)
     return Parts(
         lock=lock,
@@ -386,6 +412,7 @@ def assemble(
         reception=Reception(receiving, intake, accounts, disk),
         usage=usage,
         tls=tls,
+        callouts=callouts,
         alarms=alarms,
         place=place,
         former=former,

@@ -18,6 +18,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.net.commands import CommandRunner
 from twisted_mta.net.tls import ServerTls
 from twisted_mta.service.assembly import Parts, assemble, real_platform, tls_options
+from twisted_mta.service.callout_control import callout_handlers
 from twisted_mta.service.certificates import watched_certificates
 from twisted_mta.service.common import Common
 from twisted_mta.service.control import ControlError, Handler
@@ -119,6 +120,7 @@ class Engine:
             "reload": self.reload,
             "accounts.refresh": self._refresh_accounts,
             **tls_handlers(parts.tls.memory),
+            **callout_handlers(parts.callouts),
             **explain_handlers(self._explainer(parts)),
             **join_all(shards),
         }

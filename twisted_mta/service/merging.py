@@ -74,9 +74,15 @@ def _nothing(arguments: Mapping[str, Any], answers: Sequence[Any]) -> Any:
     return {}
 
 
+def _forgotten(arguments: Mapping[str, Any], answers: Sequence[Any]) -> Any:
+    """They share a file, and each has something of its own to forget."""
+    return {"forgotten": sum(answer["forgotten"] for answer in answers)}
+
+
 #: Commands that all are asked at once.
 _ALL: Mapping[str, Merge] = {
     "accounts.refresh": _nothing,
+    "callout.forget": _forgotten,
     "queue.destinations": _destinations,
     "queue.list": _listing,
     **dict.fromkeys(
@@ -89,7 +95,7 @@ _ONE_KNOWS = frozenset({"queue.show"})
 #: All are asked in turn, since each writes down what it knows, and the last one reads it all.
 _LAST = frozenset({"tls.list"})
 #: What one of them can answer as well as any other (but for the state of destinations, which is its own).
-_ANY = frozenset({"explain"})
+_ANY = frozenset({"explain", "callout.list"})
 
 #: The commands whose answers are joined here.
 COMMANDS = frozenset({*_ALL, *_ONE_KNOWS, *_LAST, *_ANY})

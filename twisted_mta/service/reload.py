@@ -86,8 +86,15 @@ def put_in_force(prepared: Prepared, serving: Serving, parts: Parts, listeners: 
     parts.accounts.take(config, prepared.accounts)
     parts.watch.forget()
     parts.reception.rules = rules(
-        config, parts.accounts.directory, parts.usage.meter, parts.alarms, parts.resolver, serving.reactor
+        config,
+        parts.accounts.directory,
+        parts.usage.meter,
+        parts.alarms,
+        parts.resolver,
+        serving.reactor,
+        parts.callouts,
     )
+    parts.callouts.reconfigure(config.callout)
     shared = parts.place.share(config)
     for shard in parts.shards:
         shard.queue.reconfigure(shared.queue, shared.relay, shared.postmaster)

@@ -158,6 +158,7 @@ def load_domain(block: schema.Domain, config: schema.Config, loader: Loader) -> 
         relay=block.relay,
         recipients=recipients,
         unreadable=unreadable,
+        callout=block.callout,
         postmaster=block.postmaster,
         separator=config.separator_of(block),
         aliases=own,

@@ -33,8 +33,12 @@ class Visitor:
         self._transport.clear()
         self._session.dataReceived(line + b"\r\n")
         self._network.pump([0.0] * 5)
+        return self.hear()
+
+    def hear(self) -> Reply:
+        """The last line that came since something was said; code 0 where there was none."""
         lines = self._transport.value().decode().splitlines()
-        if not lines:  # it died of it
+        if not lines:  # it died of it, or is still at work
             return Reply(0, "", "")
         code, _, rest = lines[-1].partition(" ")
         enhanced, _, words = rest.partition(" ")

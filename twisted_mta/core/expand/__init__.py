@@ -4,7 +4,7 @@
 aliases; `routing` makes the queue's recipients of it.
 """
 
-from twisted_mta.core.expand.lookup import ROLES, Lookups, canonical, home, resolves, too_large
+from twisted_mta.core.expand.lookup import ROLES, Lookups, canonical, home, is_relayed, resolves, too_large
 from twisted_mta.core.expand.plan import Destination, Kind, Plan, Problem, Step, render
 from twisted_mta.core.expand.routing import Routed, members, posters, route, without_list
 from twisted_mta.core.expand.walk import MAX_DEPTH, MAX_RECIPIENTS, MAX_STEPS, expand
@@ -24,6 +24,7 @@ __all__ = [
     "canonical",
     "expand",
     "home",
+    "is_relayed",
     "members",
     "posters",
     "render",

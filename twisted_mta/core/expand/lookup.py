@@ -198,6 +198,12 @@ def _relayed(address: Address, domain: Domain, directory: Lookups) -> Found | No
     return Found(Kind.RELAY) if known or address.local.casefold() == "postmaster" else None
 
 
+def is_relayed(address: Address, directory: Lookups) -> bool:
+    """Whether mail for a canonical address goes on to the servers of its domain, for which we are a relay."""
+    found = find(address, directory)
+    return found is not None and found.kind is Kind.RELAY and not found.targets
+
+
 def home(address: Address, directory: Lookups) -> Address:
     """A canonical address in the domain that has it: not in one that is an alias of another, but for what exists there."""
     found = find(address, directory)

@@ -98,7 +98,8 @@ class ReadyForBody:
 
 @attrs.frozen
 class TransactionDone:
-    """How the transaction ended: one reply for each recipient, in order; 2yz means that the peer has the message for it.
+    """How the transaction ended: one reply for each recipient, in order; 2yz means that the peer has the message for it, or
+    would take one (`Transaction.probe`).
 
     `data` answers DATA, BDAT or the message; None when it did not come to that.
     """
@@ -110,6 +111,8 @@ class TransactionDone:
     undecided: frozenset[int] = frozenset()
     #: Those for whom the peer may have the message: all of it was sent, and then the session ended without a word.
     doubtful: frozenset[int] = frozenset()
+    #: Whether MAIL was refused, so that nothing was said about any recipient.
+    sender_refused: bool = False
 
 
 ClientEffect = (

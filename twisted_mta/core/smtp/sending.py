@@ -39,7 +39,7 @@ class Sending:
         self._wire = wire
         self._extensions = extensions
         self._whole = whole
-        self._chunked = can_chunk(transaction, extensions)
+        self._chunked = can_chunk(transaction, extensions) and not transaction.probe
         #: For a message that comes in pieces.
         self._text: DotStuffer | LineEnds = LineEnds() if self._chunked else DotStuffer()
         #: Commands that have not been sent.
@@ -81,7 +81,7 @@ class Sending:
         for index in self._offered:
             command = rcpt_command(self._transaction.recipients[index], self._extensions, urge=urge)
             self._script.append((State.RCPT, command))
-        if not self._chunked:
+        if not self._chunked and not self._transaction.probe:
             self._script.append((State.DATA, b"DATA\r\n"))
         self.dirty = True
         self._advance()
@@ -160,7 +160,7 @@ class Sending:
         self._answered += 1
         if self._mail_refused:
             pass  # the reply to MAIL stands for all
-        elif reply.positive:
+        elif reply.positive and not self._transaction.probe:
             self._accepted.append(index)
         else:
             self._replies[index] = rcpt_refusal(reply)
@@ -228,7 +228,9 @@ class Sending:
                 self._replies[index] = data
         replies = tuple([reply for reply in self._replies if reply is not None])
         assert len(replies) == len(self._replies)  # accepted recipients and a verdict come together
-        self.result = TransactionDone(replies, data if self._accepted else None)
+        self.result = TransactionDone(
+            replies, data if self._accepted else None, sender_refused=self._mail_refused
+        )
 
     # --- helpers -------------------------------------------------------------------------------
 

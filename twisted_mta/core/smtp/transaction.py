@@ -63,6 +63,8 @@ class Transaction:
     require_tls: bool = False
     #: Use BDAT where it is offered (RFC 3030).
     chunking: bool = True
+    #: Only ask what would be said of the recipients: there is no message.
+    probe: bool = False
 
 
 def parse_extensions(answer: Reply) -> dict[str, str]:
@@ -176,7 +178,7 @@ def rcpt_refusal(reply: Reply) -> Reply:
 def mail_command(transaction: Transaction, extensions: Extensions) -> bytes:
     """MAIL FROM with the parameters that the peer understands."""
     parts = [f"MAIL FROM:<{transaction.sender or ''}>"]
-    if "SIZE" in extensions:
+    if "SIZE" in extensions and not transaction.probe:
         parts.append(f"SIZE={transaction.size}")  # RFC 1870 §6
     if transaction.body_type == "8BITMIME":
         parts.append("BODY=8BITMIME")  # RFC 6152 §2

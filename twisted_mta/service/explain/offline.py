@@ -20,6 +20,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Transport
 from twisted_mta.core.rates import Ledger
 from twisted_mta.core.schedule import Schedule
+from twisted_mta.delivery.callouts import Callouts
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.settled import settled
@@ -44,7 +45,7 @@ from twisted_mta.store.users import PasswdFile
 
 _NOT_ASKED = (
     "the server was not asked: who is connected, how much accounts have sent, and what is known of other hosts and "
-    "of their MTA-STS policies is left out"
+    "of their MTA-STS policies and addresses is left out"
 )
 
 
@@ -106,7 +107,8 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
         **outlets.deliveries,
     }
     meter = LocalMeter(Ledger({}), reactor.seconds)  # nobody has sent anything
-    checks = rules(config, directory, meter, lambda name, what: None, resolver, reactor)
+    callouts = Callouts(smtp.ask, None, workers, reactor, config.callout)
+    checks = rules(config, directory, meter, lambda name, what: None, resolver, reactor, callouts)
     schedule = Schedule(config.queue.schedule, config.queue.expire, config.queue.warn_after)
     return Explainer(
         config=lambda: config,
