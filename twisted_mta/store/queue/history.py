@@ -35,7 +35,11 @@ _END = (
     "state, ended, took, reply, remote, contacts) SELECT message, row, address, transport, original, via, sender, target, "
 )
 _NAMES = "address, original, via, sender, target"
-_ENDED = _END + "attempts + 1, ?, ?, ?, ?, ?, ? FROM recipient WHERE row = ?"
+# `contacts` stand in one row of those that share them: see HistoryTables.ended.
+_ENDED = (
+    _END + "attempts + 1, ?, ?, ?, ?, ?, CASE row WHEN ? THEN ? ELSE ? END FROM recipient "
+    "WHERE row BETWEEN ? AND ?"
+)
 _DELETED = _END + f"attempts, '{State.DELETED}', ?, 0.0, last_reply, NULL, NULL FROM recipient WHERE "
 _LEFT = (
     "INSERT OR REPLACE INTO past_message (id, sender, size, arrived, parent, message_id, origin, arrival) "
@@ -66,10 +70,25 @@ class HistoryTables:
         #: Messages in the history, roughly; to be set before the first `tidy`.
         self.count = 0
 
-    def ended(self, updates: Sequence[Update]) -> None:
-        """These recipients, still in their table, are done."""
-        if self.rules.keep:
-            self._cursor.executemany(_ENDED, [_end(update) for update in updates])
+    def ended(self, ended: Sequence[tuple[Update, str]]) -> None:
+        """These recipients, each with its queue id, are done, and still in their table.
+
+        Neighbours that fared alike are copied by one statement. Those who were in one attempt had the same contacts: these are
+        kept with the first of them, and with the others is the row of that one.
+        """
+        if not self.rules.keep:
+            return
+        spans: list[_Span] = []
+        for update, queue_id in sorted(ended, key=lambda pair: pair[0].row):
+            outcome = update.outcome
+            contacts = () if isinstance(outcome, Expanded) else outcome.contacts
+            alike = (queue_id, type(outcome), update.at, update.took, id(outcome.reply), id(contacts))
+            if spans and spans[-1].alike == alike and spans[-1].last + 1 == update.row:
+                spans[-1].last = update.row
+            else:
+                spans.append(_Span(alike, update, contacts, update.row))
+        holders: dict[tuple[str, int], int] = {}
+        self._cursor.executemany(_ENDED, [_end(span, holders) for span in spans])
 
     def deleted(self, condition: str, values: Iterable[tuple[Any, ...]], now: float) -> None:
         """So are those for which the condition holds, since an administrator said so."""
@@ -173,18 +192,38 @@ class HistoryTables:
         return removed >= STEP
 
 
-def _end(update: Update) -> tuple[Any, ...]:
-    """The values for _ENDED."""
-    outcome = update.outcome
-    remote, contacts = ("", ()) if isinstance(outcome, Expanded) else (outcome.remote, outcome.contacts)
+@attrs.define
+class _Span:
+    """Rows of one message that follow on one another and fared alike."""
+
+    #: What they have in common.
+    alike: tuple[Any, ...]
+    #: That of the first of them.
+    update: Update
+    contacts: tuple[Contact, ...]
+    last: int
+
+
+def _end(span: _Span, holders: dict[tuple[str, int], int]) -> tuple[Any, ...]:
+    """The values for _ENDED. `holders` are the rows with which contacts are kept, by queue id and identity."""
+    update, outcome = span.update, span.update.outcome
+    first, text = None, None
+    if span.contacts:
+        key = span.alike[0], id(span.contacts)
+        first = holders.setdefault(key, update.row)
+        if first == update.row:
+            text = rows.encode([_contact(one) for one in span.contacts])
     return (
         _STATES[type(outcome)].value,
         update.at,
         update.took,
         rows.text(str(outcome.reply)[: rows.MAX_REPLY]),
-        rows.text(remote),
-        rows.encode([_contact(one) for one in contacts]) if contacts else None,
+        rows.text("" if isinstance(outcome, Expanded) else outcome.remote),
+        first,
+        text,
+        first,
         update.row,
+        span.last,
     )
 
 
@@ -297,6 +336,12 @@ class HistoryReader:
         return tuple(name for (name,) in found)
 
     def _done(self, queue_id: str) -> list[PastRecipient]:
+        found = self._query(
+            f"SELECT row, transport, attempts, state, ended, took, reply, remote, contacts, {_NAMES} "  # noqa: S608  a constant
+            "FROM past_recipient WHERE message = ?",
+            queue_id,
+        )
+        own = {values[0]: tuple(rows.decode(values[8], [])) for values in found}
         return [
             PastRecipient(
                 row=row,
@@ -307,14 +352,10 @@ class HistoryReader:
                 took=took,
                 reply=rows.read_text(reply),
                 remote=rows.read_text(remote),
-                contacts=tuple(rows.decode(contacts, [])),
+                contacts=own.get(contacts, own[row]),
                 **_names(*names),
             )
-            for row, transport, attempts, state, ended, took, reply, remote, contacts, *names in self._query(
-                f"SELECT row, transport, attempts, state, ended, took, reply, remote, contacts, {_NAMES} "  # noqa: S608  a constant
-                "FROM past_recipient WHERE message = ?",
-                queue_id,
-            )
+            for row, transport, attempts, state, ended, took, reply, remote, contacts, *names in found
         ]
 
     def _waiting(self, queue_id: str, first: int, last: int) -> list[PastRecipient]:

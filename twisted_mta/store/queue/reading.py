@@ -5,7 +5,7 @@ They are set aside, with a reason, and the others go on. Where an administrator 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -20,7 +20,7 @@ _WIDTH = rows.MESSAGE_WIDTH + rows.RECIPIENT_WIDTH
 
 @attrs.define
 class Reading:
-    """What was found in rows of MESSAGE_COLUMNS and RECIPIENT_COLUMNS."""
+    """What rows of MESSAGE_COLUMNS and RECIPIENT_COLUMNS mean."""
 
     items: list[WorkItem] = attrs.field(factory=list)
     #: Queue ids of messages that can't be read, and why.
@@ -29,43 +29,52 @@ class Reading:
     recipients: dict[int, str] = attrs.field(factory=dict)
 
 
-def read(found: Iterable[Sequence[Any]], *, show: bool = False) -> Reading:
-    """The messages by first appearance. With `show` something stands for what can't be read."""
+def read(
+    messages: Mapping[str, Sequence[Any]], recipients: Iterable[Sequence[Any]], *, show: bool = False
+) -> Reading:
+    """The messages by first appearance, from rows of MESSAGE_COLUMNS (and whatever follows) by queue id, and rows of
+    RECIPIENT_COLUMNS. With `show` something stands for what can't be read."""
     reading = Reading()
-    messages: dict[str, QueuedMessage] = {}
-    recipients: dict[str, list[QueuedRecipient]] = {}
-    for values in found:
-        name, row = values[0], values[rows.MESSAGE_WIDTH]
-        if not isinstance(name, str):
+    known: dict[str, QueuedMessage] = {}
+    found: dict[str, list[QueuedRecipient]] = {}
+    for values in recipients:
+        name, row = values[:2]
+        if name not in messages:
             reading.recipients[row] = "its message is gone"
             continue
-        if name not in messages and name not in reading.messages:
+        if name not in known and name not in reading.messages:
             try:
-                messages[name] = rows.read_message(values[: rows.MESSAGE_WIDTH])
+                known[name] = rows.read_message(messages[name][: rows.MESSAGE_WIDTH])
             except rows.CorruptRow as error:
                 reading.messages[name] = str(error)
                 if show:
-                    messages[name] = _instead_of_message(values, str(error))
-        if name not in messages:
+                    known[name] = _instead_of_message(messages[name], str(error))
+        if name not in known:
             continue
         try:
-            recipients.setdefault(name, []).append(rows.read_recipient(values[rows.MESSAGE_WIDTH : _WIDTH]))
+            found.setdefault(name, []).append(rows.read_recipient(values))
         except rows.CorruptRow as error:
             reading.recipients[row] = str(error)
             if show:
-                recipients[name].append(_instead_of_recipient(row, str(error)))
-    reading.items = [WorkItem(messages[name], tuple(each)) for name, each in recipients.items() if each]
+                found[name].append(_instead_of_recipient(row, str(error)))
+    reading.items = [WorkItem(known[name], tuple(each)) for name, each in found.items() if each]
     return reading
 
 
-def readable(found: Iterable[Sequence[Any]]) -> list[WorkItem]:
+def _read_joined(found: Sequence[Sequence[Any]], *, show: bool) -> list[WorkItem]:
+    """`found` are rows of MESSAGE_COLUMNS and RECIPIENT_COLUMNS."""
+    messages = {values[0]: values for values in found}
+    return read(messages, [values[rows.MESSAGE_WIDTH : _WIDTH] for values in found], show=show).items
+
+
+def readable(found: Sequence[Sequence[Any]]) -> list[WorkItem]:
     """What can be read; the rest is left out."""
-    return read(found).items
+    return _read_joined(found, show=False)
 
 
-def shown(found: Iterable[Sequence[Any]]) -> list[WorkItem]:
+def shown(found: Sequence[Sequence[Any]]) -> list[WorkItem]:
     """All of it, for an administrator."""
-    return read(found, show=True).items
+    return _read_joined(found, show=True)
 
 
 def _instead_of_message(values: Sequence[Any], reason: str) -> QueuedMessage:

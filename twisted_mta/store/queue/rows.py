@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -29,10 +29,10 @@ MESSAGE_COLUMNS = (
 )
 MESSAGE_WIDTH = 20
 RECIPIENT_COLUMNS = (
-    "r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
+    "r.message, r.row, r.address, r.transport, r.original, r.notify, r.orcpt, r.attempts, r.next_attempt, "
     "r.last_reply, r.warned, r.late, r.given_up, r.hop, r.sender, r.prefix, r.target"
 )
-RECIPIENT_WIDTH = 16
+RECIPIENT_WIDTH = 17
 INSERT_MESSAGE = (
     "INSERT INTO message (id, body, shared, first, last, sender, arrived, expires, body_type, smtputf8, envid, ret, "
     "parent, message_id, origin, prefix, not_before, deliver_by, by_mode, priority, tls, size, arrival) "
@@ -44,6 +44,9 @@ INSERT_RECIPIENT = (
 )
 
 _WISHES = {wish.value: wish for wish in TlsWish}
+# To call the class of an enum takes five times as long.
+_TRANSPORTS = {transport.value: transport for transport in Transport}
+_NOTIFIES = {bits: Notify(bits) for bits in range(2 ** len(Notify))}
 
 
 #: As compact JSON, in ASCII.
@@ -88,6 +91,21 @@ def unpack_address(value: Any) -> Address:
     if at < 0:
         raise CorruptRow(f"{value!r} is no address")
     return Address(packed[:at], packed[at + 1 :])
+
+
+def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each stretch of rows that follow on one another: a statement for each, where the members of
+    a list would be thousands."""
+    ordered = sorted(numbers)
+    if not ordered:
+        return
+    first = last = ordered[0]
+    for number in ordered[1:]:
+        if number > last + 1:
+            yield first, last
+            first = number
+        last = number
+    yield first, last
 
 
 def message_row(message: NewMessage, body: int, size: int, shared: bool, first: int) -> tuple[Any, ...]:
@@ -295,6 +313,7 @@ def _octets(value: Any) -> bytes:
 def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
     """A recipient from RECIPIENT_COLUMNS. Raises CorruptRow."""
     (
+        _,
         number,
         packed,
         transport,
@@ -317,9 +336,9 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
         return QueuedRecipient(
             row=number,
             address=address,
-            transport=Transport(transport),
+            transport=_TRANSPORTS[transport],
             original=address if original is None else unpack_address(original),
-            notify=Notify(notify),
+            notify=_NOTIFIES[notify],
             orcpt=read_text(orcpt),
             status=Status.QUEUED,
             attempts=int(attempts),
@@ -333,5 +352,5 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
             prefix=_octets(prefix),
             target=read_text(target),
         )
-    except (ValueError, TypeError) as error:
-        raise CorruptRow(f"recipient {number}: {error}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptRow(f"recipient {number}: {error!r}") from None

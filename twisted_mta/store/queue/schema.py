@@ -103,7 +103,7 @@ CREATE TABLE past_recipient (
     took REAL NOT NULL,
     reply,
     remote,
-    contacts,                   -- JSON, or NULL
+    contacts,                   -- JSON, or the row of the same message that has them, or NULL
     sender,                     -- NULL: the message's
     target,
     PRIMARY KEY (message, row)
