@@ -20,6 +20,9 @@ class Notify(enum.Flag):
     DELAY = 4
     UNSAID = 8
 
+    #: Each exists once, those that are several too. The hash of an Enum is a call of Python.
+    __hash__ = object.__hash__
+
 
 #: What holds when the client says nothing of NOTIFY (RFC 3461 §4.1: FAILURE, and DELAY at our discretion).
 DEFAULT_NOTIFY = Notify.FAILURE | Notify.DELAY | Notify.UNSAID

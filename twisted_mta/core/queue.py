@@ -42,6 +42,9 @@ class Transport(enum.StrEnum):
     #: Nowhere, and the sender is told. `target` is the reply: "550 5.1.1 there is no user ...".
     REFUSE = "refuse"
 
+    #: The hash of an Enum is a call of Python, and there are several for each recipient.
+    __hash__ = str.__hash__
+
 
 @value
 class NewRecipient:

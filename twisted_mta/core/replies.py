@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from twisted_mta.core.values import value
 
 
@@ -16,6 +18,8 @@ class Reply:
     code: int
     enhanced: str
     text: str
+    #: What `str` gives, once it was asked for: the log wants it for each recipient, and many get the same reply.
+    _line: str = attrs.field(default="", init=False, eq=False, repr=False)
 
     @property
     def positive(self) -> bool:
@@ -50,5 +54,7 @@ class Reply:
         ).encode("utf-8", "replace")
 
     def __str__(self) -> str:
-        parts = [str(self.code), self.enhanced, self.text.replace("\n", " / ")]
-        return " ".join(part for part in parts if part)
+        if not self._line:
+            parts = [str(self.code), self.enhanced, self.text.replace("\n", " / ")]
+            object.__setattr__(self, "_line", " ".join(part for part in parts if part))
+        return self._line

@@ -138,6 +138,8 @@ class Attempt:
         #: The message in memory, as it is (True) and converted.
         self._whole: dict[bool, Whole] = {}
         self._verdicts: dict[int, _Verdict] = {}
+        #: The envelope senders.
+        self.senders = [message.sender_for(recipient) for recipient in recipients]
         #: Whether the last session was left because the host names a limit for each.
         self.spent = False
         #: What ended the last session that was lost.
@@ -147,9 +149,16 @@ class Attempt:
         self._mark = seconds()
 
     def outcomes(self) -> Sequence[Outcome]:
-        """One for each recipient. All must have been decided."""
+        """One for each recipient; those whose verdict is the same object share theirs. All must have been decided."""
         contacts = tuple(self._contacts)
-        return [self._verdicts[index].outcome(contacts) for index in range(len(self.recipients))]
+        found: list[Outcome] = []
+        last: _Verdict | None = None
+        for index in range(len(self.recipients)):
+            verdict = self._verdicts[index]
+            if verdict is not last:
+                outcome, last = verdict.outcome(contacts), verdict
+            found.append(outcome)
+        return found
 
     def met(
         self, remote: str, reply: Reply, transcript: str = "", tls: str = "", verified: bool = False
@@ -208,9 +217,10 @@ class Attempt:
 
     def _by_sender(self, indexes: Sequence[int]) -> deque[int]:
         """Those side by side who share a sender, and so may share a transaction."""
+        senders = self.senders
         found: dict[Address | None, list[int]] = {}
         for index in indexes:
-            found.setdefault(self.message.sender_for(self.recipients[index]), []).append(index)
+            found.setdefault(senders[index], []).append(index)
         return deque(chain.from_iterable(found.values()))
 
     def _batch(self, connection: SmtpConnection, waiting: deque[int], most: int) -> list[int]:
@@ -221,12 +231,12 @@ class Attempt:
         most = min(most, limits.recipients or most)
         batch: list[int] = []
         elsewhere: list[int] = []
+        senders = self.senders
         while waiting and len(batch) < most:
-            index = waiting.popleft()
-            sender = self.message.sender_for(self.recipients[index])
-            if batch and sender != self.message.sender_for(self.recipients[batch[0]]):
-                waiting.appendleft(index)
+            index = waiting[0]
+            if batch and senders[index] is not senders[batch[0]] and senders[index] != senders[batch[0]]:
                 break
+            waiting.popleft()
             domain = self.recipients[index].address.domain
             if limits.domains and domain not in connection.domains:
                 if len(connection.domains) >= limits.domains:
@@ -270,14 +280,15 @@ class Attempt:
         progress = any(reply.positive for reply in done.replies)
         again: list[int] = []
         lost: list[int] = []
+        alike: Reply | None = None
         for position, (index, reply) in enumerate(zip(flight.batch, done.replies, strict=True)):
             if position in done.undecided:
                 self.lost = reply
                 lost.append(index)
             elif progress and _too_many(reply):
                 again.append(index)
-            else:
-                self._decide(
+            elif reply is not alike or flight.traced or done.doubtful:
+                verdict = self._decide(
                     index,
                     reply,
                     connection.remote,
@@ -286,6 +297,9 @@ class Attempt:
                     traced=flight.traced,
                     doubtful=position in done.doubtful,
                 )
+                alike = reply
+            else:  # nearly all: what was said of the one before
+                self._verdicts[index] = verdict
         return again, lost
 
     # --- what is sent --------------------------------------------------------------------------
@@ -354,7 +368,7 @@ class Attempt:
         chosen = tuple([self.recipients[index] for index in batch])
         as_it_is = self._eightbit == "send" and self._is_too_wide(connection)
         return Transaction(
-            sender=self.message.sender_for(chosen[0]),
+            sender=self.senders[batch[0]],
             recipients=chosen,
             size=self.message.size if converted is None else converted.size,
             body_type="7BIT" if converted is not None or as_it_is else self.message.body_type,
@@ -389,11 +403,13 @@ class Attempt:
         traced: bool = False,
         doubtful: bool = False,
         reached: bool = True,
-    ) -> None:
+    ) -> _Verdict:
         # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
         confirms = connection is not None and "DSN" in connection.core.extensions
         traced = traced and self.recipients[index].notify is not Notify.NEVER
-        self._verdicts[index] = _Verdict(_cut(reply), remote, final, confirms, traced, doubtful, reached)
+        verdict = _Verdict(_cut(reply), remote, final, confirms, traced, doubtful, reached)
+        self._verdicts[index] = verdict
+        return verdict
 
 
 def _cut(reply: Reply) -> Reply:

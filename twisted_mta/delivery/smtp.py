@@ -153,11 +153,14 @@ class SmtpDelivery:
         # A reload since `destination` was asked may have parted what travelled together.
         # And as whom we send is a matter of the sender's domain, which may differ.
         groups: dict[tuple[str, str], tuple[Destination, Address | None, list[int]]] = {}
-        for index, recipient in enumerate(recipients):
+        for index, (recipient, sender) in enumerate(zip(recipients, attempt.senders, strict=True)):
             found = self._destinations.of(recipient.address.domain, recipient.hop)
-            sender = attempt.message.sender_for(recipient)
             key = (found.key, sender.domain if sender is not None else "")
-            groups.setdefault(key, (found, sender, []))[2].append(index)
+            group = groups.get(key)
+            if group is None:
+                groups[key] = (found, sender, [index])
+            else:
+                group[2].append(index)
         for found, sender, indexes in groups.values():
             line = self._line(attempt.message, found, sender)
             errand = _Errand(attempt, line, found.manner, found.hop, indexes)

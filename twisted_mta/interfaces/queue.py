@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import BinaryIO
 
-import attrs
 from zope.interface import Attribute, Interface
 
 from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.queue import NewMessage, Order, Outcome, QueuedMessage, WorkItem
+from twisted_mta.core.values import value
 
 
 class StoreFull(Exception):
@@ -56,7 +56,7 @@ class IStoredBody(Interface):
         """A new file object at the start of the body: from memory, or a file's. The caller closes it."""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Update:
     """What an attempt changes for one recipient: see IQueueStore.record."""
 

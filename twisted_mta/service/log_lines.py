@@ -7,30 +7,39 @@ import string
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from twisted.logger import LogEvent, LogLevel, eventAsText
 
 
 @lru_cache(1024)
-def _plan(template: str) -> tuple[tuple[str, str], ...] | None:
-    """The literals and field names of a format; None for more than plain fields, which Twisted knows how to do."""
+def _plan(template: str) -> tuple[str, Callable[[LogEvent], tuple[object, ...]]] | None:
+    """A format in the manner of %, and what gets the values for it from an event; None for more than plain fields, which
+    Twisted knows how to do."""
     pieces = []
+    names = []
     for literal, name, spec, conversion in string.Formatter().parse(template):
         if spec or conversion or not (name is None or name.isidentifier()):
             return None
-        pieces.append((literal, name or ""))
-    return tuple(pieces)
+        pieces.append(literal.replace("%", "%%"))
+        if name is not None:
+            pieces.append("%s")
+            names.append(name)
+    if len(names) < 2:  # for which itemgetter gives no tuple
+        return "".join(pieces), lambda event: tuple([event[name] for name in names])
+    return "".join(pieces), itemgetter(*names)
 
 
 def _said(event: LogEvent) -> str:
     """The text of an event as Twisted gives it, but for the plain ones in a fraction of the time."""
     template = event.get("log_format")
     if isinstance(template, str) and "log_failure" not in event:
-        pieces = _plan(template)
-        if pieces is not None:
+        plan = _plan(template)
+        if plan is not None:
+            text, values = plan
             try:
-                return "".join([literal + (str(event[name]) if name else "") for literal, name in pieces])
+                return text % values(event)
             except Exception:  # noqa: BLE001  Twisted tells what is wrong with it
                 return eventAsText(event, includeTimestamp=False, includeSystem=False)
     return eventAsText(event, includeTimestamp=False, includeSystem=False)
@@ -39,8 +48,9 @@ def _said(event: LogEvent) -> str:
 def _text(event: LogEvent) -> str:
     """What happened, with a traceback where there is one; a line of a peer's never begins a line of ours."""
     text = _said(event)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    if text.isprintable():
+        return text.strip()
+    text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
     return text.strip().replace("\n", "\n\t")
 
 

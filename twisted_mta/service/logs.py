@@ -15,8 +15,6 @@ from zope.interface import implementer
 
 from twisted_mta.service.log_lines import FORMATS
 
-#: Events that get no line.
-_HIDDEN = frozenset((LogLevel.debug, None))
 #: Seconds between looks whether the file was moved away (by logrotate, say).
 _LOOK_EVERY = 1.0
 
@@ -118,9 +116,11 @@ class Writer:
         self._worker = worker
 
     def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level")
+        if level is LogLevel.debug or level is None:
+            return
         # Twisted's notes on ports opened and closed say what ours say better.
-        chatter = event.get("log_namespace") == "log_legacy" and not event.get("isError")
-        if chatter or event.get("log_level") in _HIDDEN:
+        if event.get("log_namespace") == "log_legacy" and not event.get("isError"):
             return
         if self._worker is not None:
             event = {**event, "log_worker": self._worker}

@@ -25,7 +25,11 @@ from twisted_mta.core.queue import (
 )
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import Update
+from twisted_mta.store.log_events import LogEvent
 
+_TEXT = "{queue_id}: {event}, <{recipient}> by {by}: {reply}"
+_ENDED = LogEvent(f"{__name__}.Judge", _TEXT)
+_DEFERRED = LogEvent(f"{__name__}.Judge", _TEXT + " (next attempt in {next_in:.0f} s)")
 #: Seconds for which nothing is sent again that the next host may have.
 DOUBT = 1800.0
 #: Attempts that are foretold.
@@ -111,17 +115,10 @@ class Judge:
         took: float = 0.0,
     ) -> tuple[Update, Report | None]:
         """What the outcome of an attempt that took so many seconds means: for the row, and for the sender."""
+        if isinstance(outcome, Delivered):  # nearly all
+            return self._judge_delivered(message, recipient, outcome, now, took)
         update = partial(Update, row=recipient.row, at=now, took=took)
         match outcome:
-            case Delivered(relayed=relayed, confirms=confirms, traced=traced, expanded=expanded):
-                self._tell("delivered", message, recipient, outcome, now)
-                # RFC 3461 §5.2.1: a next host that got the NOTIFY parameter sends the notice.
-                asked = Notify.SUCCESS in recipient.notify and not confirms
-                if not asked and not traced:
-                    return update(outcome=outcome), None
-                action = Action.RELAYED if relayed else Action.EXPANDED if expanded else Action.DELIVERED
-                report = _report(recipient, outcome, action, now, traced=traced)
-                return update(outcome=outcome), report
             case Expanded():
                 self._tell("expanded", message, recipient, outcome, now)
                 # RFC 3464 §2.3.3: delivery to a mailing list is delivery.
@@ -159,6 +156,22 @@ class Judge:
         warned, late = warning is not None, warning is not None and warning.by_passed
         return update(outcome=outcome, next_attempt=following, warned=warned, late=late), warning
 
+    def _judge_delivered(
+        self, message: QueuedMessage, recipient: QueuedRecipient, outcome: Delivered, now: float, took: float
+    ) -> tuple[Update, Report | None]:
+        self._tell("delivered", message, recipient, outcome, now)
+        update = Update(row=recipient.row, outcome=outcome, at=now, took=took)
+        # RFC 3461 §5.2.1: a next host that got the NOTIFY parameter sends the notice.
+        asked = not outcome.confirms and Notify.SUCCESS in recipient.notify
+        if not asked and not outcome.traced:
+            return update, None
+        action = Action.DELIVERED
+        if outcome.relayed:
+            action = Action.RELAYED
+        elif outcome.expanded:
+            action = Action.EXPANDED
+        return update, _report(recipient, outcome, action, now, traced=outcome.traced)
+
     def _tell(
         self,
         event: str,
@@ -170,9 +183,8 @@ class Judge:
     ) -> None:
         """The line in the log."""
         remote = "" if isinstance(outcome, Expanded) else outcome.remote
-        self.log.info(
-            "{queue_id}: {event}, <{recipient}> by {by}: {reply}"
-            + (" (next attempt in {next_in:.0f} s)" if following else ""),
+        tell = _DEFERRED if following else _ENDED
+        tell(
             event=event,
             queue_id=message.id,
             recipient=str(recipient.address),

@@ -122,9 +122,11 @@ class Settler:
         reports: list[Report] = []
         for recipient, outcome in outcomes:
             update, report = self._judge.judge(message, recipient, outcome, now, took)
-            if report is None or not self._notices.wanted(message, report):
+            if report is None:
+                updates.append(update)
+            elif not self._notices.wanted(message, report):
                 updates.append(attrs.evolve(update, warned=False) if update.warned else update)
-                if report is not None and report.action is Action.FAILED and message.sender is None:
+                if report.action is Action.FAILED and message.sender is None:
                     self.log.warn(
                         "dropped {queue_id} to {recipient}: it has no sender, and nobody is told",
                         event="dropped",
@@ -177,7 +179,7 @@ class Settler:
         caused = [
             one
             for update in updates
-            if isinstance(update.outcome, Delivered)
+            if isinstance(update.outcome, Delivered) and update.outcome.caused
             for one in update.outcome.caused
         ]
         new: list[tuple[NewMessage, bytes]] = []

@@ -35,6 +35,9 @@ class State(enum.Enum):
     QUIT = "QUIT"
     CLOSED = "closed"
 
+    #: Each exists once. The hash of an Enum is a call of Python, and several are needed for each reply.
+    __hash__ = object.__hash__
+
 
 #: Those in which a session ends over who we are, which is no fault of a message.
 AUTH_STATES = frozenset({State.AUTH, State.DERIVING, State.CANCELLED})

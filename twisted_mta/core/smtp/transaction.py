@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Protocol
 
 import attrs
@@ -98,8 +99,13 @@ class PeerLimits:
     domains: int = 0
 
 
+_UNLIMITED = PeerLimits()
+
+
 def peer_limits(extensions: Extensions) -> PeerLimits:
     """The limits of an EHLO answer (RFC 9422 §4). What can't be read is passed over."""
+    if "LIMITS" not in extensions:
+        return _UNLIMITED
     found: dict[str, int] = {}
     for word in extensions.get("LIMITS", "").upper().split():
         name, _, value = word.partition("=")
@@ -197,25 +203,35 @@ def mail_command(transaction: Transaction, extensions: Extensions) -> bytes:
         parts.append(f"BY={seconds};{'R' if left.returns else 'N'}{'T' * left.trace}")
     if transaction.priority and "MT-PRIORITY" in extensions:
         parts.append(f"MT-PRIORITY={transaction.priority}")  # RFC 6710 §4.2
-    return _line(parts)
+    return _line(" ".join(parts))
 
 
 def rcpt_command(recipient: ForwardPath, extensions: Extensions, *, urge: bool = False) -> bytes:
     """RCPT TO with the parameters that the peer understands. With `urge` it is to tell of delays (see `unpromised`)."""
-    parts = [f"RCPT TO:<{recipient.address}>"]
+    command = f"RCPT TO:<{recipient.address}>"
     if "DSN" in extensions:
-        notify = recipient.notify
-        if urge and notify:
-            notify |= Notify.DELAY  # RFC 2852 §4.1.4.2
-        if urge or Notify.UNSAID not in notify:  # RFC 3461 §5.2.1 (c)
-            names = [name for flag, name in _NOTIFY if flag in notify]
-            parts.append(f"NOTIFY={','.join(names) or 'NEVER'}")  # RFC 3461 §4.1
-        kind, semicolon, address = recipient.orcpt.partition(";")
-        if semicolon and kind == "utf-8":
-            parts.append(f"ORCPT=utf-8;{escape_utf8(address)}")
-        elif semicolon:
-            parts.append(f"ORCPT={xtext(kind)};{xtext(address)}")  # RFC 3461 §4.2
-    return _line(parts)
+        command += _notify(recipient.notify, urge)
+        if recipient.orcpt:
+            command += _orcpt(recipient.orcpt)
+    return _line(command)
+
+
+@lru_cache(64)
+def _notify(notify: Notify, urge: bool) -> str:
+    """The parameter, or "". There are few, and each is said for thousands of recipients."""
+    if urge and notify:
+        notify |= Notify.DELAY  # RFC 2852 §4.1.4.2
+    if Notify.UNSAID in notify and not urge:  # RFC 3461 §5.2.1 (c)
+        return ""
+    names = [name for flag, name in _NOTIFY if flag in notify]
+    return f" NOTIFY={','.join(names) or 'NEVER'}"  # RFC 3461 §4.1
+
+
+def _orcpt(orcpt: str) -> str:
+    kind, semicolon, address = orcpt.partition(";")
+    if semicolon and kind == "utf-8":
+        return f" ORCPT=utf-8;{escape_utf8(address)}"
+    return f" ORCPT={xtext(kind)};{xtext(address)}" if semicolon else ""  # RFC 3461 §4.2
 
 
 def xtext(text: str) -> str:
@@ -233,9 +249,8 @@ def escape_utf8(address: str) -> str:
     )
 
 
-def _line(parts: Sequence[str]) -> bytes:
-    command = " ".join(parts)
-    if _CONTROL.search(command):
+def _line(command: str) -> bytes:
+    if not command.isprintable() and _CONTROL.search(command):
         # Addresses are checked where they come in; this keeps a bug there from becoming an injected command.
         raise ValueError("a control character in an SMTP command")
     return command.encode("utf-8", "surrogateescape") + b"\r\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from twisted_mta.store.queue.bodies import FileBody, MemoryBody
 from twisted_mta.store.queue.tables import Held
 
@@ -16,10 +18,11 @@ class Claims:
         self._rows_of: dict[int, int] = {}
         self._bodies: dict[int, MemoryBody | FileBody] = {}
 
-    def add(self, row: int, held: Held) -> None:
-        if row not in self._held:
-            self._rows_of[held.body] = self._rows_of.get(held.body, 0) + 1
-        self._held[row] = held
+    def add(self, claimed: Mapping[int, Held]) -> None:
+        for row, held in claimed.items():
+            if row not in self._held:
+                self._rows_of[held.body] = self._rows_of.get(held.body, 0) + 1
+            self._held[row] = held
 
     def get(self, row: int) -> Held | None:
         return self._held.get(row)
@@ -27,16 +30,17 @@ class Claims:
     def items(self) -> list[tuple[int, Held]]:
         return list(self._held.items())
 
-    def drop(self, row: int) -> None:
-        held = self._held.pop(row, None)
-        if held is None:
-            return
-        left = self._rows_of[held.body] = self._rows_of[held.body] - 1
-        if not left:
-            del self._rows_of[held.body]
-            body = self._bodies.pop(held.body, None)
-            if isinstance(body, MemoryBody):
-                self._used -= body.size
+    def drop(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            held = self._held.pop(row, None)
+            if held is None:
+                continue
+            left = self._rows_of[held.body] = self._rows_of[held.body] - 1
+            if not left:
+                del self._rows_of[held.body]
+                body = self._bodies.pop(held.body, None)
+                if isinstance(body, MemoryBody):
+                    self._used -= body.size
 
     def body(self, number: int) -> MemoryBody | FileBody | None:
         return self._bodies.get(number)

@@ -44,7 +44,7 @@ def _messages(connection: sqlite3.Connection, files: Path) -> Iterator[tuple[Wor
         "AND +r.message = m.id WHERE NOT m.doomed ORDER BY m.id"
     )
     for _, group in groupby(found, key=itemgetter(0)):
-        for item in readable(group):
+        for item in readable(list(group)):
             yield item, _body(connection, files, item)
 
 

@@ -210,8 +210,8 @@ class SQLiteQueueStore:
                 continue
             held = Held(message.id, number, body.file or "")
             recipients = []
+            self._claims.add(dict.fromkeys(range(first, first + len(message.recipients)), held))
             for recipient in message.recipients:
-                self._claims.add(first, held)
                 recipients.append(rows.queued_recipient(recipient, first, message))
                 first += 1
             items.append(WorkItem(rows.queued_message(message, number, body.size), tuple(recipients)))
@@ -223,8 +223,7 @@ class SQLiteQueueStore:
 
     async def claim_due(self, now: float, limit: int) -> Sequence[WorkItem]:
         items, held = await self._writer.submit(lambda tables: tables.claim_due(now, limit))
-        for row, claim in held.items():
-            self._claims.add(row, claim)
+        self._claims.add(held)
         return list(items)
 
     async def next_due(self) -> float | None:
@@ -258,8 +257,7 @@ class SQLiteQueueStore:
         return recording.addCallback(self._recorded, updates)
 
     def _recorded(self, gone: Sequence[str], updates: Sequence[Update]) -> None:
-        for update in updates:
-            self._claims.drop(update.row)
+        self._claims.drop([update.row for update in updates])
         self._discard(gone)
 
     async def release(self, rows: Sequence[int]) -> None:
@@ -278,8 +276,7 @@ class SQLiteQueueStore:
         return [(row, claim) for row in rows if (claim := self._claims.get(row)) is not None]
 
     def _let_loose(self, held: Sequence[tuple[int, Held]], gone: Iterable[str]) -> None:
-        for row, _ in held:
-            self._claims.drop(row)
+        self._claims.drop([row for row, _ in held])
         self._discard(gone)
 
     def _discard(self, files: Iterable[str]) -> None:
