@@ -1,6 +1,6 @@
 """The whole table: every goal for speed and memory, measured against its peer in one run.
 
-    make bench                          # some ten minutes
+    make bench                          # some twenty minutes, and 2.5 GB of disk for the long queue
     make bench ARGS=--quick             # a few minutes, for a first look
     python -m benchmarks [--quick] [--only NAME ...] [--json FILE] [--plots DIRECTORY]
 
@@ -19,10 +19,11 @@ from typing import Any
 
 import attrs
 
-from benchmarks import connections, crowd, list_post, plot
+from benchmarks import connections, crowd, list_post, plot, queue_scale
 from benchmarks.common import Rates, memory, write_json
 from benchmarks.receive import receive
 from benchmarks.relay import relay
+from benchmarks.submission import submission
 from twisted_mta.testing.site import Site
 
 
@@ -41,12 +42,19 @@ def _crowd(options: argparse.Namespace) -> Mapping[str, Rates]:
     return {"10,000 other connections": asyncio.run(crowd.crowd(options))}
 
 
+def _long_queue(options: argparse.Namespace) -> Mapping[str, Rates]:
+    return {"accepted beside what is queued": queue_scale.growth_of(options.queued, options)}
+
+
 COMPARISONS: Mapping[str, Comparison] = {
     "receive": Comparison(receive, {"connections kept": 3.0, "a connection a message": 2.0}),
     "relay": Comparison(relay, {"connections kept": 3.0, "a connection a message": 3.0}),
     "list post": Comparison(
-        lambda options: list_post.beside_postfix(options.rounds), dict.fromkeys(list_post.MODES, 3.0)
+        lambda options: list_post.beside_postfix(options.rounds, options.members),
+        dict.fromkeys(list_post.MODES, 3.0),
     ),
+    "submission": Comparison(submission, {"TLS and a login for each message": 2.0}),
+    "long queue": Comparison(_long_queue, {"accepted beside what is queued": 0.85}, "full", "empty"),
     "crowd": Comparison(_crowd, {"10,000 other connections": 0.7}, "crowd", "alone"),
 }
 
@@ -96,6 +104,8 @@ def main() -> None:
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.messages = options.messages or (1000 if options.quick else 4000)
     options.sessions, options.size, options.idle = 20, 4096, 1000 if options.quick else 10_000
+    options.members = 2000 if options.quick else 10_000
+    options.queued = 20_000 if options.quick else 1_000_000
     connections.allow_files(options.idle + 500)
     table = [_row("What", "Peer", "twisted_mta", "Ratio", "Goal"), _row(*["---"] * 5)]
     results: dict[str, Any] = {}
@@ -112,7 +122,7 @@ def main() -> None:
             )
         if options.plots is not None:
             drawing = plot.document(list(plot.rates(found, comparison.ours)))
-            (options.plots / f"{name}.svg").write_text(drawing, encoding="utf-8")
+            (options.plots / f"{name.replace(' ', '-')}.svg").write_text(drawing, encoding="utf-8")
     if "memory" in options.only:
         results["memory"] = _sizes(options)
         for what, (octets, goal) in results["memory"].items():

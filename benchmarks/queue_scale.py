@@ -15,7 +15,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from benchmarks.common import memory, source, summary, write_json
+from benchmarks.common import Rates, memory, source, summary, write_json
 from tests.peers import free_port
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import NewMessage, NewRecipient, Transport
@@ -150,6 +151,32 @@ def accept(server: Site, options: argparse.Namespace) -> float:
     return options.messages / (time.perf_counter() - began)
 
 
+def in_turn(servers: Mapping[str, Site], options: argparse.Namespace) -> Rates:
+    """Server -> messages that it accepts in a second, round by round."""
+    rates: Rates = {name: [] for name in servers}
+    for number in range(options.rounds + 1):
+        for name, server in servers.items():
+            rate = accept(server, options)
+            if number:  # the first warms up
+                rates[name].append(rate)
+                print(f"round {number}, queue {name}: {rate:.0f}/s", flush=True)
+    return rates
+
+
+def growth_of(length: int, options: argparse.Namespace) -> Rates:
+    """How fast mail is accepted with so many messages queued ("full"), and with few ("empty")."""
+    with tempfile.TemporaryDirectory(prefix="mta-scale-") as name, ExitStack() as running:
+        directory, nameserver = Path(name), free_port()
+        servers = {}
+        for which, count in (("full", length), ("empty", 1000)):
+            queue = directory / which / "data" / "queue"
+            fill(queue, count, min(count, 10_000), 1000, time.time() + _WEEK / 7)
+            servers[which] = site(directory / which, nameserver)
+            running.callback(servers[which].stop)
+            servers[which].start()
+        return in_turn(servers, options)
+
+
 def shift(queue: Path, due: float) -> None:
     """Make all that waits due at another time."""
     store = SQLiteQueueStore.inline(queue, Clock(), owner="benchmark")
@@ -199,13 +226,7 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
         for name, server in servers.items():
             results[f"start, {name}"] = start(server)
             print(f"start, {name}: {results[f'start, {name}']}", flush=True)
-        rates: dict[str, list[float]] = {name: [] for name in servers}
-        for number in range(options.rounds + 1):
-            for name, server in servers.items():
-                rate = accept(server, options)
-                if number:  # the first warms up
-                    rates[name].append(rate)
-        results["accepted a second"] = rates
+        rates = results["accepted a second"] = in_turn(servers, options)
         print(f"accept: {summary(rates, 'full', 'empty')}", flush=True)
         results["memory, full, MB"] = memory(full, "VmRSS") >> 20
         full.kill()

@@ -87,6 +87,62 @@ class HistoryTestCase(unittest.SynchronousTestCase):
         return int(count)
 
 
+class SharedContactsTests(HistoryTestCase):
+    """Contacts stand in the file once for those who were in one attempt."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        names = [f"member{number}" for number in range(6)]
+        self.rows = self.put(message("a", *names), message("b", *names))
+
+    def end(self, *ended: tuple[int, Any]) -> None:
+        """By the place of a recipient in its message."""
+        self.wait(
+            self.store.record(
+                [
+                    Update(row=self.rows[place], outcome=outcome, at=1010.0, took=0.5)
+                    for place, outcome in ended
+                ]
+            )
+        )
+
+    def stored(self) -> list[Any]:
+        with closing(sqlite3.connect(self.directory / "queue" / "queue.sqlite")) as database:
+            return [
+                contacts
+                for (contacts,) in database.execute("SELECT contacts FROM past_recipient ORDER BY row")
+            ]
+
+    def told(self, name: str) -> list[tuple[str, State, list[str]]]:
+        """Of each recipient that is done: the reply, the state, and what the hosts said."""
+        (found,) = self.recall(name)
+        return [
+            (one.reply, one.state, [each["reply"] for each in one.contacts])
+            for one in found.recipients
+            if one.state is not State.QUEUED
+        ]
+
+    def test_one_has_them_for_all(self) -> None:
+        good, contacts = Reply(250, "2.0.0", "ok"), (contact(reply=Reply(250, "", "taken")),)
+        taken, other = Delivered(good, REMOTE, contacts=contacts), Delivered(good, REMOTE, contacts=contacts)
+        refused = Failed(GONE, REMOTE, contacts=contacts)
+        self.end((0, taken), (1, other), (3, taken), (2, refused), (5, taken))
+        first, *others = self.stored()
+        self.assertIn("taken", first)
+        self.assertEqual(others, [self.rows[0]] * 4)
+        done = ("250 2.0.0 ok", State.DELIVERED, ["250 taken"])
+        self.assertEqual(self.told("a"), [done, done, (str(GONE), State.FAILED, ["250 taken"]), done, done])
+
+    def test_not_for_those_of_other_messages_and_attempts(self) -> None:
+        contacts = (contact(),)
+        same = Delivered(Reply(250, "2.0.0", "ok"), REMOTE, contacts=contacts)
+        self.end((0, same), (5, same), (6, same), (7, Delivered(same.reply, REMOTE)))
+        self.end((1, attrs.evolve(same, contacts=(contact(reply=GONE),))))
+        busy, gone = str(BUSY), str(GONE)
+        self.assertEqual([said for *_, said in self.told("a")], [[busy], [gone], [busy]])
+        self.assertEqual([said for *_, said in self.told("b")], [[busy], []])
+
+
 class RecallTests(HistoryTestCase):
     def test_interface(self) -> None:
         verifyObject(IQueueHistory, self.store)
