@@ -118,7 +118,7 @@ def main() -> None:
             ratio = statistics.median(_ratios(rates, comparison))
             goal = comparison.goals[mode]
             table.append(
-                _row(f"{name}, {mode}", f"{theirs:.0f}/s", f"{ours:.0f}/s", f"{ratio:.2f}", f"{goal:.1f}")
+                _row(f"{name}, {mode}", f"{theirs:.0f}/s", f"{ours:.0f}/s", f"{ratio:.2f}", f"{goal:.2f}")
             )
         if options.plots is not None:
             drawing = plot.document(list(plot.rates(found, comparison.ours)))
