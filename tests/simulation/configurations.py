@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 
 from tests.certificates import self_signed_files
+from tests.simulation import handled
 from twisted_mta.config.schema import Role
 from twisted_mta.core.replies import Reply
 from twisted_mta.service.trace_control import trace_handlers
@@ -95,6 +96,8 @@ class Site:
             (directory / name).write_text("".join(f"{self._target()}\n" for _ in range(chance.randrange(4))))
         self_signed_files(directory / "server.pem")
         self.aliases = self._aliases()
+        self._rules()
+        handled.TAKEN.clear()
         self.config = self._config()
         self.world = World(directory, self.config, aliases=self.aliases, seed=seed, base=base)
         serving: Any = self.world.listeners.serving
@@ -110,7 +113,9 @@ class Site:
         chance = self.random
         kind = chance.random()
         if kind < 0.5:
-            return chance.choice((*_NAMES, "bob", "bob", "nobody", "alice+work", "list1", "list2-owner"))
+            return chance.choice(
+                (*_NAMES, "bob", "bob", "nobody", "alice+work", "list1", "list2-owner", "ticket-1", "desk-2")
+            )
         if kind < 0.6:
             return f"{chance.choice(_NAMES)}@second.test"
         if kind < 0.85:
@@ -130,6 +135,25 @@ class Site:
         return "".join(
             f"{name}: {', '.join(self._target() for _ in range(chance.randint(1, 4)))}\n" for name in names
         )
+
+    def _rules(self) -> None:
+        """What users have decided themselves."""
+        chance = self.random
+        rules = self.directory / "data" / "rules"
+        rules.mkdir(parents=True)
+        for user in ("alice", "bob"):
+            lines = []
+            if chance.random() < 0.3:
+                to = chance.choice(
+                    (*_REMOTE, *_ASTRAY, "alice@example.test", "bob@example.test", "info@example.test")
+                )
+                lines.append(f"forward: {to}{chance.choice(['', ', keep'])}")
+            if chance.random() < 0.2:
+                lines.append(f"addresses: {user}-too@example.test")
+            if chance.random() < 0.2:
+                lines.append("vacation: I am away")
+            if lines:
+                (rules / f"{user}@example.test").write_text("\n".join(lines) + "\n")
 
     def _config(self) -> str:
         chance = self.random
@@ -151,6 +175,8 @@ class Site:
             f"recipients_per_hour = {chance.choice([0, 2, 100])}\n",
             f'[limits]\nmessage_size = "{chance.choice(["64K", "10M"])}"\nreceived_headers = 10\n',
         ]
+        if chance.random() < 0.4:
+            parts.append('[handlers]\nmodules = ["tests.simulation.handled"]\n')
         parts += self._domains()
         if chance.random() < 0.3:
             srs, instead = chance.choice(["true", "false"]), chance.choice(["keep", "refuse"])
@@ -186,6 +212,13 @@ class Site:
             (self.directory / "backup").write_text("carol@one.example\n@nothing\n"[: chance.choice([18, 27])])
             who = 'recipients = "backup"\n' * chance.randrange(2)
             parts.append(f'[[domain]]\nname = "one.example"\nrelay = true\nmessage_size = "64K"\n{who}')
+        self.callout = chance.random() < 0.3
+        if self.callout:
+            unanswered = chance.choice(["defer", "accept"])
+            parts.append(
+                '[[domain]]\nname = "two.example"\nrelay = true\ncallout = true\n'
+                f'[callout]\nunanswered = "{unanswered}"\n'
+            )
         if chance.random() < 0.4:
             lines = [
                 f'"sales-(.*)@example.test" = "{chance.choice(["{1}", "{1}@two.example", "alice"])}"',
@@ -214,6 +247,10 @@ class Site:
             "us.example": [(10, "mx.example.test")],
         }
         world.resolver.failing.add("failing.example")
+        # Of those who are asked about; what other hosts say to mail nobody can foretell.
+        for peer in self.peers:
+            peer.replies["RCPT nobody@two.example"] = "550 5.1.1 no such user"
+            peer.replies["RCPT late@two.example"] = "450 4.7.1 later"
         if self.random.random() < 0.5:
             world.resolver.data["ptr"]["198.51.100.7"] = ["client.example.org"]
             world.resolver.data["addresses"]["client.example.org"] = ["198.51.100.7"]
@@ -227,6 +264,7 @@ class Site:
     def mail(self, number: int) -> Mail:
         """The next message. Its subject is its number."""
         chance = self.random
+        client = chance.choice(_CLIENTS)
         login = chance.choice(["", "", "", "alice", "alice", "bob@example.test"])
         if chance.random() < 0.02:
             login = "nobody"
@@ -234,8 +272,15 @@ class Site:
         recipient = f"{local}@{chance.choice(['example.test', 'example.test', 'second.test'])}"
         if chance.random() < 0.15:
             recipient = f"{chance.choice(('sales-bob', 'a1', 'alice', 'list1'))}@{chance.choice(_OTHER)}"
+        if chance.random() < 0.15:
+            recipient = (
+                chance.choice(("ticket-7", "desk-Seven", "desk-", "alice-too", "bob-too+x")) + "@example.test"
+            )
         if chance.random() < 0.25:
             recipient = chance.choice((*_REMOTE, *_ASTRAY))
+        if self.callout and not login and client != "192.0.2.7" and chance.random() < 0.3:
+            late = "late" if 'unanswered = "defer"' in self.config else "nobody"
+            recipient = f"{chance.choice(('nobody', late, 'erin', 'postmaster'))}@two.example"
         senders = ["nina@home.example", "alice@example.test", "bob@example.test", "carol@one.example", ""]
         sender = author = chance.choice(senders)
         if login and chance.random() < 0.8:
@@ -252,7 +297,7 @@ class Site:
         lines += ["X-Spam-Flag: YES"] * (chance.random() < 0.15)
         lines += ["Auto-Submitted: auto-replied"] * (chance.random() < 0.1)
         return Mail(
-            client=chance.choice(_CLIENTS),
+            client=client,
             helo=chance.choice(
                 [*["client.example.org"] * 8, "mx.example.test", "192.0.2.7", "[192.0.2.7]", "x"]
             ),
@@ -301,7 +346,7 @@ class Site:
         return last
 
     def copies(self, subject: int) -> tuple[set[str], set[str]]:
-        """The Maildirs, and the addresses at other hosts, that have got the message with that subject itself."""
+        """The Maildirs and handlers, and the addresses at other hosts, that have got the message with that subject itself."""
         wanted = f"\nSubject: {subject}\n".encode()
 
         def has(data: bytes) -> bool:
@@ -313,6 +358,7 @@ class Site:
             for file in (*root.glob("*/new/*"), *root.glob("*/.*/new/*"))
             if has(file.read_bytes())
         }
+        places |= {name for name, taken in handled.TAKEN if taken == str(subject)}
         remote = {
             recipient
             for peer in self.peers

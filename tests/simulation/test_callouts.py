@@ -150,6 +150,8 @@ class CalloutTests(SynchronousTestCase):
         told = self.world.explain("joe@backup.test", ip="203.0.113.9")
         self.assertIn("mx.backup.test [192.0.2.1] said of joe@backup.test: 250", str(told["steps"]))
         self.assertEqual(self.peer.messages, [])
+        told = self.world.explain("nobody@backup.test", ip="198.51.100.7")
+        self.assertIn("nobody is asked for a client that may relay", str(told["steps"]))
 
     def test_a_domain_without_hosts(self) -> None:
         self.world.resolver.data["mx"]["backup.test"] = [(0, ".")]

@@ -38,7 +38,8 @@ def test_foretold_is_what_happens(tmp_path: Path, first: int) -> None:
         site.world.close()
         shutil.rmtree(site.directory)
     if _ONLY is None:  # else what is compared would be nothing
-        assert min(seen[each] for each in ("refused", "places", "remote", "failures", "lists")) > 5, seen
+        kinds = ("refused", "places", "remote", "failures", "lists", "handlers", "callouts", "rules")
+        assert min(seen[each] for each in kinds) > 0, seen
 
 
 def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
@@ -48,6 +49,7 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
     assert told == site.world.explain(mail.recipient, **mail.arguments()), "asking changes nothing"
     assert (site.world.queued(), site.copies(number)) == (before, (set(), set()))
     reply = site.bring(mail)
+    callouts, rules = (int(words in str(told["steps"])) for words in ("callout: ", "rules of the user"))
     assert told["accepted"] == reply.positive, (told["reply"], reply)
     if not reply.positive:
         same = (*told["reply"].split(" ", 2)[:2],) == (str(reply.code), reply.enhanced)
@@ -55,7 +57,7 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
             told["reply"].startswith("535") and reply.code == 550
         )  # a login that is none: by AUTH, and by XCLIENT
         assert same or unknown, (told["reply"], str(reply))
-        return Counter(refused=1)
+        return Counter(refused=1, callouts=callouts)
     site.world.advance(60)
     places, remote = site.copies(number)
     assert set(told["places"]) == places
@@ -65,4 +67,12 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
     failures = sorted((name, text) for name, text in history if not text.startswith("2"))
     assert foretold == failures
     lists = sum("sent to" in text for _, text in history)
-    return Counter(places=len(places), remote=len(remote), failures=len(failures), lists=lists)
+    return Counter(
+        places=len(places),
+        remote=len(remote),
+        failures=len(failures),
+        lists=lists,
+        handlers=sum("handled." in place for place in places),
+        callouts=callouts,
+        rules=rules,
+    )

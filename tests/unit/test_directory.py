@@ -12,7 +12,17 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from twisted_mta.config.schema import Accounts, Config, Domain, Listen, MailingList, Relay, Role
+from twisted_mta.config.schema import (
+    Accounts,
+    Commands,
+    Config,
+    Delivery,
+    Domain,
+    Listen,
+    MailingList,
+    Relay,
+    Role,
+)
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Name, parse_aliases
 from twisted_mta.core.expand import Kind, expand
@@ -360,8 +370,29 @@ class LoadTests(SynchronousTestCase):
 
 
 class CheckTests(SynchronousTestCase):
-    def told(self, directory: Directory) -> list[str]:
-        return [f"{problem.source}: {problem.text}" for problem in check_directory(directory)]
+    def told(self, directory: Directory, delivery: Delivery | None = None) -> list[str]:
+        found = check_directory(directory, delivery or Delivery())
+        return [f"{problem.source}: {problem.text}" for problem in found]
+
+    def test_files_and_commands_that_get_no_mail(self) -> None:
+        directory = make_directory(
+            aliases='a: alice, /var/mail/a, /var/mail/b/, /etc/c\nb: "|/bin/robot x"\nc: "|/bin/robot \\"x"\n',
+            virtual={"x-(.*)@example.test": "/etc/d"},
+        )
+        off = 'commands are off without "user" and "directory" in [delivery.command]'
+        outside = 'it is not below a directory that "files" in [delivery] names'
+        self.assertEqual(
+            self.told(directory, Delivery(files=(Path("/var/mail"),))),
+            [
+                f"aliases:1: /etc/c gets no mail: {outside}",
+                f"aliases:2: |/bin/robot x gets no mail: {off}",
+                f'aliases:3: |/bin/robot "x gets no mail: {off}',
+                f"virtual:1: /etc/d gets no mail: {outside}",
+            ],
+        )
+        on = Delivery(files=(Path("/"),), command=Commands(user="mail", directory=Path("/var/empty")))
+        (told,) = (each for each in self.told(directory, on) if "robot" in each)
+        self.assertTrue(told.startswith("aliases:3: |/bin/robot \"x gets no mail: it can't be run: "), told)
 
     def test_all_is_well(self) -> None:
         directory = make_directory(

@@ -8,7 +8,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import parse_aliases
 from twisted_mta.core.domains import Domain, Domains
 from twisted_mta.core.envelope import Recipient
-from twisted_mta.core.expand import Kind, expand, home, render, resolves, route
+from twisted_mta.core.expand import Kind, expand, home, is_relayed, render, resolves, route, too_large
 from twisted_mta.testing.directory import make_directory, make_list
 
 
@@ -180,6 +180,28 @@ class OwnTests(DomainCase):
         found = expand(Address("echo-x", "example.test"), self.directory)
         self.assertEqual([one.kind for one in found.problems], [Kind.LOOP])
 
+    def test_the_size_for_another_name_of_the_domain(self) -> None:
+        for name, own, limit in (("a.test", 0, 1000), ("b.test", 500, 500)):
+            directory = make_directory(
+                ["carol@shop.test"],
+                domains=["example.test"],
+                special=[
+                    Domain(name="shop.test", message_size=1000),
+                    Domain(name=name, alias_of="shop.test", message_size=own),
+                    Domain(name="free.test", alias_of="example.test"),
+                ],
+            )
+            address = Address("carol", name)
+            self.assertIsNone(too_large(address, limit, directory))
+            self.assertIsNone(too_large(address, 0, directory))
+            problem = too_large(address, limit + 1, directory)
+            self.assertEqual(
+                str(problem and problem.reply),
+                f"552 5.2.3 messages for {name} may have {limit} octets at most",
+            )
+            self.assertIsNone(too_large(Address("carol", "free.test"), 1 << 30, directory))
+            self.assertIsNone(too_large(Address("carol", "elsewhere.test"), 1 << 30, directory))
+
     def test_size(self) -> None:
         address = Address("carol", "shop.test")
         self.assertEqual(
@@ -193,6 +215,19 @@ class OwnTests(DomainCase):
 
 
 class RelayTests(DomainCase):
+    def test_what_its_own_servers_can_be_asked_about(self) -> None:
+        for address, expected in (
+            ("Joe@backup.test", True),
+            ("joe@listed.test", True),
+            ("jim@listed.test", False),
+            ("joe@torn.test", False),
+            ("root@backup.test", False),
+            ("gate-1@backup.test", False),
+            ("alice@example.test", False),
+            ("x@example.org", False),
+        ):
+            self.assertIs(is_relayed(Address.parse(address), self.directory), expected, address)
+
     def test_its_mail_goes_on(self) -> None:
         for address, expected in (
             ("Joe@backup.test", "smtp Joe@backup.test"),

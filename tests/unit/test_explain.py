@@ -118,6 +118,22 @@ class AnswerTests(ExplainCase):
         answer = self.explain("alice@example.test", role="lmtp")
         self.assertEqual((answer["accepted"], answer["reply"]), (False, "no listener has the role lmtp"))
 
+    def test_no_handler_is_called(self) -> None:
+        (self.world.directory / "explained_handlers.py").write_text(
+            "from twisted_mta.handlers import Reject, rcpt\n\n\n"
+            '@rcpt("desk@example.test", inline=True)\ndef desk(mail):\n    raise Reject("called")\n'
+        )
+        self.config_text('[handlers]\nmodules = ["explained_handlers"]\npath = ["."]\n')
+        answer = self.explain("desk@example.test")
+        self.assertTrue(answer["accepted"], answer["reply"])
+        self.assertEqual(answer["places"], ["explained_handlers.desk"])
+        self.assertIn("before the message is acknowledged", "\n".join(lines(answer)))
+        reply = self.world.send("x@example.org", ["desk@example.test"], b"Subject: x\r\n\r\n")
+        self.assertEqual(str(reply), "550 5.7.1 called")
+
+    def test_nothing_is_signed_yet(self) -> None:
+        self.assertIn("no DKIM signature of ours", "\n".join(lines(self.explain("info@example.test"))))
+
     def test_a_login_that_is_none(self) -> None:
         answer = self.explain("alice@example.test", login="nobody")
         self.assertEqual((answer["accepted"], answer["reply"][:3]), (False, "535"))

@@ -28,7 +28,7 @@ def check_config(options: argparse.Namespace) -> int:
         pass  # the loader has warned that the accounts are not for this user to read
     else:
         warnings += [f"warning: {text}" for text in told]
-        found = check_directory(directory)
+        found = check_directory(directory, config.delivery)
         warnings += [f"warning: {problem.source}: {problem.text}" for problem in found]
     for warning in warnings:
         print(warning, file=sys.stderr)

@@ -51,6 +51,8 @@ class CalloutCheck(Accepting):
         if address.local.casefold() == "postmaster":
             return None
         if peer.account is not None or is_within(peer.address, self._trusted):
+            if peer.remarks is not None:
+                peer.remarks.append("nobody is asked for a client that may relay: bounces reach it")
             return None
         return self._ask(peer, address)
 

@@ -74,8 +74,9 @@ class RecipientCheck(Accepting):
         if address.domain and domain is None:
             return None
         # RFC 1870 §6.1: said now, where the client told the size, the message need not be sent for nothing.
-        if domain is not None and 0 < domain.message_size < envelope.declared_size:
-            return too_large(address, domain).reply
+        large = too_large(address, envelope.declared_size, self._directory)
+        if large is not None:
+            return large.reply
         # RFC 5321 §3.3: said now, the sender learns it from its own server and no bounce is needed.
         problem = resolves(address, self._directory)
         if problem is not None:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 import attrs
 
+from twisted_mta.config.schema import Delivery
 from twisted_mta.core.address import Address
-from twisted_mta.core.aliases import Alias, Name
+from twisted_mta.core.aliases import Alias, Command, File, Name, Target
+from twisted_mta.core.commands import CommandError, split_command
 from twisted_mta.core.expand import Kind, Problem, expand
+from twisted_mta.core.virtual import Template
+from twisted_mta.store.below import NotAllowed, root_of
 from twisted_mta.store.directory import Directory
 
 #: What is meant as it is written.
@@ -17,10 +21,13 @@ _INTENDED = frozenset({Kind.FAIL, Kind.DEFER})
 _NOBODY = " "
 
 
-def check_directory(directory: Directory) -> tuple[Problem, ...]:
+def check_directory(directory: Directory, delivery: Delivery) -> tuple[Problem, ...]:
     """What is written down but leads nowhere, or is never looked at: for an administrator, not for the running server,
-    which reports such things when mail meets them. Blocks for about a second where there are 20,000 aliases."""
-    check = _Check(directory)
+    which reports such things when mail meets them. Blocks for about a second where there are 20,000 aliases.
+
+    `delivery` says which files and commands aliases may name.
+    """
+    check = _Check(directory, delivery)
     check.follow(directory.postmaster(), "postmaster")
     check.lists()
     for alias, address in _aliases(directory):
@@ -44,10 +51,23 @@ def _aliases(directory: Directory) -> Iterator[tuple[Alias, Address]]:
             yield domain.catch_all, Address(_NOBODY, name)
 
 
+def _command_trouble(command: Command, delivery: Delivery) -> str:
+    """Why it can't be run; "" if it can."""
+    settings = delivery.command
+    if not settings.user or settings.directory is None:
+        return 'commands are off without "user" and "directory" in [delivery.command]'
+    try:
+        split_command(command.text, shell=settings.shell)
+    except CommandError as error:
+        return f"it can't be run: {error}"
+    return ""
+
+
 class _Check:
     """Collects what is wrong, each once."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, delivery: Delivery) -> None:
+        self._delivery = delivery
         self.found: dict[tuple[str, str], Problem] = {}
         self._directory = directory
 
@@ -73,9 +93,25 @@ class _Check:
     def alias(self, alias: Alias, address: Address) -> None:
         """An alias, and an address that has it."""
         kind = self.follow(address, alias.source) if self._is_used(address, alias.source) else Kind.ALIAS
+        for target in alias.targets:
+            self._outlet(target, address)
         if kind in (Kind.LIST, Kind.LIST_OWNER):
             text = f"{address} belongs to a mailing list, so its alias is never looked up"
             self._note(Problem(Kind.UNKNOWN, address, text), alias.source)
+
+    def _outlet(self, target: Target | Template, address: Address) -> None:
+        """A file or a command that mail would wait for in vain."""
+        why = ""
+        if isinstance(target, File):
+            try:
+                root_of(str(target).removesuffix("/"), self._delivery.files)
+            except NotAllowed as error:
+                why = str(error)
+        elif isinstance(target, Command):
+            why = _command_trouble(target, self._delivery)
+        if why:
+            text = f"{target} gets no mail: {why}"
+            self._note(Problem(Kind.UNKNOWN, address, text, target.source), target.source)
 
     def lists(self) -> None:
         """The members and owners of lists."""
@@ -92,6 +128,7 @@ class _Check:
                 self.follow(domain.postmaster, domain.source)
         for rule in self._directory.patterns:
             for target in rule.targets:
+                self._outlet(target, self._directory.postmaster())
                 if isinstance(target, Name) and (target.address.domain or rule.pattern.domain):
                     address = target.address
                     domain_name = address.domain or rule.pattern.domain

@@ -239,8 +239,16 @@ def unknown(address: Address, source: str) -> Problem:
     return Problem(Kind.UNKNOWN, address, f"there is no user {address} here", source)
 
 
-def too_large(address: Address, domain: Domain) -> Problem:
-    """A message is larger than the domain takes."""
+def too_large(address: Address, size: int, directory: Lookups) -> Problem | None:
+    """Whether a message of so many octets (0: not known) is larger than its domain takes.
+
+    A domain that is an alias of another takes no more than that, if nothing is said of it itself.
+    """
+    domain = directory.domain(address.domain) if size else None
+    if domain is not None and domain.alias_of and not domain.message_size:
+        domain = directory.domain(domain.alias_of)
+    if domain is None or not 0 < domain.message_size < size:
+        return None
     text = f"messages for {address.domain} may have {domain.message_size} octets at most"
     return Problem(Kind.SIZE, address, text, domain.source)
 

@@ -46,9 +46,9 @@ def route(recipients: Iterable[Recipient], directory: Lookups, size: int = 0) ->
 def _destinations(
     address: Address, directory: Lookups, size: int
 ) -> tuple[Sequence[Destination], Sequence[Problem]]:
-    domain = directory.domain(address.domain) if size else None
-    if domain is not None and 0 < domain.message_size < size:
-        return (), (too_large(address, domain),)
+    large = too_large(address, size, directory)
+    if large is not None:
+        return (), (large,)
     plan = expand(address, directory)
     return plan.recipients, plan.problems
 

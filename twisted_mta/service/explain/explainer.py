@@ -153,7 +153,8 @@ class Explainer:
         host = question.ip or STRANGER
         peer = Peer(address=host, port=0, role=question.role.value, session_id="explain", remarks=[])
         rules = witnessed(self.rules(), notes, invented=not question.ip)
-        intake = attrs.evolve(self.intake, queue=queue, ids=lambda: "EXPLAINED")
+        # An application's handler is not called: it would take the message for one that came.
+        intake = attrs.evolve(self.intake, queue=queue, ids=lambda: "EXPLAINED", inline=None)
         authenticator = _Believing()
         reception = Reception(rules, intake, authenticator, self.workers)
         authenticator.account = reception.account

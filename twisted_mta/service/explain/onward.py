@@ -32,6 +32,10 @@ PATIENCE = 60.0
 _ATTEMPTS = 6
 
 
+#: Of each message that leaves.
+_NOT_SIGNED = Note("dkim", "no DKIM signature of ours: this server does not sign yet", data={"key": None})
+
+
 class Queue(Protocol):
     """What is asked of the queue manager."""
 
@@ -97,6 +101,7 @@ class Onward:
         if new.sender is not None:
             children.insert(0, Note("sender", f"sent from <{message.sender or ''}>"))
         if new.transport is Transport.SMTP:
+            children.append(_NOT_SIGNED)
             destination = self._deliveries[new.transport].destination(recipient)
             self.ends.remote[name] = destination
             shut = self._queue.shut(new.transport, destination)
