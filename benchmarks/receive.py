@@ -16,12 +16,13 @@ from benchmarks.common import Rates, Server, compare, run_comparison
 from tests.peers import Postfix
 from twisted_mta.testing.site import Site
 
-_LIMITS = "[limits]\nconnections_per_address = 1000\n"
+#: So many clients from one address.
+LIMITS = "[limits]\nconnections_per_address = 1000\n"
 
 
 def receive(options: argparse.Namespace) -> dict[str, Rates]:
     """Mode -> server -> rates, round by round."""
-    with Postfix() as postfix, Site(_LIMITS, roles=("mx",)) as site:
+    with Postfix() as postfix, Site(LIMITS, roles=("mx",)) as site:
         new = site.directory / "mail" / "bob@example.test" / "new"
         servers = [
             Server("postfix", postfix.port, postfix.delivered),
