@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +196,9 @@ def update() -> None:
         return f"```\n{match[1]}\n```\n\n{told}"
 
     PAGE.write_text(_EXAMPLE.sub(rewrite, PAGE.read_text("utf-8")), "utf-8")
+    case.doCleanups()
 
 
 if __name__ == "__main__":
-    update()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        update()
