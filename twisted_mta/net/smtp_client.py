@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import attrs
 from OpenSSL import SSL
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
@@ -71,8 +70,7 @@ class SessionError(Exception):
         self.reply = reply
 
 
-@attrs.frozen
-class _Order:
+class _Order(NamedTuple):
     """A transaction that is to be carried out, or is under way."""
 
     transaction: Transaction

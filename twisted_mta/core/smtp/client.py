@@ -233,15 +233,16 @@ class SmtpClient:
 
     def _on_reply(self, reply: Reply) -> None:
         self.replies += 1
-        state = self._wire.state
+        pending = self._wire.pending
+        state = pending[0] if pending else self._wire.rest
         handler = _TABLE[state].on.get(reply.code // 100)
         if state is State.QUIT:
             self._close()
         elif reply.code == 421:  # RFC 5321 §3.8: may answer any command
             self._over(reply, theirs=True)
         elif handler is not None:
-            if self._wire.pending:
-                self._wire.pending.popleft()
+            if pending:
+                pending.popleft()
             handler(self, reply)
         else:
             self._garbled(f"unexpected reply, waiting for {state.value}: {reply}")
@@ -342,8 +343,10 @@ class SmtpClient:
     def _deliver(self, answered: Callable[[Sending, Reply], None], reply: Reply) -> None:
         """A reply to something of the transaction."""
         # The states of a transaction are entered by `start` only, and replies come in the order of what they answer.
-        answered(self._sendings[0], reply)
-        self._look_for_end()
+        sending = self._sendings[0]
+        answered(sending, reply)
+        if sending.result is not None:
+            self._look_for_end()
 
     def _look_for_end(self) -> None:
         while self._sendings and (result := self._sendings[0].result) is not None:

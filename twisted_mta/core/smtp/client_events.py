@@ -10,6 +10,7 @@ import attrs
 from twisted_mta.core.effects import Close, Send, StartTLS
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl.client import Derive
+from twisted_mta.core.values import value
 
 
 class State(enum.Enum):
@@ -74,7 +75,7 @@ class Timeouts:
     quit: float = 30.0
 
 
-@attrs.frozen
+@value
 class SendText:
     """Write these octets to the peer, as Send; they are of a message, and no command."""
 
@@ -99,7 +100,7 @@ class ReadyForBody:
     """The peer waits for the text of the message: `SmtpClient.body` any number of times, then `end_body`."""
 
 
-@attrs.frozen
+@value
 class TransactionDone:
     """How the transaction ended: one reply for each recipient, in order; 2yz means that the peer has the message for it, or
     would take one (`Transaction.probe`).
@@ -150,7 +151,7 @@ class Wire:
 
     def say(self, *steps: tuple[State, bytes]) -> None:
         """Send lines in one write, each answered by a reply in its state."""
-        self.pending.extend(state for state, _ in steps)
+        self.pending.extend([state for state, _ in steps])
         self.out.append(Send(b"".join([octets for _, octets in steps])))
 
     def say_text(self, state: State, command: bytes, text: bytes) -> None:

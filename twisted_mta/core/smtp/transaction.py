@@ -12,6 +12,7 @@ import attrs
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Notify
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: RFC 3461 §4.1 writes the list in any order; this one is ours.
 _NOTIFY = ((Notify.SUCCESS, "SUCCESS"), (Notify.FAILURE, "FAILURE"), (Notify.DELAY, "DELAY"))
@@ -45,7 +46,7 @@ class TimeLeft:
     trace: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Transaction:
     """A message for some recipients over one session. `size` is in octets, before dot-stuffing."""
 
