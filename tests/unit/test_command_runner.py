@@ -10,18 +10,20 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.commands import Exit
 from twisted_mta.net import commands
 from twisted_mta.net.command_helper import MAX_REQUEST
-from twisted_mta.net.commands import HelperCommands, HelperError, HelperProcess, NoCommands, inherited
+from twisted_mta.net.commands import GRACE, HelperCommands, HelperError, HelperProcess, NoCommands, inherited
 
 
-class _Reactor:
+class _Reactor(Clock):
     """Reads when it is told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.readers: list[Any] = []
 
     def addReader(self, reader: Any) -> None:
@@ -115,6 +117,16 @@ class HelperCommandsTests(SynchronousTestCase):
         self.failureResultOf(done)
         self.assertEqual(self.heard(), {"id": number, "cancel": True, "descriptors": 0})
         self.say({"id": number, "signal": 15})
+
+    def test_a_helper_that_was_stopped_by_what_it_runs(self) -> None:
+        done = self.run_one()
+        self.heard()
+        self.reactor.advance(5.0 + 2 * GRACE)
+        self.assertNoResult(done)
+        self.reactor.advance(GRACE)
+        self.assertIn("does not answer", self.successResultOf(done).error)
+        self.assertTrue(self.heard()["cancel"], "should it go on, nobody waits for that one")
+        self.say({"id": 1, "code": 0})
 
     def test_a_helper_that_dies(self) -> None:
         done = self.run_one()

@@ -26,6 +26,7 @@ from twisted_mta.net import command_helper
 #: Seconds that a command gets to end by itself.
 GRACE = 5.0
 _GONE = Exit(error="the helper process that runs commands has ended; see the log")
+_SILENT = Exit(error="the helper process that runs commands does not answer")
 
 
 class HelperError(Exception):
@@ -170,6 +171,8 @@ class HelperCommands:
         """See CommandRunner."""
         number = next(self._numbers)
         done: Deferred[Exit] = Deferred(lambda _: self._cancel(number))
+        # The helper keeps the time; but what it runs may stop it, for they are the same user.
+        done.addTimeout(timeout + 3 * GRACE, self._reactor, lambda result, seconds: _SILENT)
         request = {
             "id": number,
             "argv": list(argv),

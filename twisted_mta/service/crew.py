@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -225,9 +225,3 @@ class Member:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-
-
-def reap(members: Sequence[Member]) -> None:
-    """End those that were started, when one could not be."""
-    for member in members:
-        member.kill()
