@@ -122,7 +122,7 @@ class BatchTests(SynchronousTestCase):
         self.written: list[str] = []
         self.batches = Batches(self.written.append, self.reactor)
         self.in_reactor = True
-        self.patch(logs, "isInIOThread", lambda: self.in_reactor)
+        self.patch(logs, "_in_reactor", lambda: self.in_reactor)
 
     def test_one_write_a_while(self) -> None:
         for line in ("a\n", "b\n"):

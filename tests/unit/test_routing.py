@@ -3,12 +3,67 @@
 from __future__ import annotations
 
 import unittest
+import unittest.mock
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify, Recipient
-from twisted_mta.core.expand import Kind, route
+from twisted_mta.core.expand import Destination, Kind, expand, resolves, route
 from twisted_mta.core.queue import Transport
-from twisted_mta.testing.directory import make_directory
+from twisted_mta.core.rules import Rules
+from twisted_mta.testing.directory import make_directory, make_list
+
+
+class MailboxTests(unittest.TestCase):
+    """What is known to be a mailbox is not looked up again, so it must be what the look-up says, each time."""
+
+    def test_the_short_way_leads_to_the_same_place(self) -> None:
+        directory = make_directory(
+            ["alice", "bob", "carol", "dave", "rules", "other@second.test"],
+            {"one": "alice", "bob": "bob, alice", "root": "alice", "alice+forwarded": "x@example.org"},
+            domains=("example.test", "second.test"),
+            lists=[make_list("team@example.test", ["alice@example.test"])],
+            virtual={"v(.*)@example.test": "alice"},
+            user_rules={
+                "carol@example.test": Rules(forward=(Address("c", "example.org"),)),
+                "dave@example.test": Rules(addresses=(Address("extra", "example.test"),)),
+            },
+            rules_address=Address("rules", "example.test"),
+            literals=["[192.0.2.1]"],
+        )
+        names = "alice ALICE alice+x alice+forwarded bob carol dave extra rules one root team team-owner vx nobody postmaster"
+        domains = "example.test second.test example.org [192.0.2.1]"
+        addresses = [Address(name, domain) for name in names.split() for domain in domains.split()]
+        addresses += [Address("postmaster", ""), Address("other", "second.test")]
+        for address in addresses * 2:  # the second time from memory
+            plan = expand(address, directory)
+            only = (Destination(address, Transport.LOCAL, address),)
+            if directory.is_mailbox(address):
+                self.assertEqual(
+                    (plan.recipients, plan.recipients[0].via, plan.problems), (only, (), ()), address
+                )
+                self.assertIsNone(resolves(address, directory), address)
+            elif plan.recipients == only and not plan.problems:
+                # An alias that names itself, and where mail is taken from those who logged in alone.
+                self.assertIn(address.local, ("bob", "rules"))
+        found = {str(address) for address in addresses if directory.is_mailbox(address)}
+        self.assertEqual(
+            found,
+            {f"{name}@example.test" for name in ("alice", "ALICE", "alice+x", "dave")}
+            | {"other@second.test"},
+        )
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        directory = make_directory(["alice"])
+        self.patch_limit(3)
+        for number in range(10):
+            self.assertTrue(directory.is_mailbox(Address(f"alice+{number}", "example.test")))
+            self.assertLessEqual(len(directory._mailboxes), 3)
+        self.assertTrue(directory.is_mailbox(Address("alice+0", "example.test")))
+
+    def patch_limit(self, limit: int) -> None:
+        patching = unittest.mock.patch("twisted_mta.store.directory.MAX_REMEMBERED", limit)
+        patching.start()
+        self.addCleanup(patching.stop)
 
 
 class RouteTests(unittest.TestCase):

@@ -80,8 +80,9 @@ class Forwarded:
 
 def is_forward(recipient: NewRecipient, rules: Forwarding) -> bool:
     """Whether a recipient is elsewhere because one of our addresses leads there. A bounce that goes home is none."""
-    returns = rules.srs is not None and rules.srs.claims(recipient.original)
-    return recipient.transport is Transport.SMTP and recipient.address != recipient.original and not returns
+    if recipient.transport is not Transport.SMTP or recipient.address == recipient.original:
+        return False
+    return rules.srs is None or not rules.srs.claims(recipient.original)
 
 
 def forward(

@@ -88,6 +88,10 @@ class IDirectory(Interface):
         """Where bounces to an address go that is a rewritten sender of ours: to the old one, or to who sent a certain
         message; or why they go nowhere. None for any other address."""
 
+    def is_mailbox(address: Address) -> bool:
+        """Whether mail for an address goes into the mailbox of that very account and nowhere else: see
+        `twisted_mta.core.expand.leads_to_mailbox`."""
+
     def forwarding() -> Forwarding:
         """What mail gets that is forwarded."""
 

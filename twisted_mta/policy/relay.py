@@ -77,6 +77,8 @@ class RecipientCheck(Accepting):
         large = too_large(address, envelope.declared_size, self._directory)
         if large is not None:
             return large.reply
+        if self._directory.is_mailbox(address):
+            return None
         # RFC 5321 §3.3: said now, the sender learns it from its own server and no bounce is needed.
         problem = resolves(address, self._directory)
         if problem is not None:

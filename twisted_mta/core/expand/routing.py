@@ -36,7 +36,7 @@ def route(recipients: Iterable[Recipient], directory: Lookups, size: int = 0) ->
     for recipient in recipients:
         found, wrong = _destinations(recipient.address, directory, size)
         problems += wrong
-        for new in _places(recipient, (*found, *map(_refused, wrong))):
+        for new in _places(recipient, (*found, *map(_refused, wrong)) if wrong else found):
             key = place(new.address, new.transport, new.target)
             known = routed.get(key)
             routed[key] = new if known is None else _merged(known, new)
@@ -49,6 +49,8 @@ def _destinations(
     large = too_large(address, size, directory)
     if large is not None:
         return (), (large,)
+    if directory.is_mailbox(address):
+        return (Destination(address, Transport.LOCAL, address),), ()
     plan = expand(address, directory)
     return plan.recipients, plan.problems
 
