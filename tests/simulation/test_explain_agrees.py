@@ -6,6 +6,7 @@ MTA_SEEDS says how many sites; MTA_SEED=n repeats one.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.simulation.configurations import Mail, Site
 _SEEDS = int(os.environ.get("MTA_SEEDS", "100"))
 _AT_A_TIME = 50
 _ONLY = os.environ.get("MTA_SEED")
+_NOT_TRIED = re.compile(r"not tried, since \S+ is out of reach: ")
 #: Messages for each site.
 _MESSAGES = 6
 
@@ -65,7 +67,7 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
     assert set(told["remote"]) - {name for name, _ in foretold} == remote
     history = site.history(reply.text.rpartition(" ")[2])
     failures = sorted((name, text) for name, text in history if not text.startswith("2"))
-    assert foretold == failures
+    assert _met_once(foretold) == _met_once(failures)
     lists = sum("sent to" in text for _, text in history)
     return Counter(
         places=len(places),
@@ -75,4 +77,14 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
         handlers=sum("handled." in place for place in places),
         callouts=callouts,
         rules=rules,
+    )
+
+
+def _met_once(failures: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What is said of a destination that two messages go to, by an alias and by a list: when the second one's turn comes, the
+    first may have met what both would."""
+    domains = Counter(name.rpartition("@")[2] for name, _ in failures)
+    return sorted(
+        (name, _NOT_TRIED.sub("", text) if domains[name.rpartition("@")[2]] > 1 else text)
+        for name, text in failures
     )
