@@ -13,18 +13,19 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import closing
 from typing import Any
 
 import attrs
 
 from tests.crash.nursery import Nursery
-from tests.crash.sink import Sink
+from tests.crash.sink import Receipt, Sink
 from twisted_mta.admin.errors import AdminError
 from twisted_mta.service.control import AlreadyRunning
 from twisted_mta.service.lock import DataLock
 from twisted_mta.store.faults import VARIABLE
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import Site, Spawn
 
 USERS = ("alice", "bob", "carol", "dave")
 #: An mbox and a Maildir that aliases name.
@@ -46,8 +47,9 @@ files = ["files"]
 """
 _ALIASES = "three: alice, bob, carol\nboth: dave, far@sink.test\n"
 _FILE_ALIASES = "log: {0}/box/log\narchive: {0}/archive/\nfiled: {0}/box/log, {0}/archive/, bob\n"
+Ways = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 #: Forward-paths, and who must get a message to them.
-_WAYS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+WAYS: Ways = (
     (("bob",), ("bob",)),
     (("alice", "carol", "dave"), ("alice", "carol", "dave")),
     (("three", "alice"), ("alice", "bob", "carol")),
@@ -57,6 +59,7 @@ _WAYS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("log",), ("log",)),
     (("log", "alice"), ("log", "alice")),
     (("filed", "log"), ("log", "archive", "bob")),
+    (("archive",), ("archive",)),
 )
 #: Messages of one connection, and connections at a time.
 _MESSAGES, _CONNECTIONS = 6, 3
@@ -78,19 +81,31 @@ class Entry:
     #: Whether each of the recipients had to come in one commit (a list's come after).
     together: bool
     acknowledged: bool = False
+    #: Where the acknowledgement came in and when: the client's port, seconds since the epoch.
+    answered: tuple[int, float] | None = None
 
 
 class MailTrial:
     """One site. `kill_at` as often as you like, then `settle`."""
 
-    def __init__(self, nursery: Nursery, seed: int, workers: int = 1) -> None:
+    def __init__(
+        self,
+        nursery: Nursery,
+        seed: int,
+        workers: int = 1,
+        *,
+        ways: Ways = WAYS,
+        spawn: Spawn | None = None,
+    ) -> None:
+        """`spawn` starts the servers, if that is not to be the nursery."""
+        self._ways = ways
         self._chance = random.Random(seed)
         self._sink = Sink()
         self.site = Site(
             _CONFIG.format(port=self._sink.port),
             accounts=(*USERS, "postmaster"),
             roles=("mx",),
-            spawn=nursery.spawn,
+            spawn=spawn or nursery.spawn,
             workers=workers,
         )
         files = self.site.directory / "files"
@@ -104,6 +119,7 @@ class MailTrial:
         #: When the lives of the server ended.
         self._deaths: list[float] = []
         self.kills = 0
+        self._history: tuple[dict[str, Entry], list[Receipt]] = {}, []
 
     def close(self) -> None:
         """Take everything away."""
@@ -252,7 +268,7 @@ class MailTrial:
         for _ in range(_MESSAGES):
             self._number += 1
             name = f"m{self._number}"
-            forward, wanted = self._chance.choice(_WAYS)
+            forward, wanted = self._chance.choice(self._ways)
             self._ledger[name] = Entry(wanted, together="team" not in forward)
             size = _LARGE if self._chance.random() < 0.2 else self._chance.choice((0, 80, 4000))
             line = f"From {name} {self._chance.random()}\r\n".encode()
@@ -274,11 +290,32 @@ class MailTrial:
                         if error.smtp_code not in (421, 451, 452):
                             raise Lost(f"{name}: {error}") from error
                         continue
-                    self._ledger[name].acknowledged = True
+                    entry = self._ledger[name]
+                    entry.acknowledged = True
+                    entry.answered = client.sock.getsockname()[1], time.time()
         except (smtplib.SMTPServerDisconnected, OSError):
             return
 
     # --- the ledger --------------------------------------------------------------------------------
+
+    def answers(self) -> dict[str, tuple[int, float]]:
+        """Of each message that was acknowledged: the client's port, and when it knew, in seconds since the epoch."""
+        return {name: entry.answered for name, entry in self._ledger.items() if entry.answered}
+
+    def end_of_history(self) -> None:
+        """What is sent from now on is forgotten by `back_to`."""
+        self._history = dict(self._ledger), list(self._sink.receipts)
+
+    def back_to(self, when: float, acknowledged: Collection[str]) -> None:
+        """Forget what came after a moment, in seconds since the epoch, in which so much was acknowledged."""
+        moment = when - time.time() + time.monotonic()
+        ledger, receipts = self._history
+        self._ledger = {
+            name: attrs.evolve(entry, acknowledged=name in acknowledged) for name, entry in ledger.items()
+        }
+        self._sink.receipts = [receipt for receipt in receipts if receipt.when < moment]
+        self._seen.clear()
+        self._deaths = [moment]
 
     def settle(self) -> int:
         """Let everything be delivered in peace, and look at what came of it; raises Lost. How many messages that was."""

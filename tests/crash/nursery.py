@@ -5,6 +5,7 @@ What is forked goes through twistd's own entry, or that of the mta command, with
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -92,6 +93,8 @@ def main() -> None:
     from twisted.plugin import getPlugins
 
     list(getPlugins(IServiceMaker))  # type: ignore[no-untyped-call]
+    for name in ("server", "supervisor", "worker"):  # which twistd mta imports when it knows what it will be
+        importlib.import_module(f"twisted_mta.service.{name}")
     assert "twisted.internet.reactor" not in sys.modules, "each child must have one of its own"
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
