@@ -179,9 +179,7 @@ class Disk:
 
         def tree(folder: Folder) -> Tree:
             return {
-                name: tree(node)
-                if isinstance(node, Folder)
-                else contents.setdefault(node, node.left(chance))
+                name: tree(node) if isinstance(node, Folder) else contents.setdefault(node, node.left(chance))
                 for name, node in entries.get(folder, {}).items()
             }
 

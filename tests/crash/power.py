@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 import shutil
-from subprocess import STDOUT
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from subprocess import STDOUT
 from typing import IO
 
 from tests.crash import strace
@@ -68,7 +68,7 @@ class PowerTrial:
         for number, moment in enumerate(self._replay(disk)):
             if number not in chosen:
                 continue
-            print(number,time.time(),flush=True)
+            print(number, time.time(), flush=True)
             chance = random.Random(number) if self._chance.random() < 0.5 else None
             for path in self.site.directory.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

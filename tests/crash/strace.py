@@ -17,9 +17,7 @@ _CALLS = (
     "openat,close,write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,"
     "fdatasync,syncfs,lseek,sendto,sendmsg"
 )
-_REFUSED = (
-    "open,creat,writev,pwritev,pwritev2,truncate,fallocate,sync,sync_file_range,copy_file_range,sendfile,dup,dup2,dup3,fork,vfork"
-)
+_REFUSED = "open,creat,writev,pwritev,pwritev2,truncate,fallocate,sync,sync_file_range,copy_file_range,sendfile,dup,dup2,dup3,fork,vfork"
 _LINE = re.compile(r"(\d+) +(\d+\.\d+) (.*)")
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+|\?)")
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)")

@@ -28,7 +28,7 @@ _WITHOUT = {
     "store/queue/salvage.py": 3,  # by hand, and the damaged file is still there
     "store/rules.py": 1,  # a user has no rules any more: the file is there or not
     "store/side_file.py": 1,  # notes and counts, not durable on purpose
-    "store/queue/bodies.py": 1,  # sync_directory: those who call it have one
+    "store/durable.py": 1,  # those who call it have one, or are at the very beginning
     "store/mbox.py": 2,  # dot-locks: one that a crash leaves is known for what it is
     "delivery/copies.py": 1,  # a file in tmp/ that is in the way
 }

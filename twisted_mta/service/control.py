@@ -24,6 +24,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_mta.store.durable import make_directories
+
 #: Octets of one request.
 MAX_REQUEST = 1 << 20
 #: Seconds a client may be silent.
@@ -203,7 +205,7 @@ class ControlServer(Service):
 
     def startService(self) -> None:
         """Listen. Raises AlreadyRunning, OSError, or Twisted's CannotListenError."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directories(self._path.parent)
         _remove_stale(self._path)
         self._port = self._reactor.listenUNIX(str(self._path), self._factory, mode=0o600)
         super().startService()  # type: ignore[no-untyped-call]

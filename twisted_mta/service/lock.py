@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from twisted_mta.service.control import AlreadyRunning
+from twisted_mta.store.durable import make_directories
 
 
 class DataLock:
@@ -24,7 +25,7 @@ class DataLock:
 
     def acquire(self) -> None:
         """Make the directory if need be, and lock it. Raises AlreadyRunning, OSError."""
-        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directories(self._data)
         flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._data / "lock", flags, 0o600)
         try:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from twisted_mta.store.durable import make_directories
+
 log = Logger()
 
 
@@ -32,7 +34,7 @@ def drop_privileges(user: str, group: str, data: Path) -> None:
     except KeyError as error:
         raise PrivilegeError(f"user or group does not exist: {error}") from None
     try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directories(data)
         os.chown(data, entry.pw_uid, gid)
     except OSError as error:
         raise PrivilegeError(f"can't hand {data} over to {user}: {error}") from None

@@ -14,6 +14,7 @@ from twisted_mta.core.expand import Kind
 from twisted_mta.core.expand.lookup import find
 from twisted_mta.core.rules import NONE, Limits, Rules, RulesError, format_rules, parse_rules, within
 from twisted_mta.interfaces import IDirectory
+from twisted_mta.store.durable import make_directories
 from twisted_mta.store.edits import replace
 
 #: Octets of a file that is read at all.
@@ -83,7 +84,7 @@ def write_rules(directory: Path, account: str, rules: Rules, owner: os.stat_resu
     if rules == NONE:
         path.unlink(missing_ok=True)
         return
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directories(directory)
     if owner is not None:
         os.chown(directory, owner.st_uid, owner.st_gid)
     replace(path, format_rules(rules), owner)

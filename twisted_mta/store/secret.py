@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from twisted_mta.store.durable import make_directories
 from twisted_mta.store.edits import replace
 
 _LENGTH = 32
@@ -22,7 +23,7 @@ def installation_secret(data: Path, random: Callable[[int], bytes]) -> bytes:
     if len(found) == _LENGTH:
         return found
     made = random(_LENGTH)
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directories(data)
     # An administrator may come first; the server, which may be somebody else, must be able to read it.
     replace(path, made.hex() + "\n", data.stat() if os.geteuid() == 0 else None)
     return made

@@ -10,6 +10,7 @@ from pathlib import Path
 from twisted_mta.config.schema import Config
 from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.srs import Srs, parse_secrets
+from twisted_mta.store.durable import make_directories
 from twisted_mta.store.edits import editing
 
 _LENGTH = 32
@@ -23,7 +24,7 @@ def make_secret(path: Path, random: Callable[[int], bytes]) -> None:
     """Make the file if there is none, mode 0600. `random` gives so many octets. Blocks. Raises OSError."""
     if path.exists():
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directories(path.parent)
     # Workers come here together, and all must have the same: the first one makes it.
     with editing(path) as lines:
         if not lines:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from twisted_mta.store.durable import make_directories
 from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import sync_directory
 from twisted_mta.store.maildir.names import directory_of, name_of
@@ -39,7 +40,7 @@ class Layout:
     def ensure(self) -> None:
         """Make INBOX if it isn't there; durable."""
         if not all(os.path.isdir(os.path.join(self.root, part)) for part in _PARTS):
-            _make_directories(self.root)
+            make_directories(self.root, sync_directory)
             self._fill("")
 
     def create(self, directory: str) -> None:
@@ -149,14 +150,3 @@ class Layout:
             return [], 1
         version = 2 if text.startswith(_VERSION_2) else 1
         return [line for line in text.removeprefix(_VERSION_2).split("\n") if line], version
-
-
-def _make_directories(path: str) -> None:
-    """mkdir -p, each 0700 and durable."""
-    if os.path.isdir(path):
-        return
-    above = os.path.dirname(path)
-    _make_directories(above)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    sync_directory(above)

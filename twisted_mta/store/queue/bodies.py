@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from twisted_mta.core.message import header_length
 from twisted_mta.interfaces import IBodyWriter, IStoredBody
+from twisted_mta.store.durable import make_directories, sync_directory
 from twisted_mta.store.faults import fault
 from twisted_mta.store.queue.body_memory import BodyMemory
 from twisted_mta.store.queue.errors import translate
@@ -82,8 +83,7 @@ class BodyFiles:
     def __init__(self, directory: Path, owner: str) -> None:
         self.directory = directory
         self._tmp = directory / "tmp"
-        for made in (directory, self._tmp):  # parents=True would make the upper one as the umask allows
-            made.mkdir(mode=0o700, exist_ok=True)
+        make_directories(self._tmp)
         self._name = re.compile(re.escape(owner) + r"-([0-9]+)")
         self._owner = owner
         self._count = 0
@@ -155,15 +155,6 @@ class BodyFiles:
                 fault("body.removed")
             except OSError:  # it is swept at the next start
                 self.log.failure("can't remove the body file {path}", path=str(path))
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes | bytearray) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import attrs
 
-from twisted_mta.store.queue.bodies import sync_directory
+from twisted_mta.store.durable import sync_directory
 from twisted_mta.store.queue.schema import VERSION, QueueFileError, connect, decode
 
 #: What the queue can't do without, with the column that its rows are in the order of. The history begins anew.

@@ -21,8 +21,9 @@ from zope.interface import implementer
 from twisted_mta.core.history import PastMessage, Transcript
 from twisted_mta.core.queue import NewMessage, Order, QueuedMessage, WorkItem
 from twisted_mta.interfaces import DamagedBody, IBodyWriter, IQueueHistory, IQueueStore, IStoredBody, Update
+from twisted_mta.store.durable import make_directories, sync_directory
 from twisted_mta.store.queue import rows
-from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner, sync_directory
+from twisted_mta.store.queue.bodies import BodyFiles, BodyWriter, FileBody, MemoryBody, Runner
 from twisted_mta.store.queue.body_memory import BodyMemory
 from twisted_mta.store.queue.claims import Claims
 from twisted_mta.store.queue.disk import DiskRoom
@@ -74,7 +75,7 @@ class SQLiteQueueStore:
         given back. `disk_reserve` octets of the disk stay free of new mail; `quota` bounds the database (0: unlimited).
         """
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directories(directory)
             self._files = BodyFiles(directory / "bodies", owner)
         except OSError as error:
             raise QueueFileError(f"{directory}: can't make the queue's directory: {error}") from error
