@@ -61,7 +61,7 @@ def _load(folder: Path, count: int) -> tuple[float, Directory]:
     )
     users = MemoryUsers(["alice@example.test", "bob@example.test"])
     began = time.process_time()
-    directory, problems = load_directory(config, users)
+    directory, problems = load_directory(config, users, {})
     assert not problems, problems
     return time.process_time() - began, directory
 

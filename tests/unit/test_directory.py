@@ -169,7 +169,7 @@ class LoadTests(SynchronousTestCase):
     def load(self, *names: str, lists: tuple[MailingList, ...] = (), **more: Any) -> Directory:
         users = MemoryUsers(["alice@example.test", "bob@example.test"])
         config = attrs.evolve(self.config(*names, lists=lists), **more)
-        self.directory, self.problems = load_directory(config, users)
+        self.directory, self.problems = load_directory(config, users, {})
         return self.directory
 
     def told(self) -> list[str]:
@@ -302,7 +302,7 @@ class LoadTests(SynchronousTestCase):
     def test_account_that_vanishes_while_loading(self) -> None:
         users = MemoryUsers(["alice@example.test"])
         users.names = lambda: ("alice@example.test", "gone@example.test")  # type: ignore[method-assign]
-        directory, _ = load_directory(self.config(), users)
+        directory, _ = load_directory(self.config(), users, {})
         self.assertEqual(list(directory.accounts), ["alice@example.test"])
 
     def test_domains_with_files_of_their_own(self) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.rules import (
+    MAX_WORDS,
     NONE,
+    Changed,
     Limits,
     Rules,
     RulesError,
@@ -125,6 +128,8 @@ class SyntaxTests(SynchronousTestCase):
         self.assertIn("...", self.problems("x" * 200)[0])
         self.assertIn("longer than 1000", self.problems("forward: " + "x" * 2000)[0])
         self.assertIn("needs quotes", self.problems('forward: "b..b"@example.org')[0])
+        for long in (f"vacation-subject: {'x' * 201}", f"vacation-from: {'x' * 201} <sales@example.test>"):
+            self.assertIn(f"longer than {MAX_WORDS}", self.problems(long)[0])
         text = "vacation-start: 2026-12-20\nvacation-end: 2026-12-19\nvacation: x"
         self.assertEqual(self.problems(text), ("vacation-end is before vacation-start",))
 
@@ -139,13 +144,13 @@ class SyntaxTests(SynchronousTestCase):
 
 class LimitsTests(SynchronousTestCase):
     def test_within(self) -> None:
-        within(ALL, ALICE, LIMITS)
-        within(NONE, ALICE, Limits(forwards=0, addresses=0, text=0))
+        within(ALL, NONE, ALICE, LIMITS)
+        within(NONE, ALL, ALICE, Limits(forwards=0, addresses=0, text=0))
 
     def test_beyond(self) -> None:
         def told(limits: Limits = LIMITS, **changes: Any) -> tuple[str, ...]:
             with self.assertRaises(RulesError) as caught:
-                within(Rules(**changes), ALICE, limits)
+                within(Rules(**changes), NONE, ALICE, limits)
             problems: tuple[str, ...] = caught.exception.problems
             return problems
 
@@ -159,6 +164,37 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(told(addresses=(BOB,)), ("addresses: bob@example.org is not in example.test",))
         self.assertIn("longer than 100", told(vacation=Vacation(text="x" * 101))[0])
         self.assertIn("is not yours", told(vacation=Vacation(text="x", sender=SALES))[0])
+
+    def test_what_stays_is_not_judged(self) -> None:
+        nothing = Limits(forwards=0, addresses=0, text=0)
+        within(ALL, ALL, ALICE, nothing)
+        within(attrs.evolve(ALL, vacation=None), ALL, ALICE, nothing)
+        within(attrs.evolve(ALL, keep=False), ALL, ALICE, nothing)
+        with self.assertRaises(RulesError) as caught:
+            within(attrs.evolve(ALL, addresses=()), ALL, ALICE, nothing)
+        self.assertEqual(caught.exception.problems, ("vacation-from: sales@example.test is not yours",))
+
+    def test_names_that_certificates_are_given_for(self) -> None:
+        for name in ("Hostmaster", "admin", "webmaster", "administrator", "postmaster", "root"):
+            mine = Rules(addresses=(Address(name, "example.test"),))
+            with self.assertRaises(RulesError) as caught:
+                within(mine, NONE, ALICE, LIMITS)
+            self.assertIn("is for those who run example.test", caught.exception.problems[0])
+
+
+class ChangedTests(SynchronousTestCase):
+    def test_one_line(self) -> None:
+        kept = Rules(forward=(BOB,), keep=True)
+        later = attrs.evolve(ALL, vacation=Vacation(text="secret"))
+        for before, after, summary in (
+            (ALL, ALL, ""),
+            (NONE, kept, "forward none -> bob@example.org, keep"),
+            (kept, attrs.evolve(kept, keep=False), "forward bob@example.org, keep -> bob@example.org"),
+            (Rules(addresses=(SALES,)), NONE, "addresses sales@example.test -> none"),
+            (ALL, later, "vacation from 2026-12-20 to 2027-01-03 -> from now to further notice"),
+            (later, attrs.evolve(later, vacation=None), "vacation from now to further notice -> off"),
+        ):
+            self.assertEqual(Changed(before, after).summary, summary)
 
 
 class VacationTests(SynchronousTestCase):

@@ -13,6 +13,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.conditions import Condition, Conditions, Kind
 from twisted_mta.core.envelope import Notify
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Status, Transport, WorkItem
+from twisted_mta.core.rules import Rules, Vacation
 from twisted_mta.interfaces import Update
 from twisted_mta.service.simulation.run import Arrival, Setup, Simulation
 from twisted_mta.service.simulation.timeline import DETAILED, Event, Story, Timeline, What
@@ -186,6 +187,16 @@ class SimulationTests(SynchronousTestCase):
         story = self.first(timeline)
         self.assertEqual(self.told(story.recipients["alice@example.test"]), [(0.0, "delivered")])
         self.assertEqual(self.told(story.recipients["nobody@example.test"]), [(0.0, "failed!")])
+
+    def test_rules_of_a_user(self) -> None:
+        """Replies are not simulated: whether one is due depends on the message."""
+        rules = Rules(
+            forward=(Address("carol", "example.org"),), keep=True, vacation=Vacation(text="I am away.")
+        )
+        directory = make_directory(user_rules={"alice@example.test": rules})
+        recipients = self.first(self.run_one(ALICE, directory=directory)).recipients
+        for name in ("alice@example.test", "carol@example.org"):
+            self.assertEqual([text for _, text in self.told(recipients[name])][-1], "delivered", name)
 
     def test_a_list_becomes_a_post(self) -> None:
         lists = [

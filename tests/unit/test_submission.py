@@ -15,6 +15,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.message import HeaderCollector, located_fields
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.rules import Rules as UserRules
 from twisted_mta.core.submission import Facts, SubmissionError, authors, fix_header
 from twisted_mta.interfaces import Account, IPolicyCheck, Peer
 from twisted_mta.policy.submission import HeaderMender, SenderCheck, SenderRules
@@ -261,6 +262,24 @@ class RulesTests(SynchronousTestCase):
                 self.assertEqual(
                     (self.rules.own(account, address), self.rules.may_send(account, address)), (own, may)
                 )
+
+    def test_rules_of_users_give_no_address_away_and_take_none(self) -> None:
+        bob = Account("bob@example.test", "/mail/bob")
+        directory = make_directory(
+            ["alice", "bob"],
+            {"sales": "alice"},
+            user_rules={
+                "alice@example.test": UserRules(
+                    forward=(Address("bob", "example.test"),), addresses=(Address("shop", "example.test"),)
+                )
+            },
+        )
+        rules = SenderRules(directory, ())
+        account = self.peer.account
+        assert account is not None
+        for text in ("alice@example.test", "alice+x@example.test", "sales@example.test", "shop@example.test"):
+            address = Address.parse(text)
+            self.assertEqual((rules.own(account, address), rules.own(bob, address)), (True, False), text)
 
     def test_a_catch_all_is_its_owners(self) -> None:
         bob = Account("bob@example.test", "/mail/bob")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,19 @@ from twisted_mta.admin.main import main
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Notify, Recipient
 from twisted_mta.core.expand import Kind, expand, resolves
-from twisted_mta.core.expand.routing import route
+from twisted_mta.core.expand.routing import posters, route
+from twisted_mta.core.forward import Forwarding, HeaderTest
 from twisted_mta.core.queue import Delivered, Failed, Transport, TryLater
-from twisted_mta.core.rules import Limits, Rules, RulesError, Vacation
+from twisted_mta.core.rules import NONE, Changed, Limits, Rules, RulesError, Vacation
 from twisted_mta.delivery.rules import RulesDelivery
 from twisted_mta.delivery.vacation import VacationDelivery
 from twisted_mta.interfaces import IDelivery, IForesight
 from twisted_mta.store.answers import AnswerFile
 from twisted_mta.store.queue.bodies import MemoryBody
-from twisted_mta.store.rules import check_rules, load_rules, read_rules, rules_file, write_rules
+from twisted_mta.store.rules import changing, check_rules, load_rules, read_rules, rules_file, write_rules
+from twisted_mta.store.stamps import look_at
 from twisted_mta.store.threads import InlineWorkers
-from twisted_mta.testing.directory import make_directory
+from twisted_mta.testing.directory import make_directory, make_list
 from twisted_mta.testing.queued import queued_message, queued_recipient
 
 ALICE = Address("alice", "example.test")
@@ -43,21 +47,23 @@ class FilesTests(SynchronousTestCase):
         self.directory = Path(self.mktemp())
         self.noted: list[str] = []
 
-    def load(self) -> Any:
-        return load_rules(
-            self.directory,
-            ["Alice@example.test", "bob@example.test"],
-            lambda path, why: self.noted.append(why),
-        )
+    def load(self, before: Any = None) -> Any:
+        found = load_rules(self.directory, ["Alice@example.test", "bob@example.test"], before)
+        self.noted += [text.replace(str(self.directory), "DIR") for text in found.problems]
+        return found.rules
+
+    def write(self, account: str, rules: Rules, owner: Any = None) -> None:
+        with changing(self.directory, owner):
+            write_rules(self.directory, account, rules, owner)
 
     def test_there_and_back(self) -> None:
         self.assertEqual(self.load(), {})
         rules = Rules(forward=(AWAY,), keep=True)
-        write_rules(self.directory, "Alice@example.test", rules)
+        self.write("Alice@example.test", rules)
         self.assertEqual(self.load(), {"alice@example.test": rules})
         self.assertEqual((self.directory / "alice@example.test").stat().st_mode & 0o777, 0o600)
         self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
-        write_rules(self.directory, "alice@example.test", Rules())
+        self.write("alice@example.test", Rules())
         self.assertEqual((self.load(), self.noted), ({}, []))
         self.assertEqual(read_rules(self.directory / "nobody"), Rules())
 
@@ -73,18 +79,43 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(
             self.noted,
             [
-                "the rules of Alice@example.test are not used: not understood: nonsense",
-                "the rules of bob@example.test are not used: Is a directory",
+                "DIR/alice@example.test: not understood: nonsense",
+                "DIR/bob@example.test: Is a directory",
             ],
         )
+        before = {"alice@example.test": Rules(forward=(AWAY,))}
+        self.assertEqual(self.load(before), before, "what is broken leaves the old one")
         self.directory = self.directory / "alice@example.test"
-        self.assertEqual(self.load(), {})
+        self.assertEqual(self.load(before), before)
         self.assertIn("Not a directory", self.noted[-1])
 
+    def test_a_file_that_is_written_in_place_looks_different(self) -> None:
+        self.write("alice@example.test", Rules(forward=(AWAY,)))
+        accounts = ["alice@example.test"]
+        before = load_rules(self.directory, accounts).stamps
+        self.assertEqual(look_at(before), before)
+        with (self.directory / "alice@example.test").open("a") as file:
+            file.write("vacation: x\n")
+        self.assertNotEqual(look_at(before), before)
+
     def test_the_owner_is_kept(self) -> None:
-        with mock.patch("os.chown") as chown, mock.patch("os.fchown") as fchown:
-            write_rules(self.directory, "alice@example.test", Rules(forward=(AWAY,)), os.stat("/"))
-        self.assertEqual((chown.call_count, fchown.call_count), (1, 1))
+        with mock.patch("os.fchown") as fchown:
+            self.write("alice@example.test", Rules(forward=(AWAY,)), os.stat("/"))
+        self.assertEqual(fchown.call_count, 2)
+
+    def test_one_at_a_time(self) -> None:
+        with changing(self.directory):
+            lock = os.open(self.directory, os.O_RDONLY)
+            self.addCleanup(os.close, lock)
+            with self.assertRaises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_what_a_killed_editor_left_is_swept(self) -> None:
+        self.directory.mkdir()
+        (self.directory / ".alice@example.test.abcd1234").touch()
+        self.write("alice@example.test", Rules(forward=(AWAY,)))
+        self.assertEqual([path.name for path in self.directory.iterdir()], ["alice@example.test"])
 
 
 class ExpansionTests(SynchronousTestCase):
@@ -109,6 +140,17 @@ class ExpansionTests(SynchronousTestCase):
             [(str(AWAY), Transport.SMTP), ("alice+x@example.test", Transport.LOCAL)],
         )
 
+    def test_whose_mailbox_it_is(self) -> None:
+        """For all that is not delivery: who may send and post, and what EXPN tells."""
+        directory = self.directory("sales: alice\n", alice=Rules(forward=(AWAY,), vacation=REST))
+        for name in ("alice+x@example.test", "sales@example.test"):
+            plan = expand(Address.parse(name), directory, rules=False)
+            self.assertEqual([one.transport for one in plan.recipients], [Transport.LOCAL])
+        team = make_list("team@example.test", ["sales@example.test"])
+        self.assertEqual(
+            posters(team, directory), {"sales@example.test", "alice@example.test", "alice@away.example"}
+        )
+
     def test_behind_aliases(self) -> None:
         directory = self.directory("alice: alice, bob\nraw: \\alice\n", alice=Rules(forward=(AWAY,)))
         self.assertEqual(
@@ -119,9 +161,28 @@ class ExpansionTests(SynchronousTestCase):
             self.places("raw@example.test", directory), [("alice@example.test", Transport.LOCAL)]
         )
 
-    def test_two_who_forward_to_one_another(self) -> None:
+    def test_users_who_forward_to_one_another(self) -> None:
         bob = Address("bob", "example.test")
-        plan = expand(ALICE, self.directory(alice=Rules(forward=(bob,)), bob=Rules(forward=(ALICE,))))
+        here = [("alice@example.test", Transport.LOCAL), ("bob@example.test", Transport.LOCAL)]
+        moved = self.directory(alice=Rules(forward=(bob,)), bob=Rules(forward=(ALICE,)))
+        self.assertEqual(self.places("alice@example.test", moved), here[1:])
+        self.assertEqual(self.places("bob@example.test", moved), here[:1])
+        kept = self.directory(alice=Rules(forward=(bob,), keep=True), bob=Rules(forward=(ALICE,), keep=True))
+        for name in ("alice@example.test", "bob@example.test"):
+            self.assertEqual(sorted(self.places(name, kept)), here)
+
+    def test_a_rule_that_leads_back_over_an_alias(self) -> None:
+        family = Address("family", "example.test")
+        here = [("alice@example.test", Transport.LOCAL), ("bob@example.test", Transport.LOCAL)]
+        for keep in (True, False):
+            rules = Rules(forward=(family,), keep=keep)
+            directory = self.directory("family: alice, bob\n", alice=rules)
+            for name in ("alice@example.test", "family@example.test"):
+                self.assertEqual(sorted(self.places(name, directory)), here)
+
+    def test_a_loop_of_aliases_behind_a_rule_is_the_administrators(self) -> None:
+        directory = self.directory("a1: a2\na2: a1\n", alice=Rules(forward=(Address("a1", "example.test"),)))
+        plan = expand(ALICE, directory)
         self.assertEqual([problem.kind for problem in plan.problems], [Kind.LOOP])
 
     def test_a_reply_once_whatever_the_detail(self) -> None:
@@ -166,22 +227,21 @@ class ExpansionTests(SynchronousTestCase):
     def test_what_can_be_had(self) -> None:
         directory = self.directory("info: bob\n", alice=Rules(addresses=(Address("sales", "example.test"),)))
         limits = Limits(forwards=1, addresses=1, text=10)
+
+        def check(account: str, local: str, before: Rules = NONE) -> None:
+            wanted = Rules(addresses=(Address(local, "example.test"),))
+            check_rules(wanted, before, account, limits, directory)
+
         for local in ("sales", "new"):
-            check_rules(
-                Rules(addresses=(Address(local, "example.test"),)), "Alice@example.test", limits, directory
-            )
-        for local in ("info", "bob", "postmaster", "rules", "a+b"):
+            check("Alice@example.test", local)
+        for local in ("info", "bob", "rules", "a+b"):
             with self.assertRaisesRegex(RulesError, "can't be had"):
-                check_rules(
-                    Rules(addresses=(Address(local, "example.test"),)),
-                    "alice@example.test",
-                    limits,
-                    directory,
-                )
+                check("alice@example.test", local)
+        check("alice@example.test", "info", Rules(addresses=(Address("info", "example.test"),)))
+        with self.assertRaisesRegex(RulesError, "for those who run"):
+            check("alice@example.test", "postmaster")
         with self.assertRaisesRegex(RulesError, "can't be had"):
-            check_rules(
-                Rules(addresses=(Address("sales", "example.test"),)), "bob@example.test", limits, directory
-            )
+            check("bob@example.test", "sales")
 
 
 class AnswersTests(SynchronousTestCase):
@@ -259,6 +319,32 @@ class VacationDeliveryTests(DeliveryCase):
         self.delivery._directory = make_directory()
         self.assertIn("not the time", self.deliver().reply.text)
 
+    def test_none_to_what_is_not_forwarded(self) -> None:
+        spam = b"X-Spam-Status: Yes, 9\r\n" + LETTER
+        rules = {"alice@example.test": Rules(vacation=REST)}
+        self.delivery._directory = make_directory(
+            user_rules=rules, forward=Forwarding(not_if=(HeaderTest("x-spam-status", "Yes"),))
+        )
+        self.assertIn("it has x-spam-status: Yes", self.deliver(MemoryBody(spam)).reply.text)
+        self.assertNotEqual(self.deliver().caused, ())
+
+    def test_an_alias_of_several_is_nobodys_address(self) -> None:
+        """Or each of them would answer what was written to all."""
+        self.delivery._directory = make_directory(
+            aliases="sales: alice+shop, /var/archive\nall: alice, bob\nmore: :include:/x, alice\n",
+            includes={"/x": "dave@example.net\n"},
+            user_rules={"alice@example.test": Rules(vacation=REST, forward=(AWAY,), keep=True)},
+        )
+        for name, replies in (("sales", 1), ("all", 0), ("more", 0), ("alice+lists", 1)):
+            address = f"{name}@example.test"
+            one = queued_recipient(
+                "alice@example.test", original=Address.parse(address), transport=Transport.VACATION
+            )
+            letter = LETTER.replace(b"alice@example.test", address.encode())
+            message = queued_message(id=name, sender=Address(name, "example.org"))
+            (outcome,) = self.get(self.delivery.deliver(message, MemoryBody(letter), [one], "x"))
+            self.assertEqual(len(outcome.caused), replies, (name, outcome))
+
     def test_trouble_is_no_reply(self) -> None:
         body = mock.Mock()
         body.open.side_effect = OSError("broken")
@@ -271,13 +357,16 @@ class RulesDeliveryTests(DeliveryCase):
     def setUp(self) -> None:
         self.orders: list[tuple[str, str]] = []
         self.error: Exception | None = None
-        self.delivery = RulesDelivery(self.change, lambda: "new", Clock(), InlineWorkers(), "mx.test")
+        self.delivery = RulesDelivery(
+            self.change, make_directory(), lambda: "new", Clock(), InlineWorkers(), "mx.test"
+        )
+        self.before = NONE
 
-    async def change(self, account: str, order: str) -> str:
+    async def change(self, account: str, order: str) -> Changed:
         self.orders.append((account, order))
         if self.error is not None:
             raise self.error
-        return "forward: x@y\n"
+        return Changed(self.before, Rules(forward=(AWAY,)))
 
     def deliver(self, body: bytes, login: str = "alice@example.test") -> Any:
         one = queued_recipient("rules@example.test", transport=Transport.RULES, target=login)
@@ -308,17 +397,38 @@ class RulesDeliveryTests(DeliveryCase):
                 [(str(one.address), one.transport) for one in letter.recipients],
                 [(str(ALICE), Transport.LOCAL)],
             )
-            self.assertIn(b"    forward: x@y", data)
+            self.assertIn(b"    forward: alice@away.example", data)
         self.get(self.delivery.close())
 
     def test_refused(self) -> None:
         self.error = RulesError("forward: no", "vacation: no")
         outcome = self.deliver(LETTER)
-        self.assertEqual(str(outcome.reply), "250 2.0.0 not changed: forward: no; vacation: no")
+        self.assertEqual(
+            str(outcome.reply),
+            "250 2.0.0 rules of alice@example.test: not changed: forward: no; vacation: no",
+        )
         self.assertIn(b"Nothing was changed:", outcome.caused[0][1])
         self.error = OSError("full")
         self.assertIsInstance(self.deliver(LETTER), TryLater)
         self.assertIsInstance(self.deliver(LETTER, login=""), Failed)
+
+    def test_whoever_had_the_mail_until_now_is_told_too(self) -> None:
+        self.before = Rules(forward=(Address("alice", "old.example"), Address("bob", "example.test")))
+        outcome = self.deliver(b"\r\nforward: alice@away.example\r\n")
+        ((letter, _),) = outcome.caused
+        self.assertEqual(
+            [str(one.address) for one in letter.recipients],
+            ["alice@example.test", "alice@old.example", "bob@example.test"],
+        )
+        self.assertIn("forward alice@old.example, bob@example.test -> alice@away.example", outcome.reply.text)
+        self.before = Rules(forward=(AWAY,))
+        ((letter, _),) = self.deliver(b"\r\nforward: alice@away.example\r\n").caused
+        self.assertEqual(len(letter.recipients), 1)
+
+    def test_what_a_program_wrote_changes_nothing_and_is_not_answered(self) -> None:
+        outcome = self.deliver(b"Auto-Submitted: auto-replied\r\n\r\nforward: alice@away.example\r\n")
+        self.assertEqual((outcome.caused, self.orders), ((), []))
+        self.assertIn("sent by a program", outcome.reply.text)
 
     def test_foreseen(self) -> None:
         for login, failed in (("alice@example.test", False), ("", True)):
@@ -365,11 +475,44 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.mta("alice", "--clear")[:2], (0, ""))
         self.assertEqual(list((self.dir / "data" / "rules").iterdir()), [])
 
+    def test_list(self) -> None:
+        self.assertEqual(self.mta()[:2], (0, ""))
+        order = b"forward: a@b.example, keep\nvacation-start: 2026-12-20\nvacation:\nI am\nforward: away\n"
+        self.mta("alice", "--set", "-", stdin=order)
+        self.assertEqual(
+            self.mta()[1],
+            "alice@example.test\tforward: a@b.example, keep; vacation-start: 2026-12-20; vacation\n",
+        )
+        (found,) = json.loads(self.mta("--json")[1])
+        self.assertEqual((found["account"], found["forward"]), ("alice@example.test", ["a@b.example"]))
+        self.assertEqual(found["vacation"]["text"], "I am\nforward: away")
+        self.assertEqual(json.loads(self.mta("alice", "--json")[1]), found)
+        (self.dir / "data" / "rules" / "alice@example.test").write_text("nonsense\n")
+        status, out, err = self.mta()
+        self.assertEqual((status, out), (0, ""))
+        self.assertIn("alice@example.test: not understood: nonsense", err)
+        self.assertEqual(self.mta("--clear")[0], 64)
+
+    def test_what_is_broken_can_be_cleared(self) -> None:
+        self.mta("alice", "--set", "-", stdin=b"forward: a@b.example\n")
+        (self.dir / "data" / "rules" / "alice@example.test").write_text("nonsense\n")
+        self.assertEqual(self.mta("alice", "--set", "-", stdin=b"forward: off\n")[0], 65)
+        self.assertEqual(self.mta("alice", "--clear")[:2], (0, ""))
+        self.assertEqual(self.mta("alice")[:2], (0, ""))
+
+    def test_they_go_with_the_account(self) -> None:
+        self.mta("alice", "--set", "-", stdin=b"forward: a@b.example\n")
+        with contextlib.redirect_stdout(io.StringIO()):
+            for command in (["remove", "alice"], ["add", "alice", "--random"]):
+                self.assertEqual(main(["--config", str(self.dir / "mta.toml"), "user", *command]), 0)
+        self.assertEqual(self.mta("alice")[:2], (0, ""), "who gets the name next has none")
+
     def test_errors(self) -> None:
         self.assertEqual(self.mta("nobody")[0], 67)
         status, _, err = self.mta("alice", "--set", "-", stdin=b"forward: nowhere\n")
         self.assertEqual(status, 65)
         self.assertIn("forward: nowhere: an address needs an @", err)
         self.assertEqual(self.mta("alice", "--set", str(self.dir / "missing"))[0], 74)
+        (self.dir / "data" / "rules").rmdir()
         (self.dir / "data" / "rules").touch()
         self.assertIn("the rules of alice@example.test", self.mta("alice")[2])

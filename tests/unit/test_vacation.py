@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.rules import Vacation
-from twisted_mta.core.vacation import addressed, correspondent, handle, reply, why_not
+from twisted_mta.core.vacation import addressed, correspondent, handle, is_automatic, reply, why_not
 
 BOB = Address("bob", "example.org")
 ALICE = Address("alice", "example.test")
@@ -33,6 +33,11 @@ class WhetherTests(SynchronousTestCase):
             b"Precedence: normal\r\n",
         ):
             self.assertEqual(why_not(more + PLAIN, BOB, OWN), "")
+
+    def test_what_programs_send(self) -> None:
+        self.assertTrue(is_automatic(b"Auto-Submitted: auto-replied\r\n" + PLAIN))
+        self.assertFalse(is_automatic(b"Auto-Submitted: NO\r\n" + PLAIN))
+        self.assertFalse(is_automatic(PLAIN))
 
     def test_any_field_for_recipients_will_do(self) -> None:
         for name in ("To", "cc", "Bcc", "Resent-To", "Resent-Cc", "Resent-Bcc"):

@@ -19,6 +19,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.sasl import ScramKeys
 from twisted_mta.store.app_passwords import AppPasswordFile
 from twisted_mta.store.passwords import MAX_PASSWORD, hash_password, scram_keys
+from twisted_mta.store.rules import rules_file
 from twisted_mta.store.users import PasswdFile, UserError
 
 #: Without those that are mistaken for each other.
@@ -64,6 +65,8 @@ def remove(options: argparse.Namespace) -> int:
     name = _edited(users.remove, options.name)
     # First the account, or a server that looks just now could make nothing of it: without one they are good for nothing.
     AppPasswordFile.beside(users.path).revoke(name)
+    # Or whoever gets the name next would have his mail go where this one wanted hers.
+    rules_file(config.rules_directory, name).unlink(missing_ok=True)
     print(f"removed {name}; its mail stays in {account}")
     tell_server(config)
     return 0

@@ -14,6 +14,7 @@ from twisted_mta.core.expand import expand as expand_address
 from twisted_mta.core.expand import render
 from twisted_mta.store.directory import Directory, load_directory
 from twisted_mta.store.directory_check import check_directory
+from twisted_mta.store.rules import load_rules
 from twisted_mta.store.users import PasswdFile
 
 
@@ -62,5 +63,6 @@ def read_directory(config: Config) -> tuple[Directory, list[str]]:
     """Who exists, and what was passed over in the files."""
     users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
     users.refresh()
-    directory, problems = load_directory(config, users)
-    return directory, [*users.problems, *map(str, problems)]
+    rules = load_rules(config.rules_directory, users.names())
+    directory, problems = load_directory(config, users, rules.rules)
+    return directory, [*users.problems, *map(str, problems), *rules.problems]

@@ -234,7 +234,10 @@ def _add_users(command: Callable[..., argparse.ArgumentParser], parser: argparse
     listed = command("list", "accounts:list_accounts", "list the accounts", into)
     listed.add_argument("--json", action="store_true", help="for programs")
     rules = command("rules", "user_rules:rules", "show or change what a user's mail goes through", into)
-    rules.add_argument("name", metavar="NAME")
+    rules.add_argument(
+        "name", nargs="?", metavar="NAME", help="without it all accounts that have some are listed"
+    )
+    rules.add_argument("--json", action="store_true", help="for programs")
     changed = rules.add_mutually_exclusive_group()
     changed.add_argument(
         "--set", metavar="FILE", help='lines such as "forward: bob@example.net, keep"; - is standard input'

@@ -28,6 +28,7 @@ def check(config: Config, reading: Reading) -> None:
     _check_queue(config, reading)
     _check_commands(config, reading)
     _check_forward(config, reading)
+    _check_rules(config, reading)
 
 
 def _check_domains(config: Config, reading: Reading) -> None:
@@ -48,6 +49,17 @@ def _check_forward(config: Config, reading: Reading) -> None:
     if domain and domain not in config.own_domains and not reading.is_bad("domains", "forward.srs_domain"):
         reading.problem(
             "forward.srs_domain", f"{quote(domain)} is not one of `domains`: no bounce would be taken there"
+        )
+
+
+def _check_rules(config: Config, reading: Reading) -> None:
+    address = config.rules.address
+    if address is None or reading.is_bad("domains", "rules.address"):
+        return
+    if address.domain not in config.own_domains:
+        reading.problem(
+            "rules.address",
+            f"{quote(address.domain)} is not one of `domains`: mail to {address} would go elsewhere",
         )
 
 

@@ -158,6 +158,7 @@ def _sender(
         or directory.is_local(sender.domain)
     ):
         return recipient.sender
+    # RFC 5321 §3.9: who forwards changes the forward-path alone; RFC 7208 §D.2: then SPF fails at the next host.
     made = rules.srs.rewrite(sender, message.now, message.queue_id if rules.tickets else "")
     return None if made == sender else made
 

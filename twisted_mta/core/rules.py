@@ -17,7 +17,7 @@ rules of an account are kept and for the mail by which its user changes them:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 
 import attrs
@@ -26,8 +26,19 @@ from twisted_mta.core.address import Address, AddressError
 
 #: Characters of one line, apart from those of the reply's text.
 MAX_LINE = 1000
+#: Characters of a name or a subject: with the name of its field one line of a header (RFC 5322 §2.1.1).
+MAX_WORDS = 200
 #: The most days between two replies to one sender.
 MAX_DAYS = 90
+#: Names that users can't give themselves: who gets their mail is believed to run the domain, and is given certificates for
+#: it. RFC 2142 §4, §5, the validation of domains by mail, and what programs send mail as.
+RESERVED = frozenset(
+    (
+        "abuse", "admin", "administrator", "certificates", "daemon", "dmarc", "ftp", "host", "hostmaster", "info-security",
+        "is", "it", "mailer-daemon", "mis", "news", "no-reply", "nobody", "noc", "noreply", "postmaster", "root", "security",
+        "ssladmin", "ssladministrator", "sslwebmaster", "sysadmin", "tls-reports", "usenet", "uucp", "webmaster", "www",
+    )
+)  # fmt: skip
 #: Problems that are told.
 _MAX_PROBLEMS = 20
 _SPLIT = re.compile(r"[,\s]+")
@@ -95,6 +106,37 @@ class Parsed:
 
     rules: Rules
     asked: bool
+
+
+@attrs.frozen
+class Changed:
+    """The rules of one account before an order and after it."""
+
+    before: Rules
+    after: Rules
+
+    @property
+    def summary(self) -> str:
+        """One line for the log: what is another now, without the words of a reply; "" for nothing."""
+        old, new = self.before, self.after
+        found = []
+        if (old.forward, old.keep) != (new.forward, new.keep):
+            found.append(f"forward {_listed(old.forward, old.keep)} -> {_listed(new.forward, new.keep)}")
+        if old.addresses != new.addresses:
+            found.append(f"addresses {_listed(old.addresses)} -> {_listed(new.addresses)}")
+        if old.vacation != new.vacation:
+            found.append(f"vacation {_replies(old.vacation)} -> {_replies(new.vacation)}")
+        return "; ".join(found)
+
+
+def _listed(addresses: Sequence[Address], keep: bool = False) -> str:
+    return ", ".join([str(address) for address in addresses] + ["keep"] * keep) or "none"
+
+
+def _replies(vacation: Vacation | None) -> str:
+    if vacation is None:
+        return "off"
+    return f"from {vacation.start or 'now'} to {vacation.end or 'further notice'}"
 
 
 class _Reader:
@@ -179,10 +221,16 @@ class _Reader:
             self.vacation.update(name="", sender=None)
             return
         (sender,) = _parse_addresses([address.removesuffix(">") if found else address])
-        self.vacation.update(name=name.strip().strip('"'), sender=sender)
+        self.vacation.update(name=_short(name.strip().strip('"')), sender=sender)
 
     def _subject(self, value: str) -> None:
-        self.vacation["subject"] = "" if value.lower() == "off" else value
+        self.vacation["subject"] = "" if value.lower() == "off" else _short(value)
+
+
+def _short(text: str) -> str:
+    if len(text) > MAX_WORDS:
+        raise RulesError(f"it is longer than {MAX_WORDS} characters")
+    return text
 
 
 def _parse_addresses(words: Iterable[str]) -> tuple[Address, ...]:
@@ -267,35 +315,49 @@ def format_rules(rules: Rules) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def within(rules: Rules, account: Address, limits: Limits) -> None:
-    """Raises RulesError for what the account of that address may not have."""
-    problems = []
-    if len(rules.forward) > limits.forwards:
-        problems.append(
+def within(rules: Rules, before: Rules, account: Address, limits: Limits) -> None:
+    """Raises RulesError for what the account of that address may not change `before` into.
+
+    What stays as it was is none of this: an administrator may have set it.
+    """
+    problems: list[str] = []
+    if rules.forward != before.forward:
+        problems += _forward_problems(rules.forward, account, limits)
+    if rules.addresses != before.addresses:
+        problems += _address_problems(rules.addresses, account, limits)
+    vacation = rules.vacation
+    sender = vacation.sender if vacation is not None else None
+    if sender is not None and sender.folded not in {one.folded for one in (account, *rules.addresses)}:
+        problems.append(f"vacation-from: {sender} is not yours")
+    if vacation is not None and vacation != before.vacation and len(vacation.text) > limits.text:
+        problems.append(f"vacation: the text is longer than {limits.text} characters")
+    if problems:
+        raise RulesError(*problems)
+
+
+def _forward_problems(targets: Sequence[Address], account: Address, limits: Limits) -> Iterator[str]:
+    if len(targets) > limits.forwards:
+        yield (
             f"forward: at most {limits.forwards} addresses are allowed"
             if limits.forwards
             else "forward: forwarding is not allowed here"
         )
-    if any(target.folded == account.folded for target in rules.forward):
-        problems.append('forward: your own address is not needed, "keep" leaves a copy in the mailbox')
-    if len(rules.addresses) > limits.addresses:
-        problems.append(
+    if any(target.folded == account.folded for target in targets):
+        yield 'forward: your own address is not needed, "keep" leaves a copy in the mailbox'
+
+
+def _address_problems(addresses: Sequence[Address], account: Address, limits: Limits) -> Iterator[str]:
+    if len(addresses) > limits.addresses:
+        yield (
             f"addresses: at most {limits.addresses} are allowed"
             if limits.addresses
             else "addresses: only the postmaster gives out more addresses here"
         )
-    problems += [
-        f"addresses: {address} is not in {account.domain}"
-        for address in rules.addresses
-        if address.domain != account.domain
-    ]
-    sender = rules.vacation.sender if rules.vacation is not None else None
-    if sender is not None and sender.folded not in {one.folded for one in (account, *rules.addresses)}:
-        problems.append(f"vacation-from: {sender} is not yours")
-    if rules.vacation is not None and len(rules.vacation.text) > limits.text:
-        problems.append(f"vacation: the text is longer than {limits.text} characters")
-    if problems:
-        raise RulesError(*problems)
+    for address in addresses:
+        if address.domain != account.domain:
+            yield f"addresses: {address} is not in {account.domain}"
+        elif address.local.casefold() in RESERVED:
+            yield f"addresses: {address} is for those who run {account.domain}: ask the postmaster"
 
 
 def shown(text: str) -> str:

@@ -42,13 +42,13 @@ def why_not(header: bytes, sender: Address | None, own: frozenset[str]) -> str:
         return "it is from the user"  # RFC 5230 §4.6
     if _PROGRAMS.fullmatch(sender.local):
         return f"{sender} is not a person"
+    if is_automatic(header):
+        return "it was sent by a program (Auto-Submitted)"
     named = False
     for field in fields(header):
         value = field.value.lower()
         if field.key.startswith(b"list-"):
             return "it is from a mailing list"  # RFC 3834 §2
-        if field.key == b"auto-submitted" and not _is_no(value):
-            return "it was sent by a program (Auto-Submitted)"  # RFC 3834 §2
         if field.key == b"precedence" and value in _PRECEDENCES:
             return f"its precedence is {value.decode()}"
         if field.key == b"x-auto-response-suppress" and (b"all" in value or b"oof" in value):
@@ -59,6 +59,11 @@ def why_not(header: bytes, sender: Address | None, own: frozenset[str]) -> str:
             return "it is a report"
         named = named or (field.key in _RECIPIENTS and _names(field.value, own) != "")
     return "" if named else "it is not addressed to the user in To or Cc"  # RFC 3834 §2
+
+
+def is_automatic(header: bytes) -> bool:
+    """Whether a message says that a program sent it: then no program may answer it, RFC 3834 §2."""
+    return any(field.key == b"auto-submitted" and not _is_no(field.value.lower()) for field in fields(header))
 
 
 def _is_no(value: bytes) -> bool:

@@ -30,7 +30,7 @@ class ConvertedBody:
     def __init__(self, octets: bytes) -> None:
         """Blocks where it is large. Raises OSError."""
         self.size = len(octets)
-        #: Whether it bears a DKIM signature, which is broken now if the body was changed.
+        #: Whether it bears a DKIM signature, which is broken now if the body was changed (RFC 6376 §5.3).
         self.signed = first_field(octets, "dkim-signature") is not None
         self._octets = octets if self.size <= MAX_MEMORY else b""
         self._file: BinaryIO | None = None

@@ -13,9 +13,9 @@ from zope.interface import implementer
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Notify, Recipient
-from twisted_mta.core.expand import route
+from twisted_mta.core.expand import expand, route
 from twisted_mta.core.explanation import Note
-from twisted_mta.core.queue import Delivered, NewMessage, Outcome, QueuedMessage, QueuedRecipient
+from twisted_mta.core.queue import Delivered, NewMessage, Outcome, QueuedMessage, QueuedRecipient, Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.rules import Rules, Vacation
 from twisted_mta.core.vacation import addressed, correspondent, handle, reply, why_not
@@ -27,6 +27,16 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 _DAY = 86400.0
 #: Seconds for which a reply is tried.
 _EXPIRE = 2 * _DAY
+
+
+#: How people get a copy, rather than files and programs.
+_PEOPLE = (Transport.LOCAL, Transport.SMTP, Transport.LIST)
+
+
+def _parsed(name: str) -> Address:
+    """A name on the way to a recipient; ":include:" paths are among them, and nobody's address."""
+    local, _, domain = name.rpartition("@")
+    return Address(local, domain)
 
 
 @attrs.frozen
@@ -113,15 +123,34 @@ class VacationDelivery:
         today = datetime.fromtimestamp(self._clock.seconds(), UTC).date()
         if vacation is None or not vacation.active(today):
             return "it is not the time for it"
-        mine = (recipient.address, recipient.original, *rules.addresses)
+        mine = [recipient.address, *rules.addresses]
+        if self._leads_to_nobody_else(recipient.original, recipient.address):
+            mine.append(recipient.original)
         own = frozenset(one.folded for one in mine)
         to = message.sender
+        # What is kept away from other hosts since it is spam has a forged sender, who gets nothing from here.
+        test = next((one for one in self._directory.forwarding().not_if if one.matches(header)), None)
+        if test is not None:
+            return f"it has {test}"
         why = why_not(header, to, own)
         if why or to is None:
             return why
         named = addressed(header, own)
         sender = vacation.sender or next(one for one in mine if one.folded == named)
         return _Answer(vacation, to, sender, header)
+
+    def _leads_to_nobody_else(self, address: Address, user: Address) -> bool:
+        """Whether an address is the user's, and no name for several people of whom each would reply (RFC 3834 §2)."""
+
+        def is_user(name: Address) -> bool:
+            base = self._directory.without_detail(name)
+            return user.folded in (name.folded, base.folded if base else "")
+
+        return is_user(address) or all(
+            is_user(one.address) or any(is_user(_parsed(name)) for name in one.via)
+            for one in expand(address, self._directory).recipients
+            if one.transport in _PEOPLE
+        )
 
     def _claim(self, message: QueuedMessage, recipient: QueuedRecipient, answer: _Answer) -> bool:
         vacation = answer.vacation

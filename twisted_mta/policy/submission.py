@@ -35,13 +35,16 @@ class SenderRules:
         }
 
     def own(self, account: Account, address: Address) -> bool:
-        """Whether the address leads to the account: its name, with a detail too, or an alias. A list does not."""
+        """Whether the address leads to the account: its name, with a detail too, or an alias. A list does not.
+
+        Nor do rules of users: who has his mail sent on keeps his address, and gives it to nobody.
+        """
         address = canonical(address, self._directory)
         if not self._directory.is_local(address.domain):
             return False
         return any(
             found.transport is Transport.LOCAL and self._is(account, found.address)
-            for found in expand(address, self._directory).recipients
+            for found in expand(address, self._directory, rules=False).recipients
         )
 
     def _is(self, account: Account, address: Address) -> bool:

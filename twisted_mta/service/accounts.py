@@ -20,6 +20,7 @@ from twisted_mta.service.watched import Unusable, Watched
 from twisted_mta.store.app_passwords import AppPasswordFile, LastUse, used_file
 from twisted_mta.store.authenticator import PasswdAuthenticator, ScramSettings
 from twisted_mta.store.directory import Directory, DirectoryHolder, load_directory
+from twisted_mta.store.rules import RuleFiles, load_rules
 from twisted_mta.store.secret import installation_secret
 from twisted_mta.store.srs import make_secret
 from twisted_mta.store.stamps import Stamps, look_at
@@ -45,11 +46,12 @@ class LoadedAccounts:
     #: What was passed over in the accounts, and in the aliases.
     bad_users: tuple[str, ...]
     bad_aliases: tuple[str, ...]
+    rules: RuleFiles
 
     @property
     def problems(self) -> tuple[str, ...]:
         """All of it."""
-        return self.bad_users + self.bad_aliases
+        return self.bad_users + self.bad_aliases + self.rules.problems
 
 
 @implementer(IAuthenticator)
@@ -72,8 +74,10 @@ class Accounts:
         self._scram_key = installation_secret(config.data, random)
         self._last_use = LastUse(used_file(config.data))
         self._looks = 0
+        self._rules = RuleFiles()
         loaded = self._load(config)
         self._loaded = loaded
+        self._rules = loaded.rules
         self.directory = DirectoryHolder(loaded.directory)
         self._apps = loaded.apps
         self._authenticator = self._make_authenticator(loaded)
@@ -84,6 +88,8 @@ class Accounts:
         self._flushing.clock = clock
         #: For whoever watches files.
         self.watched = Watched("accounts and aliases", lambda: self._loaded.stamps, self._read_again)
+        #: Apart from those: what one user has broken holds up nobody else.
+        self.watched_rules = Watched("rules of users", lambda: self._rules.stamps, self._read_rules)
         self._tell(loaded)
 
     def _load(self, config: Config) -> LoadedAccounts:
@@ -92,16 +98,14 @@ class Accounts:
         # Looked at before reading: so a change in between is noticed, if twice.
         if config.forward.srs:
             make_secret(config.srs_secret_file, self._random)
-        # Whatever is replaced in a directory changes its time.
-        files = (users.path, apps.path, config.srs_secret_file, config.rules_directory, *config.address_files)
-        stamps = look_at(files)
+        stamps = look_at((users.path, apps.path, config.srs_secret_file, *config.address_files))
         users.refresh()
         apps.refresh()
-        directory, problems = load_directory(config, users, self._clock.seconds)
+        rules = load_rules(config.rules_directory, users.names(), self._rules.rules)
+        directory, problems = load_directory(config, users, rules.rules, self._clock.seconds)
         stamps |= look_at(directory.includes)
-        return LoadedAccounts(
-            users, apps, directory, stamps, tuple(users.problems), tuple(map(str, problems))
-        )
+        bad_aliases = tuple(map(str, problems))
+        return LoadedAccounts(users, apps, directory, stamps, tuple(users.problems), bad_aliases, rules)
 
     def _make_authenticator(self, loaded: LoadedAccounts) -> PasswdAuthenticator:
         accounts = self._config.accounts
@@ -171,7 +175,7 @@ class Accounts:
     @property
     def problems(self) -> Sequence[str]:
         """What is passed over in the files that are in force, for an administrator."""
-        return self._loaded.problems
+        return (*self._loaded.bad_users, *self._loaded.bad_aliases, *self._rules.problems)
 
     async def load(self, config: Config) -> LoadedAccounts:
         """Read everything, and change nothing. Raises OSError."""
@@ -179,7 +183,7 @@ class Accounts:
 
     def take(self, config: Config, loaded: LoadedAccounts) -> None:
         """Put it in force."""
-        self._config, self._loaded = config, loaded
+        self._config, self._loaded, self._rules = config, loaded, loaded.rules
         self.directory.replace(loaded.directory)
         self._apps = loaded.apps
         self._authenticator = self._make_authenticator(loaded)
@@ -212,10 +216,6 @@ class Accounts:
         """The configuration in force."""
         return self._config
 
-    async def refresh(self) -> None:
-        """Read everything again: a file was changed. Raises OSError, and then nothing has changed."""
-        await self.reload(self._config)
-
     async def _read_again(self) -> Sequence[str]:
         """See Watched. What has a problem that it did not have before stays as it was: the aliases, or with the accounts all."""
         before, loaded = self._loaded, await self.load(self._config)
@@ -224,10 +224,19 @@ class Accounts:
             raise Unusable(new)
         new = _not_in(loaded.bad_aliases, before.bad_aliases)
         if new:
-            directory = self.directory.current.with_users(loaded.users)
+            directory = self.directory.current.with_users(loaded.users).with_rules(loaded.rules.rules)
             loaded = attrs.evolve(loaded, directory=directory, bad_aliases=before.bad_aliases)
         self.take(self._config, loaded)
         return new
+
+    async def _read_rules(self) -> Sequence[str]:
+        """See Watched. Whose rules can't be read keeps the old ones; all others get theirs."""
+        names, directory = self._loaded.users.names(), self._config.rules_directory
+        found = await self._workers.run(load_rules, directory, names, self._rules.rules)
+        # The watch tells of the problems, as long as they last.
+        self._rules = attrs.evolve(found, problems=())
+        self.directory.replace(self.directory.current.with_rules(found.rules))
+        return found.problems
 
     def _tell(self, loaded: LoadedAccounts) -> None:
         for problem in loaded.problems:

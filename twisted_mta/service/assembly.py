@@ -327,7 +327,7 @@ def assemble(
             raise StartError(str(error)) from error
         raise
     watch = FileWatch(disk, reactor)
-    watch.add(accounts.watched)
+    watch.add(accounts.watched, accounts.watched_rules)
     directory = accounts.directory
     ids = _queue_ids(platform, place)
     mailboxes = MaildirMailboxes(disk, reactor)
@@ -365,7 +365,9 @@ def assemble(
         Transport.LIST: ListDelivery(directory, ids, reactor, disk),
         Transport.SMTP: smtp,
         Transport.VACATION: VacationDelivery(directory, answers, ids, reactor, disk, config.hostname),
-        Transport.RULES: RulesDelivery(UserRules(accounts, disk).change, ids, reactor, disk, config.hostname),
+        Transport.RULES: RulesDelivery(
+            UserRules(accounts, watch, disk).change, directory, ids, reactor, disk, config.hostname
+        ),
         Transport.RETURN: ReturnDelivery(stores[0], directory, ids, reactor),
         **settled(),
         **outlets.deliveries,

@@ -83,7 +83,8 @@ class Reception:
             address = self._named(argument)
         except AddressError as error:
             return Reply(553, "5.1.3", f"Bad address: {error}")
-        places = expand(address, self._directory).recipients
+        # Where a user has mail sent on to is nobody's business.
+        places = expand(address, self._directory, rules=False).recipients
         if not places:
             return Reply(550, "5.1.1", f"There is no list or user {address} here")
         shown = [f"<{place.address}>" for place in places[:MAX_EXPANDED]]

@@ -60,9 +60,9 @@ class FileWatch:
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
-    def add(self, watched: Watched) -> None:
+    def add(self, *watched: Watched) -> None:
         """Look at these, too."""
-        self._watched.append(watched)
+        self._watched += watched
 
     def start(self) -> None:
         """Begin to look."""
@@ -77,9 +77,9 @@ class FileWatch:
         """What is not in force as it is in the files, for an administrator."""
         return [problem for watched in self._watched for problem in watched.problems]
 
-    async def refresh(self) -> None:
-        """Take up now what has changed: whoever changed it says that it is complete."""
-        await self._look_at_all(at_once=True)
+    async def refresh(self, only: Watched | None = None) -> None:
+        """Take up now what has changed: whoever changed it says that it is complete. `only`: nothing else is looked at."""
+        await self._look_at_all(self._watched if only is None else [only], at_once=True)
 
     def forget(self) -> None:
         """Everything was read by other means (a reload), whatever was wrong with it before."""
@@ -87,12 +87,12 @@ class FileWatch:
             watched.problems, watched.bad, watched.seen = (), None, None
 
     def _look(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._look_at_all(at_once=False))
+        return Deferred.fromCoroutine(self._look_at_all(self._watched, at_once=False))
 
-    async def _look_at_all(self, *, at_once: bool) -> None:
+    async def _look_at_all(self, these: Sequence[Watched], *, at_once: bool) -> None:
         await self._lock.acquire()
         try:
-            for watched in self._watched:
+            for watched in these:
                 await self._look_at(watched, at_once)
         finally:
             self._lock.release()

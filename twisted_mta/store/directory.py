@@ -28,7 +28,6 @@ from twisted_mta.core.srs import SrsError, Ticket
 from twisted_mta.core.virtual import Rule
 from twisted_mta.interfaces import Account, IDirectory
 from twisted_mta.store.alias_files import Loader, load_domain
-from twisted_mta.store.rules import load_rules
 from twisted_mta.store.srs import load_forwarding
 
 #: Addresses that a snapshot knows to be mailboxes, at most.
@@ -264,6 +263,10 @@ class Directory:
         """The same snapshot with accounts read anew (after the passwd-file changed)."""
         return attrs.evolve(self, accounts=account_table(users))
 
+    def with_rules(self, rules: Mapping[str, Rules]) -> Directory:
+        """The same snapshot with other rules of users."""
+        return attrs.evolve(self, user_rules=rules)
+
 
 @implementer(IDirectory)
 class DirectoryHolder:
@@ -365,15 +368,15 @@ class DirectoryHolder:
 
 
 def load_directory(
-    config: Config, users: Users, seconds: Callable[[], float] = time.time
+    config: Config, users: Users, rules: Mapping[str, Rules], seconds: Callable[[], float] = time.time
 ) -> tuple[Directory, tuple[AliasProblem, ...]]:
-    """Build a snapshot. Blocks: call it in a thread. Never raises for what is in alias files, or for those that
-    can't be read: that is told in the problems (`line` 0 where a whole file is missing), and the rest is used.
+    """Build a snapshot; `rules` are those of the users (`store.rules.load_rules`). Blocks: call it in a thread.
 
-    What `users` raises comes through.
+    Never raises for what is in alias files, or for those that can't be read: that is told in the problems (`line` 0 where a
+    whole file is missing), and the rest is used. What `users` raises comes through.
     """
     with _no_collection():
-        return _load_directory(config, users, seconds)
+        return _load_directory(config, users, rules, seconds)
 
 
 @contextlib.contextmanager
@@ -390,7 +393,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _load_directory(
-    config: Config, users: Users, seconds: Callable[[], float]
+    config: Config, users: Users, rules: Mapping[str, Rules], seconds: Callable[[], float]
 ) -> tuple[Directory, tuple[AliasProblem, ...]]:
     loader = Loader()
     problems: list[AliasProblem] = []
@@ -411,11 +414,6 @@ def _load_directory(
         else:
             lists.append(settings)
     accounts = account_table(users)
-    user_rules = load_rules(
-        config.rules_directory,
-        accounts,
-        lambda path, why: loader.problems.append(AliasProblem(str(path), 0, "", why)),
-    )
     forwarding, trouble = load_forwarding(config)
     if trouble:
         loader.problems.append(AliasProblem(str(config.srs_secret_file), 0, "", trouble))
@@ -432,7 +430,7 @@ def _load_directory(
         literals=own_literals(config),
         handlers=load_handlers(config)[0],
         forward=forwarding,
-        user_rules=user_rules,
+        user_rules=rules,
         rules_address=config.rules.address,
         seconds=seconds,
     )

@@ -34,6 +34,7 @@ def check_directory(directory: Directory, delivery: Delivery) -> tuple[Problem, 
         check.alias(alias, address)
     check.rules()
     check.accounts()
+    check.orders()
     return tuple(check.found.values())
 
 
@@ -143,3 +144,12 @@ class _Check:
                 why = "no local domain" if domain is None else "an alias of another domain, or relayed"
                 text = f"{name.domain} is {why}, so the account never gets mail"
                 self._note(Problem(Kind.UNKNOWN, name, text), f"account {account.name}")
+
+    def orders(self) -> None:
+        """Where users change their rules."""
+        address = self._directory.rules_address
+        if address is not None:
+            kind = expand(address, self._directory).root.kind
+            if kind is not Kind.ORDERS:
+                text = f"{address} is another thing already ({kind}), so nobody can change rules there"
+                self._note(Problem(Kind.UNKNOWN, address, text), "rules.address")

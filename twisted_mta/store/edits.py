@@ -24,7 +24,7 @@ def editing(path: Path) -> Iterator[list[str]]:
     lock = os.open(f"{path}.lock", flags, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _sweep(path)
+        sweep(path)
         try:
             before: os.stat_result | None = path.stat()
             text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -39,7 +39,7 @@ def editing(path: Path) -> Iterator[list[str]]:
         os.close(lock)
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove what an editor that was killed has left: whoever has the lock is the only one."""
     leftover = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
     for entry in os.scandir(path.parent):

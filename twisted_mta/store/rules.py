@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,18 +17,31 @@ from twisted_mta.core.expand.lookup import find
 from twisted_mta.core.rules import NONE, Limits, Rules, RulesError, format_rules, parse_rules, within
 from twisted_mta.interfaces import IDirectory
 from twisted_mta.store.durable import make_directories
-from twisted_mta.store.edits import replace
+from twisted_mta.store.edits import replace, sweep
+from twisted_mta.store.stamps import Stamps, look_at
 
 #: Octets of a file that is read at all.
 MAX_FILE = 1 << 20
 
 
-def check_rules(rules: Rules, account: str, limits: Limits, directory: IDirectory) -> None:
-    """Raises RulesError for what the user of an account may not have."""
-    local, _, domain = account.rpartition("@")
-    user = Address(local, domain)
-    within(rules, user, limits)
-    taken = [address for address in rules.addresses if not _is_free(address, user, directory)]
+@attrs.frozen(kw_only=True)
+class RuleFiles:
+    """The rules of all accounts."""
+
+    #: By folded account name.
+    rules: Mapping[str, Rules] = attrs.field(factory=dict)
+    #: How the files looked before they were read.
+    stamps: Stamps = attrs.field(factory=dict)
+    #: What can't be read, for an administrator.
+    problems: tuple[str, ...] = ()
+
+
+def check_rules(rules: Rules, before: Rules, account: str, limits: Limits, directory: IDirectory) -> None:
+    """Raises RulesError for what the user of an account may not change `before` into."""
+    user = _address(account)
+    within(rules, before, user, limits)
+    new = [address for address in rules.addresses if address not in before.addresses]
+    taken = [address for address in new if not _is_free(address, user, directory)]
     if taken:
         raise RulesError(*(f"addresses: {address} can't be had" for address in taken))
 
@@ -45,27 +60,39 @@ def rules_file(directory: Path, account: str) -> Path:
     return directory / quote(account.casefold(), safe="@+ ", errors="surrogateescape")
 
 
+def _address(account: str) -> Address:
+    local, _, domain = account.rpartition("@")
+    return Address(local, domain)
+
+
 def load_rules(
-    directory: Path, accounts: Iterable[str], note: Callable[[Path, str], None]
-) -> Mapping[str, Rules]:
-    """The rules of these accounts by their folded names. Blocks. What can't be read is noted, with the reason."""
+    directory: Path, accounts: Iterable[str], before: Mapping[str, Rules] | None = None
+) -> RuleFiles:
+    """The rules of these accounts. Blocks. Whose file can't be read keeps the rules that he had `before`."""
+    known = before or {}
+    stamps = look_at([directory])
     try:
         present = {entry.name for entry in os.scandir(directory)}
     except FileNotFoundError:
-        return {}
+        return RuleFiles(stamps=stamps)
     except OSError as error:
-        note(directory, f"the rules of users are not used: {error.strerror}")
-        return {}
+        return RuleFiles(rules=known, stamps=stamps, problems=(f"{directory}: {error.strerror}",))
     found: dict[str, Rules] = {}
+    problems: list[str] = []
     for account in accounts:
-        path = rules_file(directory, account)
-        if path.name in present:
-            try:
-                found[account.casefold()] = read_rules(path)
-            except (OSError, RulesError) as error:
-                why = error.strerror if isinstance(error, OSError) else error
-                note(path, f"the rules of {account} are not used: {why}")
-    return found
+        path, key = rules_file(directory, account), account.casefold()
+        if path.name not in present:
+            continue
+        # A file that is written in place does not change its directory's time.
+        stamps |= look_at([path])
+        try:
+            found[key] = read_rules(path)
+        except (OSError, RulesError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            problems.append(f"{path}: {why}")
+            if key in known:
+                found[key] = known[key]
+    return RuleFiles(rules=found, stamps=stamps, problems=tuple(problems))
 
 
 def read_rules(path: Path) -> Rules:
@@ -78,13 +105,31 @@ def read_rules(path: Path) -> Rules:
     return parse_rules(data.decode("utf-8", "replace")).rules
 
 
+@contextlib.contextmanager
+def changing(directory: Path, owner: os.stat_result | None = None) -> Iterator[None]:
+    """Whoever reads rules to change them does so in here: one at a time, of all processes. Blocks. Raises OSError.
+
+    `owner`: whom the directory is given to.
+    """
+    make_directories(directory)
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if owner is not None:
+            os.fchown(lock, owner.st_uid, owner.st_gid)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def write_rules(directory: Path, account: str, rules: Rules, owner: os.stat_result | None = None) -> None:
-    """Write the rules of an account, mode 0600; `owner`: whom the file is given to. Blocks, durable. Raises OSError."""
+    """Write the rules of an account, mode 0600, within `changing`; `owner`: whom the file is given to. Blocks, durable.
+
+    Raises OSError.
+    """
     path = rules_file(directory, account)
     if rules == NONE:
         path.unlink(missing_ok=True)
         return
-    make_directories(directory)
-    if owner is not None:
-        os.chown(directory, owner.st_uid, owner.st_gid)
+    sweep(path)
     replace(path, format_rules(rules), owner)

@@ -137,21 +137,19 @@ def _by_name(address: Address, domain: Domain, directory: Lookups, skip: frozens
     if alias:
         return Found(Kind.ALIAS, alias.targets, name=address.with_local(alias.name.local))
     if account is not None:
-        return _account(address, base, directory, skip)
+        return _account(address, base if base and not exact else address, directory, skip)
     if directory.takes_rules(address):
         return Found(Kind.ORDERS)
     owner = directory.additional(base or address) if domain.is_own else None
     return Found(Kind.EXTRA, (owner,), f"rules of {owner}") if owner else None
 
 
-def _account(address: Address, base: Address | None, directory: Lookups, skip: frozenset[Kind]) -> Found:
-    """A mailbox, or what its user has made of it."""
+def _account(address: Address, user: Address, directory: Lookups, skip: frozenset[Kind]) -> Found:
+    """A mailbox, or what its user has made of it. With a detail or without, it is one user, who replies once."""
     rules = directory.rules(address) if Kind.RULES not in skip else None
     if rules is None or not (rules.forward or rules.vacation):
         return _ACCOUNT
     kept = () if rules.forward and not rules.keep else (address,)
-    # With a detail or without, there is one reply.
-    user = base if base is not None and directory.rules(base) == rules else address
     return Found(
         Kind.RULES,
         (*rules.forward, *kept),

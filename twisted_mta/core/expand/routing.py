@@ -125,6 +125,10 @@ def without_list(settings: MailingList, routed: Routed) -> Routed:
 
 
 def posters(settings: MailingList, directory: Lookups) -> frozenset[str]:
-    """The folded addresses of the members of a list: as written in it, and those that they lead to."""
-    found = [one.address for one in members(settings, directory).recipients]
+    """The folded addresses of the members of a list: as written in it, those that they lead to, and where these have
+    their mail sent on to."""
+    snapshot = directory.snapshot()
+    found = [one.address for one in members(settings, snapshot).recipients]
+    for member in settings.members:
+        found += [one.address for one in expand(member, snapshot, rules=False).recipients]
     return frozenset(address.folded for address in (*settings.members, *found))

@@ -39,10 +39,13 @@ _FINAL = {
 }
 
 
-def expand(address: Address, directory: Lookups) -> Plan:
-    """Follow an address to where its mail goes. Never raises; ends on any directory."""
+def expand(address: Address, directory: Lookups, *, rules: bool = True) -> Plan:
+    """Follow an address to where its mail goes. Never raises; ends on any directory.
+
+    Without `rules` those of users are not followed: whose mailboxes the address means, wherever their mail is sent on to.
+    """
     directory = directory.snapshot()
-    expansion = _Expansion(directory, address)
+    expansion = _Expansion(directory, address, NOTHING if rules else frozenset((Kind.RULES,)))
     root = expansion.address(canonical(address, directory), "", _Trail())
     if not expansion.recipients and not expansion.problems:
         # Nothing but empty or missing :include: files: neither lost without a word, nor sent back before somebody looks.
@@ -71,6 +74,9 @@ class _Trail:
     domain: str = ""
     #: The owner-NAME of the last alias that has one.
     sender: Address | None = None
+    #: The last user whose rules were followed, and which of the names that is.
+    user: Address | None = None
+    user_at: int = 0
 
     def skip(self, address: Address) -> frozenset[Kind]:
         """What an address must not be taken for again: a name within its own alias means something else."""
@@ -80,11 +86,13 @@ class _Trail:
 class _Expansion:
     """One run of `expand`."""
 
-    def __init__(self, directory: Lookups, original: Address) -> None:
+    def __init__(self, directory: Lookups, original: Address, never: frozenset[Kind]) -> None:
         self.recipients: dict[object, Destination] = {}
         self.problems: list[Problem] = []
         self._directory = directory
         self._original = original
+        #: What no address is taken for.
+        self._never = never
         #: Addresses and includes whose targets have been looked at, each with the sender that they got.
         self._followed: set[tuple[str, Address | None]] = set()
         self._steps = 0
@@ -95,8 +103,8 @@ class _Expansion:
         key = address.folded
         skip = trail.skip(address)
         if key in trail.names and not skip:
-            return self._problem(Kind.LOOP, address, _cycle(trail.names, key), source, trail)
-        found = find(address, self._directory, skip)
+            return self._loop(key, address, source, trail)
+        found = find(address, self._directory, skip | self._never)
         if found is None and skip:
             text = f"{address} leads only to itself, and there is no such mailbox"
             return self._problem(Kind.LOOP, address, text, source, trail)
@@ -115,8 +123,20 @@ class _Expansion:
         if (key, sender) in self._followed and not skip:
             return Step(str(address), Kind.DUPLICATE, source)
         self._followed.add((key, sender))
-        below = _Trail((*trail.names, key), key, skip | {found.kind}, address.domain, sender)
+        user, user_at = (
+            (address, len(trail.names)) if found.kind is Kind.RULES else (trail.user, trail.user_at)
+        )
+        below = _Trail((*trail.names, key), key, skip | {found.kind}, address.domain, sender, user, user_at)
         return self._follow(Step(str(address), found.kind, source), address, found, below)
+
+    def _loop(self, key: str, address: Address, source: str, trail: _Trail) -> Step:
+        """A name that leads back to itself."""
+        if trail.user is not None and trail.user_at >= trail.names.index(key):
+            # Users who forward to one another did nothing wrong: what would go round stays with the last of them.
+            return self._arrive(
+                Step(str(trail.user), Kind.ACCOUNT, source), trail.user, Transport.LOCAL, trail
+            )
+        return self._problem(Kind.LOOP, address, _cycle(trail.names, key), source, trail)
 
     def _owner(self, found: Found) -> Address | None:
         """The owner-NAME of an alias, who gets the bounces of what it leads to."""

@@ -40,6 +40,7 @@ from twisted_mta.service.incoming import Intake
 from twisted_mta.service.outcomes import Judge, Outlook
 from twisted_mta.service.outlets import Outlets
 from twisted_mta.store.directory import load_directory
+from twisted_mta.store.rules import load_rules
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.store.users import PasswdFile
 
@@ -72,8 +73,9 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
     workers = InlineWorkers()
     users = PasswdFile(config.accounts.file, config.domains[0], config.accounts.maildir)
     users.refresh()
-    directory, problems = load_directory(config, users)
-    warnings = [_NOT_ASKED, *users.problems, *map(str, problems)]
+    user_rules = load_rules(config.rules_directory, users.names())
+    directory, problems = load_directory(config, users, user_rules.rules)
+    warnings = [_NOT_ASKED, *users.problems, *map(str, problems), *user_rules.problems]
     try:
         login = smarthost_login(config.relay.smarthost)
     except OSError as error:

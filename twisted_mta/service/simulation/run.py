@@ -76,7 +76,11 @@ class Simulation:
                 Transport.LIST: ListDelivery(directory, self._ids, self._clock, InlineWorkers()),
                 Transport.ALIAS: SettledDelivery(expanded),
                 **dict.fromkeys(
-                    (Transport.FILE, Transport.COMMAND, Transport.HANDLER), SettledDelivery(kept)
+                    (
+                        *(Transport.FILE, Transport.COMMAND, Transport.HANDLER),
+                        *(Transport.VACATION, Transport.RULES, Transport.RETURN),
+                    ),
+                    SettledDelivery(kept),
                 ),
                 Transport.DISCARD: SettledDelivery(discarded),
                 Transport.REFUSE: SettledDelivery(refused),
