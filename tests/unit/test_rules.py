@@ -94,6 +94,8 @@ class SyntaxTests(SynchronousTestCase):
         parsed = parse_rules(text)
         self.assertEqual((parsed.rules, parsed.asked), (Rules(forward=(BOB,)), True))
         self.assertFalse(parse_rules("\n-- \nforward: off").asked)
+        shown = parse_rules(" Show \n", ALL)
+        self.assertEqual((shown.rules, shown.asked), (ALL, True))
         text = "vacation: I am away.\x07\nforward: me\n \n--\nAlice"
         vacation = parse_rules(text).rules.vacation
         assert vacation is not None
