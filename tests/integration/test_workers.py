@@ -10,7 +10,9 @@ import os
 import re
 import signal
 import smtplib
+import socket
 import ssl
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -238,6 +240,32 @@ class StartTests:
                 other.start()
         finally:
             other.__exit__(None, None, None)
+
+    def test_no_parent_any_more_when_it_is_up(self) -> None:
+        with Site(roles=("mx",)) as other, socket.create_server(("127.0.0.1", 0)) as port:
+            other.stop()
+            parent, child = socket.socketpair()
+            lock = os.open(other.directory / "data/lock", os.O_RDWR)
+            text = other.config_file.read_text()
+            orders = {
+                **{"worker": 0, "workers": 2, "former": [], "parts": 2, "path": str(other.config_file)},
+                **{
+                    "first": text,
+                    "text": text,
+                    "sockets": [[port.fileno()] * 2],
+                    "lock": lock,
+                    "commands": -1,
+                    "missing": [],
+                },
+            }
+            parent.sendall(json.dumps(orders).encode() + b"\n")
+            parent.close()
+            options = ["--worker", "0", "--channel", str(child.fileno())]
+            command = [*other.command[:-2], *options]
+            descriptors = (child.fileno(), lock, port.fileno())
+            done = subprocess.run(command, pass_fds=descriptors, capture_output=True, timeout=60, text=True)
+            assert done.returncode == 1
+            assert "mta: [Errno 32] Broken pipe" in done.stderr
 
     def test_unix_sockets(self) -> None:
         site = Site(roles=("mx",), workers=2)

@@ -6,6 +6,7 @@ is, and hears in the worker's first line that it is up, or why not. When the par
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -129,8 +130,8 @@ class Worker(Service):
         handlers = {**self._engine.handlers(), **self._engine.worker_handlers(), **self._own_handlers()}
         try:
             send_line(self._end, {"command": "ready", "arguments": {}})
-        except OSError:
-            sys.exit(1)
+        except OSError as error:
+            fail(self._end, error)
         self._channel = Channel.over(self._end, self._reactor, handlers, self._orphaned, self._received)
         self._common.speak(self._channel)
         self.log.info("worker {number} is up", number=self.number)
@@ -180,5 +181,5 @@ def fail(end: socket.socket, error: Exception) -> NoReturn:
     try:
         send_line(end, {"command": "failed", "arguments": {"reason": str(error)}})
     except OSError:
-        print(f"mta: {error}", file=sys.__stderr__)
-    sys.exit(1)
+        print(f"mta: {error}", file=sys.__stderr__, flush=True)
+    os._exit(1)  # sys.exit would wait for the threads of the queue, and nobody would ever stop them
