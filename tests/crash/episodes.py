@@ -17,7 +17,7 @@ from tests.crash.nursery import Nursery
 from twisted_mta.store.faults import DONE, STEPS
 
 POINTS = (*STEPS, *DONE)
-_DELIVERY = ("create", "write", "sync", "deliver", "sync-directory", "synced")
+_DELIVERY = ("create", "write", "sync", "sync-all", "deliver", "sync-directory", "synced")
 #: What comes by on the way of a message; what an IMAP session does; what `mta user` does.
 MAIL = tuple(
     point

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from twisted_mta.admin.client import ServerDown, UnknownCommand, call
 from twisted_mta.admin.errors import EX_CONFIG, EX_DATAERR, EX_NOUSER, AdminError
+from twisted_mta.admin.identity import as_owner
 from twisted_mta.admin.paths import config_path
 from twisted_mta.config.loader import load
 from twisted_mta.config.schema import Config
+from twisted_mta.core.rules import NONE
 from twisted_mta.core.sasl import ScramKeys
 from twisted_mta.store.app_passwords import AppPasswordFile
 from twisted_mta.store.passwords import MAX_PASSWORD, hash_password, scram_keys
-from twisted_mta.store.rules import rules_file
+from twisted_mta.store.rules import changing, write_rules
 from twisted_mta.store.users import PasswdFile, UserError
 
 #: Without those that are mistaken for each other.
@@ -66,7 +68,9 @@ def remove(options: argparse.Namespace) -> int:
     # First the account, or a server that looks just now could make nothing of it: without one they are good for nothing.
     AppPasswordFile.beside(users.path).revoke(name)
     # Or whoever gets the name next would have his mail go where this one wanted hers.
-    rules_file(config.rules_directory, name).unlink(missing_ok=True)
+    if config.rules_directory.exists():
+        with as_owner(config.data), changing(config.rules_directory):
+            write_rules(config.rules_directory, name, NONE)
     print(f"removed {name}; its mail stays in {account}")
     tell_server(config)
     return 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from twisted_mta.admin.accounts import known, opened, tell_server
 from twisted_mta.admin.errors import EX_DATAERR, EX_IOERR, EX_USAGE, AdminError
+from twisted_mta.admin.identity import as_owner
 from twisted_mta.config.schema import Config
 from twisted_mta.core.rules import NONE, Rules, RulesError, format_rules, parse_rules
 from twisted_mta.store.rules import MAX_FILE, changing, load_rules, read_rules, rules_file, write_rules
@@ -47,10 +47,9 @@ def rules(options: argparse.Namespace) -> int:
 def _changed(config: Config, account: str, path: Path, order: str | None) -> Rules:
     """`order`: None takes all away, whatever is in the file. Raises RulesError and OSError."""
     directory = config.rules_directory
-    owner = config.data.stat() if os.geteuid() == 0 and config.data.exists() else None
-    with changing(directory, owner):
+    with as_owner(config.data), changing(directory):
         made = NONE if order is None else parse_rules(order, read_rules(path)).rules
-        write_rules(directory, account, made, owner)
+        write_rules(directory, account, made)
     return made
 
 

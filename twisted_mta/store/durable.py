@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,9 @@ def make_directories(path: str | Path, sync: Callable[[str], None] = sync_direct
         return
     above = os.path.dirname(path)
     make_directories(above, sync)
-    with contextlib.suppress(FileExistsError):
+    try:
         os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
     sync(above)

@@ -16,7 +16,7 @@ from twisted_mta.core.expand import Kind
 from twisted_mta.core.expand.lookup import find
 from twisted_mta.core.rules import NONE, Limits, Rules, RulesError, format_rules, parse_rules, within
 from twisted_mta.interfaces import IDirectory
-from twisted_mta.store.durable import make_directories
+from twisted_mta.store.durable import make_directories, sync_directory
 from twisted_mta.store.edits import replace, sweep
 from twisted_mta.store.stamps import Stamps, look_at
 
@@ -106,30 +106,23 @@ def read_rules(path: Path) -> Rules:
 
 
 @contextlib.contextmanager
-def changing(directory: Path, owner: os.stat_result | None = None) -> Iterator[None]:
-    """Whoever reads rules to change them does so in here: one at a time, of all processes. Blocks. Raises OSError.
-
-    `owner`: whom the directory is given to.
-    """
+def changing(directory: Path) -> Iterator[None]:
+    """Whoever reads rules to change them does so in here: one at a time, of all processes. Blocks. Raises OSError."""
     make_directories(directory)
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if owner is not None:
-            os.fchown(lock, owner.st_uid, owner.st_gid)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
 
 
-def write_rules(directory: Path, account: str, rules: Rules, owner: os.stat_result | None = None) -> None:
-    """Write the rules of an account, mode 0600, within `changing`; `owner`: whom the file is given to. Blocks, durable.
-
-    Raises OSError.
-    """
+def write_rules(directory: Path, account: str, rules: Rules) -> None:
+    """Write the rules of an account, mode 0600, within `changing`. Blocks, durable. Raises OSError."""
     path = rules_file(directory, account)
     if rules == NONE:
         path.unlink(missing_ok=True)
+        sync_directory(directory)
         return
     sweep(path)
-    replace(path, format_rules(rules), owner)
+    replace(path, format_rules(rules))
