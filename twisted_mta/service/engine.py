@@ -17,7 +17,7 @@ from twisted_mta import __version__
 from twisted_mta.config.schema import Config
 from twisted_mta.net.commands import CommandRunner
 from twisted_mta.net.tls import ServerTls
-from twisted_mta.service.assembly import Parts, assemble, real_platform, tls_options
+from twisted_mta.service.assembly import assemble
 from twisted_mta.service.callout_control import callout_handlers
 from twisted_mta.service.certificates import watched_certificates
 from twisted_mta.service.common import Common
@@ -28,8 +28,11 @@ from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.garbage import spare_what_is_there
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.service.merging import join_all
+from twisted_mta.service.parts import Parts
+from twisted_mta.service.platform import real_platform
 from twisted_mta.service.queue_control import queue_handlers
 from twisted_mta.service.reload import Prepared, prepare, put_in_force, reload
+from twisted_mta.service.settings import tls_options
 from twisted_mta.service.shards import Place
 from twisted_mta.service.tls_control import tls_handlers
 from twisted_mta.service.trace_control import trace_handlers

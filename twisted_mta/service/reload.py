@@ -13,15 +13,10 @@ from twisted_mta.core.smtp.client import Login
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.tls import ServerTls, TlsError
 from twisted_mta.service.accounts import LoadedAccounts
-from twisted_mta.service.assembly import (
-    Parts,
-    dns_servers,
-    history_rules,
-    rules,
-    smarthost_login,
-    tls_options,
-)
+from twisted_mta.service.checks import rules
 from twisted_mta.service.listeners import Listeners, Serving
+from twisted_mta.service.parts import Parts
+from twisted_mta.service.settings import dns_servers, history_rules, smarthost_login, tls_options
 
 log = Logger()
 

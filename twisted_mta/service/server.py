@@ -18,12 +18,12 @@ from twisted_mta import __version__
 from twisted_mta.config.schema import Config
 from twisted_mta.net.commands import CommandRunner, HelperCommands, HelperError, NoCommands
 from twisted_mta.net.tls import ServerTls, TlsError
-from twisted_mta.service.assembly import tls_options
 from twisted_mta.service.control import AlreadyRunning, ControlServer
 from twisted_mta.service.engine import Engine
 from twisted_mta.service.listeners import Listeners
 from twisted_mta.service.outlets import start_commands
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
+from twisted_mta.service.settings import tls_options
 from twisted_mta.service.sockets import BindError
 from twisted_mta.service.start import StartError, give_up
 

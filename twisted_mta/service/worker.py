@@ -24,12 +24,12 @@ from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
 from twisted_mta.net.commands import CommandRunner, HelperCommands, NoCommands, inherited
 from twisted_mta.net.tls import TlsError
-from twisted_mta.service.assembly import tls_options
 from twisted_mta.service.channel import Channel, read_line, send_line
 from twisted_mta.service.common import Common
 from twisted_mta.service.engine import Engine
 from twisted_mta.service.listeners import Listeners
 from twisted_mta.service.lock import DataLock
+from twisted_mta.service.settings import tls_options
 from twisted_mta.service.shards import Place
 from twisted_mta.service.start import StartError
 

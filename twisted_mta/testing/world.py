@@ -24,10 +24,12 @@ from twisted_mta.config.schema import SRS_FILE, Role
 from twisted_mta.core.envelope import Envelope
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import Peer
-from twisted_mta.service.assembly import Parts, Platform, assemble
+from twisted_mta.service.assembly import assemble
 from twisted_mta.service.explain.control import read_question
 from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.listeners import Listeners, Serving
+from twisted_mta.service.parts import Parts
+from twisted_mta.service.platform import Platform
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.srs import make_secret
 from twisted_mta.store.threads import InlineWorkers

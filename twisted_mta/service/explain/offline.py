@@ -32,13 +32,15 @@ from twisted_mta.net.commands import NoCommands
 from twisted_mta.net.own_addresses import OwnSockets
 from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.policy.rates import LocalMeter
-from twisted_mta.service.assembly import Platform, real_platform, rules, smarthost_login
+from twisted_mta.service.checks import rules
 from twisted_mta.service.explain.control import read_question
 from twisted_mta.service.explain.explainer import Explainer
 from twisted_mta.service.explain.rehearsal import NoQueue
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.outcomes import Judge, Outlook
 from twisted_mta.service.outlets import Outlets
+from twisted_mta.service.platform import Platform, real_platform
+from twisted_mta.service.settings import smarthost_login
 from twisted_mta.store.directory import load_directory
 from twisted_mta.store.rules import load_rules
 from twisted_mta.store.threads import InlineWorkers

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted_mta.service.assembly import Parts
 from twisted_mta.service.explain.explainer import Explainer
 from twisted_mta.service.listeners import Serving
+from twisted_mta.service.parts import Parts
 
 
 def explainer(
