@@ -265,7 +265,6 @@ QueueTwinsTests = QueueTwins.TestCase
 QueueTwinsTests.settings = settings(
     max_examples=25,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     # Every step waits for the disk: shrinking would take minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -38,7 +38,7 @@ noise = st.binary(max_size=40)
 
 class CommandFuzzTests(TestCase):
     @given(st.lists(st.one_of(line, line, line, noise), max_size=12), st.booleans())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_anything(self, pieces: list[bytes], logged_in: bool) -> None:
         whole = Whole(SETTINGS, [MESSAGE, b"\r\n"])
         start = b"a LOGIN alice secret\r\nb SELECT INBOX\r\n" if logged_in else b""
@@ -61,7 +61,7 @@ MIME_PIECES = [
 
 class MessageFuzzTests(TestCase):
     @given(st.lists(st.one_of(st.sampled_from(MIME_PIECES), st.binary(max_size=10)), max_size=25))
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_any_message_can_be_shown(self, pieces: list[bytes]) -> None:
         message = b"".join(pieces)
         root = parse_structure(message)

@@ -52,7 +52,7 @@ MESSAGE = Transaction(
 
 
 class FuzzSendingTests(unittest.TestCase):
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(_WIRE, max_size=5))
     def test_reply_parser(self, chunks: list[bytes]) -> None:
         parser = ReplyParser()
@@ -66,7 +66,7 @@ class FuzzSendingTests(unittest.TestCase):
         except ReplyError:
             pass
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(_WIRE, max_size=6),
         st.booleans(),
@@ -104,7 +104,7 @@ class FuzzSendingTests(unittest.TestCase):
         closed += sum(isinstance(effect, Close) for effect in effects)
         self.assertEqual((done, closed), (started, 1))
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.binary(max_size=200), st.sampled_from([dns.MX, dns.A, dns.AAAA, dns.TXT, dns.PTR]))
     def test_dns_response(self, tail: bytes, kind: int) -> None:
         question = Question("x.test", kind)

@@ -107,7 +107,7 @@ class ConvertTests(unittest.TestCase):
             self.assertEqual(list(map(str, again.targets)), list(map(str, entry.targets)))
 
     @given(st.lists(st.text('ab@.:,"\\|/ %#\t', max_size=25), max_size=4))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_whatever_is_in_the_file(self, lines: list[str]) -> None:
         text = "\n".join(lines)
         converted = convert(text, "f")

@@ -196,7 +196,7 @@ class PlainTests(unittest.TestCase):
 
 class PropertyTests(unittest.TestCase):
     @given(st.text("aA0-_.@", max_size=14))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_the_quick_way_reads_what_the_full_parser_reads(self, text: str) -> None:
         quick = module._plain(text)
         if quick is not None:
@@ -204,7 +204,7 @@ class PropertyTests(unittest.TestCase):
             self.assertEqual(quick, full if "@" in text else Address(full.local, ""))
 
     @given(_noise)
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_never_raises_and_problems_can_be_printed(self, text: str) -> None:
         parsed = parse_aliases(text, "f")
         included = parse_include(text, "f")
@@ -216,7 +216,7 @@ class PropertyTests(unittest.TestCase):
             self.assertTrue(entry.name.local or entry.name.domain)
 
     @given(st.dictionaries(_name, st.lists(_name, min_size=1, max_size=5), max_size=10), st.data())
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_reads_what_was_written_however_it_is_laid_out(
         self, wanted: dict[str, list[str]], data: st.DataObject
     ) -> None:

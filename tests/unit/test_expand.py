@@ -399,7 +399,7 @@ def _directory(aliases: dict[str, str], f: str, g: str) -> IDirectory:
 
 class PropertyTests(unittest.TestCase):
     @given(_aliases, _included, st.just("") | _included, _address)
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_ends_without_duplicates_and_loses_nobody(
         self, aliases: dict[str, str], f: str, g: str, address: Address
     ) -> None:
@@ -419,7 +419,7 @@ class PropertyTests(unittest.TestCase):
         self.assertLessEqual(len(routed.recipients), len(found.recipients) + len(found.problems))
 
     @given(_aliases, _included, _included, _address, st.randoms(use_true_random=False))
-    @settings(max_examples=75, deadline=None)
+    @settings(max_examples=75)
     def test_order_of_entries_does_not_matter(
         self, aliases: dict[str, str], f: str, g: str, address: Address, random: object
     ) -> None:
@@ -431,7 +431,7 @@ class PropertyTests(unittest.TestCase):
         self.assertEqual([one.text for one in first.problems], [one.text for one in second.problems])
 
     @given(_aliases, _included, _included, _address, st.randoms(use_true_random=False))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_order_of_targets_does_not_matter_for_who_gets_it_and_from_whom(
         self, aliases: dict[str, str], f: str, g: str, address: Address, random: Any
     ) -> None:

@@ -50,7 +50,7 @@ class ScannerTests(TestCase):
                 Scanner(bad).sequence_set()
 
     @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_resolving_keeps_the_members(self, pairs: list[tuple[int, int]]) -> None:
         resolved = SequenceSet(tuple(pairs)).resolve(0)
         members = {n for first, last in pairs for n in range(min(first, last), max(first, last) + 1)}
@@ -118,13 +118,13 @@ class NameTests(TestCase):
                 decode_name(wire)
 
     @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_round_trip(self, name: str) -> None:
         if name.upper() != "INBOX":
             self.assertEqual(decode_name(encode_name(name)), name)
 
     @given(st.binary(max_size=30))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_only_the_declared_error(self, wire: bytes) -> None:
         try:
             name = decode_name(wire)
@@ -148,7 +148,7 @@ def naive(pattern: bytes, name: bytes) -> bool:
 
 class MatcherTests(TestCase):
     @given(st.text("ab/*%", max_size=8), st.text("ab/", max_size=8))
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_like_the_definition(self, pattern: str, name: str) -> None:
         self.assertEqual(
             name_matcher(pattern.encode())(name.encode()), naive(pattern.encode(), name.encode())

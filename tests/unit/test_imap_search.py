@@ -88,7 +88,7 @@ class SearchTests(TestCase):
         self.assertEqual(parse_search(Scanner(b'charset "utf-8" ALL')), parse_search(Scanner(b"ALL")))
 
     @given(st.text('ALNOTRSE ()"1:*,', max_size=30))
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_only_the_declared_errors(self, text: str) -> None:
         try:
             found = key(text.encode())
@@ -132,7 +132,7 @@ class ViewTests(TestCase):
         )
 
     @given(st.lists(st.one_of(st.integers(1, 30), st.none())))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_a_client_that_follows_counts_alike(self, steps: list[int | None]) -> None:
         """Whatever is expunged and added: a client that does what it is told has the same list."""
         uids = [1, 2, 3]

@@ -282,7 +282,7 @@ class SplitTests(TestCase):
         )  # fmt: skip
 
     @given(st.lists(st.integers(0, len(SESSION)), max_size=30))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_any_split_gives_the_same(self, cuts: list[int]) -> None:
         at = [0, *sorted(cuts), len(SESSION)]
         chunks = [SESSION[first:last] for first, last in itertools.pairwise(at)]

@@ -124,7 +124,7 @@ class FieldTests(unittest.TestCase):
         self.assertEqual(str(make_header(decode_header(" ".join(words)))), text[: lists.MAX_DESCRIPTION])
 
     @given(st.text(max_size=300))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_any_description_can_be_read_back(self, text: str) -> None:
         header = list_fields(make_list("team@example.test", description=text))
         self.assertLessEqual(max(len(line) for line in header.split(b"\r\n")), 2 * lists.MAX_DESCRIPTION + 15)
@@ -246,7 +246,7 @@ class JudgeTests(unittest.TestCase):
         self.assertLess(time.process_time() - start, 5)
 
     @given(st.binary(max_size=300))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_any_header_gets_a_verdict(self, header: bytes) -> None:
         self.assertIsInstance(
             self.judge(b"List-Id:" + header + b"\r\nAuto-Submitted:" + header), Distribute | ToOwner | Refuse

@@ -122,7 +122,7 @@ class StructureTests(TestCase):
             )
         ),
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_parts_lie_within_their_parents(self, noise: bytes, pieces: list[bytes]) -> None:
         message = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"".join(pieces) + noise
 

@@ -285,7 +285,7 @@ class AnyOrderTests(SynchronousTestCase):
         rate=st.sampled_from([0, 0, 6, 600]),
         count=st.integers(1, 60),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_everybody_is_served_in_the_end(self, seed: int, concurrency: int, rate: int, count: int) -> None:
         """A queue that brings back what was put off when it is due or called, and a destination of many moods."""
         chance = random.Random(seed)

@@ -105,7 +105,7 @@ _text = st.text("ab-1", max_size=8)
 
 class AgreementTests(unittest.TestCase):
     @given(st.lists(_part, max_size=7), _text)
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_as_regular_expressions_do(self, parts: list[str], local: str) -> None:
         """The words of a group are tried in their order in both, everything else takes as much as it can."""
         pattern = "".join(parts) + "@x.test"

@@ -82,7 +82,7 @@ def flat(core: Pop3Server, pieces: Sequence[bytes]) -> list[Any]:
 
 
 class SplitTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         st.lists(st.sampled_from(COMMANDS), max_size=8),
         st.lists(st.integers(0, 700), max_size=8),
@@ -98,7 +98,7 @@ class SplitTests(SynchronousTestCase):
         whole = flat(new(tls, tls_available=True, error_limit=errors), [data])
         self.assertEqual(flat(new(tls, tls_available=True, error_limit=errors), pieces), whole)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.lists(st.sampled_from([b".", b"\r\n", b"x", b"\r", b""]), max_size=12), st.data())
     def test_dots_are_doubled_wherever_a_message_is_cut(
         self, atoms: list[bytes], data: st.DataObject

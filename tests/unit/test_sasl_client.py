@@ -114,7 +114,7 @@ class ScramTests(unittest.TestCase):
         self.assertNotIn("pencil", repr(wish))
         self.assertNotIn("exported", repr(circumstances(BINDINGS)))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.one_of(st.none(), st.binary(max_size=60), st.just(FIRST)), max_size=4))
     def test_nothing_else_is_raised(self, answers: list[bytes | None]) -> None:
         for make in (plain, two_prompts, scram):

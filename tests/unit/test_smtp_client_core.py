@@ -69,14 +69,14 @@ def play(data: bytes, sizes: list[int], start: bool) -> list[ClientEffect]:
 
 
 class SplitTests(unittest.TestCase):
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(
         st.lists(_REPLIES, max_size=9).map(b"".join), st.lists(st.integers(1, 20), max_size=8), st.booleans()
     )
     def test_any_split_gives_the_same_effects(self, data: bytes, sizes: list[int], start: bool) -> None:
         self.assertEqual(play(data, sizes, start), play(data, [], start))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(_REPLIES, max_size=9).map(b"".join), st.booleans())
     def test_a_session_ends_once_and_its_transaction_before_it(self, data: bytes, start: bool) -> None:
         effects = play(data, [], start)

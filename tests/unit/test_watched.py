@@ -114,7 +114,7 @@ class FileWatchTests(SynchronousTestCase):
         self.looks(2)
         self.assertEqual(self.text.text, "two")
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.sampled_from(["a", "bad", "half b", "c", "", "look", "look", "gone"]), max_size=12))
     def test_what_is_in_force_is_always_the_last_good_one(self, steps: list[str]) -> None:
         with tempfile.TemporaryDirectory() as directory:
