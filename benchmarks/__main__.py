@@ -2,7 +2,7 @@
 
     make bench                          # some twenty minutes, and 2.5 GB of disk for the long queue
     make bench ARGS=--quick             # a few minutes, for a first look
-    python -m benchmarks [--quick] [--only NAME ...] [--json FILE] [--plots DIRECTORY]
+    python -m benchmarks [--quick] [--only NAME ...] [--workers N] [--json FILE] [--plots DIRECTORY]
 
 Prints a table of ratios (the median of the ratios round by round) beside the goals; writes JSON, and redraws the plots
 of `docs/benchmarks.md`, where told. Needs root, since Postfix does.
@@ -98,6 +98,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="of each comparison (5; quick: 2)")
     parser.add_argument("--messages", type=int, help="of a round (4000; quick: 1000)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes of twisted_mta that receive, relay and take submissions",
+    )
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--plots", type=Path, help="draw a plot of each comparison there")
     options = parser.parse_args()

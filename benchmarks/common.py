@@ -109,6 +109,7 @@ def run_comparison(about: str, run: Callable[[argparse.Namespace], dict[str, Rat
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size", type=int, default=4096, help="octets of a message")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="processes of twisted_mta")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     results = run(options)

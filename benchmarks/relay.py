@@ -33,7 +33,7 @@ def relay(options: argparse.Namespace) -> dict[str, Rates]:
         Sink() as one,
         Sink() as other,
         Postfix(relayhost=f"[127.0.0.1]:{one.port}") as postfix,
-        Site(_CONFIG.format(port=other.port), roles=("mx",)) as site,
+        Site(_CONFIG.format(port=other.port), roles=("mx",), workers=options.workers) as site,
     ):
         servers = [
             Server("postfix", postfix.port, lambda: one.taken),

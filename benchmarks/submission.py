@@ -116,7 +116,7 @@ def measure(server: Server, options: argparse.Namespace) -> float:
 def submission(options: argparse.Namespace) -> dict[str, Rates]:
     """Mode -> server -> rates, round by round."""
     rates: Rates = {}
-    with Site(_CONFIG, roles=("submission",)) as site:
+    with Site(_CONFIG, roles=("submission",), workers=options.workers) as site:
         folder = site.directory
         new = folder / "mail" / RECIPIENT / "new"
         plain = folder / "plain"
