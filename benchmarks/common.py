@@ -102,15 +102,21 @@ def compare(servers: Sequence[Server], recipient: str, options: argparse.Namespa
     return results
 
 
-def run_comparison(about: str, run: Callable[[argparse.Namespace], dict[str, Rates]]) -> None:
-    """The main program of a comparison: runs it, prints the medians, and writes them as JSON if asked."""
+def load_options(about: str | None) -> argparse.ArgumentParser:
+    """A command line that says which load, and where the results go."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=2000)
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size", type=int, default=4096, help="octets of a message")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1, help="processes of twisted_mta")
     parser.add_argument("--json", type=Path, help="write the results there")
+    return parser
+
+
+def run_comparison(about: str, run: Callable[[argparse.Namespace], dict[str, Rates]]) -> None:
+    """The main program of a comparison: runs it, prints the medians, and writes them as JSON if asked."""
+    parser = load_options(about)
+    parser.add_argument("--workers", type=int, default=1, help="processes of twisted_mta")
     options = parser.parse_args()
     results = run(options)
     for mode, rates in results.items():

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from pathlib import Path
 
-from benchmarks.common import Rates, Server, measure, summary, write_json
+from benchmarks.common import Rates, Server, load_options, measure, summary, write_json
 from benchmarks.connections import LIMITS, Connection, allow_files, connect
 from twisted_mta.testing.site import Site
 
@@ -41,15 +40,8 @@ async def crowd(options: argparse.Namespace) -> Rates:
 
 def main() -> None:
     """Measure, print, and write JSON if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = load_options(__doc__)
     parser.add_argument("--idle", type=int, default=10_000)
-    parser.add_argument("--messages", type=int, default=2000)
-    parser.add_argument("--sessions", type=int, default=20)
-    parser.add_argument("--size", type=int, default=4096, help="octets of a message")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     allow_files(options.idle + 500)
     rates = asyncio.run(crowd(options))

@@ -14,7 +14,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.common import MODES, Rates, Server, measure, summary, write_json
+from benchmarks.common import MODES, Rates, Server, load_options, measure, summary, write_json
 from benchmarks.receive import LIMITS
 from twisted_mta.testing.site import Site
 
@@ -57,15 +57,8 @@ def _server(name: str, site: Site) -> Server:
 
 def main() -> None:
     """Measure, print, and write JSON if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = load_options(__doc__)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--messages", type=int, default=2000)
-    parser.add_argument("--sessions", type=int, default=20)
-    parser.add_argument("--size", type=int, default=4096, help="octets of a message")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     rates, times = workers(options)
     for mode in MODES:

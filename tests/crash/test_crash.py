@@ -42,7 +42,7 @@ def test_mail(nursery: Nursery, point: str) -> None:
         assert trial.kill_at(f"{point}:1:kill"), "the point was not reached"
         for passes in (2, 3, 5, 8):
             trial.kill_at(f"{point}:{passes}:kill")
-        trial.settle()
+        assert trial.settle()
 
 
 @pytest.mark.parametrize("failing", ["mbox.write:2", "mbox.sync:1", "mbox.sync:2"])
@@ -50,7 +50,7 @@ def test_killed_while_it_mends_what_failed(nursery: Nursery, failing: str) -> No
     trial = MailTrial(nursery, seed=7)
     with closing_trial(trial):
         assert trial.kill_at(f"{failing}:EIO,mbox.cut:1:kill"), "the point was not reached"
-        trial.settle()
+        assert trial.settle()
 
 
 @pytest.mark.parametrize("point", MAILBOXES)
@@ -74,7 +74,7 @@ def test_a_worker_is_killed(nursery: Nursery) -> None:
     with closing_trial(trial):
         for number in (0, 1):
             trial.kill_worker(number)
-        trial.settle()
+        assert trial.settle()
 
 
 def test_the_parent_is_killed(nursery: Nursery) -> None:
@@ -82,7 +82,7 @@ def test_the_parent_is_killed(nursery: Nursery) -> None:
     with closing_trial(trial):
         trial.kill_parent()
         trial.kill_parent()
-        trial.settle()
+        assert trial.settle()
 
 
 def test_the_number_of_workers_changes(nursery: Nursery) -> None:
@@ -97,12 +97,12 @@ def test_the_number_of_workers_changes(nursery: Nursery) -> None:
         trial.site.set_workers(2)
         trial.kill_parent()
         trial.site.set_workers(1)
-        trial.settle()
+        assert trial.settle()
 
 
 @pytest.mark.parametrize("seed", range(_EPISODES))
 def test_episodes(nursery: Nursery, seed: int) -> None:
-    (mailbox_episode if seed % 10 == 9 else mail_episode)(nursery, seed)
+    assert (mailbox_episode if seed % 10 == 9 else mail_episode)(nursery, seed)
 
 
 def test_the_ledger_notices(nursery: Nursery) -> None:
