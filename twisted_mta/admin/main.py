@@ -145,18 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", metavar="FILE", help="instead of the one in use")
     expanded = command("expand", "directory:expand", "tell where mail for an address goes, and why")
     expanded.add_argument("addresses", nargs="+", metavar="ADDRESS")
-    aliases = commands.add_parser("aliases", help="alias files: check, import").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-    checked = command("check", "aliases:check", "tell what is wrong with alias files", aliases)
-    checked.add_argument("files", nargs="*", metavar="FILE", help="instead of those in use")
-    imported = command(
-        "import",
-        "aliases:convert_file",
-        "rewrite an alias file of Postfix, Sendmail or Exim, and tell what of it can't be taken",
-        aliases,
-    )
-    imported.add_argument("file", metavar="FILE", help="aliases(5), virtual(5) or a virtusertable")
+    _add_aliases(command, commands.add_parser("aliases", help="alias files: check, import"))
     explained = command("explain", "explain:explain", "tell what would become of a mail, without sending it")
     explained.epilog = "exit codes: 0 it would be accepted, 1 it would be refused (now or for good)"
     add_explain(explained)
@@ -178,7 +167,24 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "sendmail", help="send a message from standard input (see: mta sendmail --help)", add_help=False
     )
-    init = command("init", "init:init", "write a new site: configuration, accounts, certificate")
+    _add_init(command("init", "init:init", "write a new site: configuration, accounts, certificate"))
+    return parser
+
+
+def _add_aliases(command: Callable[..., argparse.ArgumentParser], parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    checked = command("check", "aliases:check", "tell what is wrong with alias files", commands)
+    checked.add_argument("files", nargs="*", metavar="FILE", help="instead of those in use")
+    imported = command(
+        "import",
+        "aliases:convert_file",
+        "rewrite an alias file of Postfix, Sendmail or Exim, and tell what of it can't be taken",
+        commands,
+    )
+    imported.add_argument("file", metavar="FILE", help="aliases(5), virtual(5) or a virtusertable")
+
+
+def _add_init(init: argparse.ArgumentParser) -> None:
     init.add_argument(
         "directory", metavar="DIR", help="made if it is not there; nothing in it is overwritten"
     )
@@ -187,7 +193,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.add_argument("--domain", metavar="DOMAIN", help="the domain whose mail ends here")
     init.add_argument("--hostname", metavar="NAME", help="the full name of this machine")
-    return parser
 
 
 _SIMULATE = """\

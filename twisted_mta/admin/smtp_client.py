@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import attrs
 
 from twisted_mta.admin.errors import EX_CONFIG, EX_OK, EX_TEMPFAIL, AdminError
-from twisted_mta.config.fields import split_endpoint
+from twisted_mta.config.endpoints import split_endpoint
 from twisted_mta.config.schema import Config, Role
 from twisted_mta.core.address import Address
 

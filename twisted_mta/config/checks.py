@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 
 from twisted_mta.config.domain_checks import check_domains
+from twisted_mta.config.endpoints import split_endpoint
 from twisted_mta.config.errors import quote
-from twisted_mta.config.fields import Reading, split_endpoint
+from twisted_mta.config.fields import Reading
 from twisted_mta.config.lines import join_key
 from twisted_mta.config.schema import Config, MailingList, Rates, Role, Route
 from twisted_mta.core.lists import check_address

@@ -32,7 +32,6 @@ PLACEHOLDER = "invalid"
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _SIZE = re.compile(r"([0-9]{1,15})[ ]?(?:([KMGT])(?:i?B)?|B)?", re.I)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_FIELD_END = re.compile(r"(?<!\\):")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _FIELD_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 §2.2
 _PLACEHOLDERS = ("user", "local", "domain")
@@ -329,7 +328,7 @@ def hostname(value: Any, reading: Reading, key: str) -> str:
     written = text(value, reading, key).removesuffix(".").lower()
     if not written.isascii():
         raise Invalid(f'{quote(value)} must be written in its ASCII form ("xn--...")')
-    if _is_ip(written):
+    if is_ip(written):
         raise Invalid(f"{quote(value)} is an IP address: a host name is needed")
     labels = written.split(".")
     if len(written) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
@@ -384,14 +383,15 @@ def dns_server(value: Any, reading: Reading, key: str) -> str:
         host, port = bracketed[1], bracketed[2] or "53"
     elif written.count(":") == 1:
         host, _, port = written.partition(":")
-    if not _is_ip(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+    if not is_ip(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise Invalid(
             f'{quote(value)} is no name server: write an IP address, "192.0.2.53", "192.0.2.53:5353" or "[2001:db8::53]:5353"'
         )
     return written
 
 
-def _is_ip(written: str) -> bool:
+def is_ip(written: str) -> bool:
+    """Whether it is an IP address, of either family."""
     try:
         ipaddress.ip_address(written)
     except ValueError:
@@ -407,81 +407,18 @@ def host_and_port(written: str, default_port: int) -> tuple[str, int]:
     host, port = written, str(default_port)
     if bracketed := re.fullmatch(r"\[([^\]]*)\](?::([0-9]{1,5}))?", written):
         host, port = bracketed[1], bracketed[2] or port
-        if not _is_ip(host):
+        if not is_ip(host):
             raise bad
     elif written.count(":") == 1:
         host, _, port = written.partition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise Invalid(f'{quote(written)}: "{port}" is no port: 1 to 65535')
-    if _is_ip(host):
+    if is_ip(host):
         return host, int(port)
     labels = host.removesuffix(".").split(".")
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise bad
     return host.removesuffix(".").lower(), int(port)
-
-
-def endpoint(value: Any, reading: Reading, key: str) -> str:
-    """A Twisted server endpoint string that a listener can use: tcp, tcp6, unix or systemd."""
-    written = text(value, reading, key)
-    kind, arguments, options = split_endpoint(written)
-    example = {
-        "tcp": '"tcp:25" or "tcp:25:interface=127.0.0.1"',
-        "tcp6": r'"tcp6:25" or "tcp6:25:interface=\:\:1"',
-        "unix": '"unix:/run/mta/smtp.sock"',
-        "systemd": '"systemd:domain=INET:index=0" or "systemd:domain=INET:name=smtp"',
-    }
-    if kind == "ssl":
-        raise Invalid(f'{quote(value)}: use "tcp:", the role decides about TLS (submissions, imaps, pop3s)')
-    if kind not in example:
-        raise Invalid(
-            f"{quote(value)} is no endpoint{did_you_mean(kind, example) or ';'} "
-            f"valid: tcp, tcp6, unix, systemd, such as {example['tcp']}"
-        )
-    known = {
-        "tcp": {"port", "interface", "backlog"},
-        "tcp6": {"port", "interface", "backlog"},
-        "unix": {"address", "mode", "backlog", "lockfile"},
-        "systemd": {"domain", "index", "name"},
-    }[kind]
-    for option in options:
-        if option not in known:
-            raise Invalid(f'{quote(value)}: "{option}" is no option of {kind}{did_you_mean(option, known)}')
-    first = arguments[0] if arguments else options.get("port", options.get("address", ""))
-    if kind in ("tcp", "tcp6") and not (re.fullmatch(r"[0-9]{1,5}", first) and int(first) < 65536):
-        raise Invalid(f"{quote(value)} has no port: write {example[kind]}")
-    if kind == "unix" and not first.startswith("/"):
-        raise Invalid(f"{quote(value)} needs an absolute path: write {example[kind]}")
-    if kind == "systemd" and not ("domain" in options and ("index" in options or "name" in options)):
-        raise Invalid(f"{quote(value)} needs a domain and an index or a name: write {example[kind]}")
-    if kind == "systemd" and options["domain"] not in ("INET", "INET6", "UNIX"):
-        raise Invalid(f"{quote(value)}: the domain of a socket is INET, INET6 or UNIX")
-    if kind == "systemd" and not re.fullmatch(r"[0-9]{1,4}", options.get("index", "0")):
-        raise Invalid(f"{quote(value)}: index is the number of the socket, from 0")
-    if kind == "systemd" and "index" in options and "name" in options:
-        raise Invalid(f"{quote(value)} has both, an index and a name: one is enough")
-    interface = options.get("interface", "")
-    if interface and not _is_ip(interface):
-        raise Invalid(f"{quote(value)}: interface is an IP address of this machine, such as 127.0.0.1")
-    return written
-
-
-def split_endpoint(written: str) -> tuple[str, list[str], dict[str, str]]:
-    r"""Take an endpoint string apart: (kind, positional arguments, options). A backslash keeps the next character."""
-    fields = _FIELD_END.split(written)
-    arguments: list[str] = []
-    options: dict[str, str] = {}
-    for field in fields[1:]:
-        option, equals, value = field.partition("=")
-        if equals:
-            options[option] = _unescape(value)
-        else:
-            arguments.append(_unescape(field))
-    return fields[0], arguments, options
-
-
-def _unescape(field: str) -> str:
-    return re.sub(r"\\(.)", r"\1", field)
 
 
 def array(item: Reader[T], *, at_least: int = 0) -> Reader[tuple[T, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from twisted_mta.config.fields import split_endpoint
+from twisted_mta.config.endpoints import split_endpoint
 from twisted_mta.config.schema import Config, Listen, Role
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import attrs
 
 from twisted_mta.config import addresses, fields, schema
+from twisted_mta.config.endpoints import endpoint
 from twisted_mta.config.errors import Invalid, did_you_mean, quote
 from twisted_mta.config.fields import PLACEHOLDER, Reader, Reading
 from twisted_mta.config.lines import join_key
@@ -38,7 +39,7 @@ DEFAULT_MAILDIR = "mail/{domain}/{local}"
 
 LISTEN: Mapping[str, Reader[Any]] = {
     "role": fields.role,
-    "endpoint": fields.endpoint,
+    "endpoint": endpoint,
     "proxy": fields.boolean,
     "proxy_networks": fields.array(fields.proxy_network),
 }

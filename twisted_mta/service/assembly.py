@@ -21,22 +21,19 @@ from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.returns import ReturnDelivery
 from twisted_mta.delivery.rules import RulesDelivery
 from twisted_mta.delivery.settled import settled
-from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_memory import TlsMemory
 from twisted_mta.delivery.vacation import VacationDelivery
-from twisted_mta.interfaces import IDelivery, IMailResolver
-from twisted_mta.net.own_addresses import OwnSockets
-from twisted_mta.net.smtp_client import opportunistic_context
+from twisted_mta.interfaces import IDelivery
 from twisted_mta.service.accounts import Accounts
 from twisted_mta.service.checks import rules
 from twisted_mta.service.control import AlreadyRunning
 from twisted_mta.service.history import HistoryKeeper
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.lock import DataLock
-from twisted_mta.service.outgoing_tls import OutgoingTls, outgoing_tls
+from twisted_mta.service.outgoing_tls import outgoing_tls
 from twisted_mta.service.outlets import Outlets
 from twisted_mta.service.parts import Parts, Shard
-from twisted_mta.service.platform import Platform
+from twisted_mta.service.platform import Platform, smtp_delivery
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.queue_admin import QueueAdmin
 from twisted_mta.service.reception import Reception
@@ -145,7 +142,7 @@ def _join(opened: _Opened, platform: Platform) -> Parts:
     mailboxes = MaildirMailboxes(disk, reactor)
     resolver = platform.resolver(config.dns)
     tls = outgoing_tls(opened.memory, resolver, platform.web(resolver), platform.certificates, reactor)
-    smtp = _smtp(opened, platform, resolver, tls)
+    smtp = smtp_delivery(platform, config, resolver, disk, opened.login, tls.steps)
     local = LocalDelivery(
         directory, disk, hostname=config.hostname, started=reactor.seconds(), told=mailboxes.delivered
     )
@@ -157,17 +154,8 @@ def _join(opened: _Opened, platform: Platform) -> Parts:
         platform.commands,
         reactor,
     )
-    change = UserRules(accounts, watch, disk).change
-    deliveries: Mapping[Transport, IDelivery] = {
-        Transport.LOCAL: local,
-        Transport.LIST: ListDelivery(directory, ids, reactor, disk),
-        Transport.SMTP: smtp,
-        Transport.VACATION: VacationDelivery(directory, opened.answers, ids, reactor, disk, config.hostname),
-        Transport.RULES: RulesDelivery(change, directory, ids, reactor, disk, config.hostname),
-        Transport.RETURN: ReturnDelivery(opened.stores[0], directory, ids, reactor),
-        **settled(),
-        **outlets.deliveries,
-    }
+    deliveries = {**_deliveries(opened, platform, ids, watch), Transport.LOCAL: local, Transport.SMTP: smtp}
+    deliveries.update(outlets.deliveries)
     own, *former = (
         _shard(store, deliveries, config, platform, ids, directory, outlets) for store in opened.stores
     )
@@ -206,20 +194,20 @@ def _join(opened: _Opened, platform: Platform) -> Parts:
     )
 
 
-def _smtp(opened: _Opened, platform: Platform, resolver: IMailResolver, tls: OutgoingTls) -> SmtpDelivery:
-    config = opened.config
-    return SmtpDelivery(
-        platform.reactor,
-        resolver,
-        platform.chance,
-        config.relay,
-        config.hostname,
-        opened.disk,
-        opportunistic_context(),
-        opened.login,
-        is_own=OwnSockets(config.listen, platform.is_local),
-        tls=tls.steps,
-    )
+def _deliveries(
+    opened: _Opened, platform: Platform, ids: QueueIds, watch: FileWatch
+) -> dict[Transport, IDelivery]:
+    """Those that nothing else needs by name."""
+    accounts, disk, reactor, hostname = opened.accounts, opened.disk, platform.reactor, opened.config.hostname
+    directory = accounts.directory
+    change = UserRules(accounts, watch, disk).change
+    return {
+        Transport.LIST: ListDelivery(directory, ids, reactor, disk),
+        Transport.VACATION: VacationDelivery(directory, opened.answers, ids, reactor, disk, hostname),
+        Transport.RULES: RulesDelivery(change, directory, ids, reactor, disk, hostname),
+        Transport.RETURN: ReturnDelivery(opened.stores[0], directory, ids, reactor),
+        **settled(),
+    }
 
 
 def _shard(

@@ -9,13 +9,17 @@ from typing import Any
 
 import attrs
 
-from twisted_mta.config.schema import Dns
+from twisted_mta.config.schema import Config, Dns
+from twisted_mta.core.smtp.client import Login
+from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_policy import Check
+from twisted_mta.delivery.tls_steps import TlsSteps
 from twisted_mta.interfaces import IMailResolver
 from twisted_mta.net.commands import CommandRunner, NoCommands
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.https import Https, Requests
-from twisted_mta.net.own_addresses import is_local
+from twisted_mta.net.own_addresses import OwnSockets, is_local
+from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.net.tls_verify import CertificateCheck, system_authorities
 from twisted_mta.service.settings import dns_servers
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -57,4 +61,27 @@ def real_platform(reactor: Any, commands: CommandRunner) -> Platform:
         web=lambda resolver: Https(reactor, resolver),
         certificates=CertificateCheck(system_authorities()),
         commands=commands,
+    )
+
+
+def smtp_delivery(
+    platform: Platform,
+    config: Config,
+    resolver: IMailResolver,
+    workers: Workers | InlineWorkers,
+    login: Login | None,
+    tls: TlsSteps,
+) -> SmtpDelivery:
+    """Delivery to other hosts; `login` is for the smarthost."""
+    return SmtpDelivery(
+        platform.reactor,
+        resolver,
+        platform.chance,
+        config.relay,
+        config.hostname,
+        workers,
+        opportunistic_context(),
+        login,
+        is_own=OwnSockets(config.listen, platform.is_local),
+        tls=tls,
     )

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from twisted_mta.config.fields import split_endpoint
+from twisted_mta.config.endpoints import split_endpoint
 from twisted_mta.config.schema import Listen
 from twisted_mta.net.shared_port import address_of
 

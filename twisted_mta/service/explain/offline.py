@@ -24,13 +24,10 @@ from twisted_mta.delivery.callouts import Callouts
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.settled import settled
-from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_policy import TlsPolicies
 from twisted_mta.delivery.tls_steps import TlsSteps
 from twisted_mta.interfaces import IDelivery
 from twisted_mta.net.commands import NoCommands
-from twisted_mta.net.own_addresses import OwnSockets
-from twisted_mta.net.smtp_client import opportunistic_context
 from twisted_mta.policy.rates import LocalMeter
 from twisted_mta.service.checks import rules
 from twisted_mta.service.explain.control import read_question
@@ -39,7 +36,7 @@ from twisted_mta.service.explain.rehearsal import NoQueue
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.outcomes import Judge, Outlook
 from twisted_mta.service.outlets import Outlets
-from twisted_mta.service.platform import Platform, real_platform
+from twisted_mta.service.platform import Platform, real_platform, smtp_delivery
 from twisted_mta.service.settings import smarthost_login
 from twisted_mta.store.directory import load_directory
 from twisted_mta.store.rules import load_rules
@@ -84,18 +81,8 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
         warnings.append(f"the password for the smarthost can't be read: {error}")
         login = None
     resolver = platform.resolver(config.dns)
-    smtp = SmtpDelivery(
-        reactor,
-        resolver,
-        chance,
-        config.relay,
-        config.hostname,
-        workers,
-        opportunistic_context(),
-        login,
-        is_own=OwnSockets(config.listen, platform.is_local),
-        tls=TlsSteps(TlsPolicies(resolver, None), platform.certificates, None),
-    )
+    steps = TlsSteps(TlsPolicies(resolver, None), platform.certificates, None)
+    smtp = smtp_delivery(platform, config, resolver, workers, login, steps)
     local = LocalDelivery(
         directory,
         workers,

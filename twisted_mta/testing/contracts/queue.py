@@ -34,6 +34,17 @@ from twisted_mta.testing.contracts.queue_base import (
 from twisted_mta.testing.contracts.queue_bodies import BodiesContract
 from twisted_mta.testing.contracts.queue_orders import OrdersContract
 
+#: Recipients with all that may be unusual in them.
+_ODD = (
+    recipient("bob", notify=Notify.NEVER, orcpt="rfc822;Bob@example.org"),
+    recipient("jörg", notify=Notify.SUCCESS | Notify.DELAY, transport=Transport.LOCAL),
+    NewRecipient(Address('a "b"@c', "[IPv6:2001:db8::1]"), Transport.LIST, ALICE),
+    recipient("robot", transport=Transport.COMMAND, target='/bin/robot "caf\udce9"'),
+    NewRecipient(Address("postmaster", ""), Transport.LOCAL, Address("p@q", "[x-y:a@b]")),
+    NewRecipient(Address("caf\udce9", "example.org"), Transport.SMTP, ALICE),
+    recipient("own", sender=Address('b="é"@c', "example.test"), prefix=b"Delivered-To: \xff\r\n"),
+)
+
 
 class QueueStoreContract(OrdersContract, BodiesContract):
     """The contract. `make_store` returns an empty store; `run_async` may be overridden where a reactor is needed."""
@@ -50,18 +61,9 @@ class QueueStoreContract(OrdersContract, BodiesContract):
         return self.run_async(check())
 
     def test_everything_comes_back_as_it_was_put_in(self) -> Any:
-        odd = (
-            recipient("bob", notify=Notify.NEVER, orcpt="rfc822;Bob@example.org"),
-            recipient("jörg", notify=Notify.SUCCESS | Notify.DELAY, transport=Transport.LOCAL),
-            NewRecipient(Address('a "b"@c', "[IPv6:2001:db8::1]"), Transport.LIST, ALICE),
-            recipient("robot", transport=Transport.COMMAND, target='/bin/robot "caf\udce9"'),
-            NewRecipient(Address("postmaster", ""), Transport.LOCAL, Address("p@q", "[x-y:a@b]")),
-            NewRecipient(Address("caf\udce9", "example.org"), Transport.SMTP, ALICE),
-            recipient("own", sender=Address('b="é"@c', "example.test"), prefix=b"Delivered-To: \xff\r\n"),
-        )
         new = message(
             "a1",
-            recipients=odd,
+            recipients=_ODD,
             sender=Address("ünï", "example.test"),
             prefix=b"X: \xff\x00\r\n",
             body_type="8BITMIME",
@@ -94,7 +96,7 @@ class QueueStoreContract(OrdersContract, BodiesContract):
                 self.assertEqual(first.message.size, 4 + len(new.prefix))
                 self.assertIsNone(second.message.sender)
                 self.assertEqual(first.message.body_id, second.message.body_id)
-                for entry, given in zip(first.recipients, odd, strict=True):
+                for entry, given in zip(first.recipients, _ODD, strict=True):
                     for field in attrs.fields(NewRecipient):
                         if field.name == "via":
                             continue
