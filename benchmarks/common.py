@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from tests.peers import accepts, free_port, wait_for
+from tests.peers import HeldPort, accepts, wait_for
 from twisted_mta.testing.site import Site
 
 #: Server -> messages a second, round by round.
@@ -42,7 +42,8 @@ class Sink:
     """Postfix's smtp-sink, which takes everything and keeps nothing, and counts it."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.taken = 0
         # It will not run as root.
         user = ["-u", "nobody"] if os.getuid() == 0 else []
@@ -69,6 +70,7 @@ class Sink:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+        self._held.close()
 
 
 @attrs.frozen

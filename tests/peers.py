@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import select
 import shutil
 import socket
@@ -17,18 +18,42 @@ from pathlib import Path
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
+#: Seconds that other programs may take for what takes a moment on a machine that has nothing else to do.
+PATIENCE = 180.0
+
+
 def free_port() -> int:
-    """A port that was free a moment ago: for programs that can't be told to take any."""
+    """A port that was free a moment ago: for one where nobody is to listen."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 20) -> None:
+class HeldPort:
+    """A port of loopback that nobody is given until it is closed: for programs that can't be told to take any.
+
+    Who is told its number may listen there meanwhile, if it sets SO_REUSEADDR, as servers do; else connections are refused.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number = int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._socket.close()
+
+
+def wait_for(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 60) -> None:
     """Poll until `condition` is true; `what` it waits for is said, or found out, when that does not happen."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
+    while True:
+        late = time.monotonic() > deadline
+        if condition():
+            return
+        if late:  # by the time that it was looked at, not only afterwards
             raise TimeoutError(f"waited {seconds} s for {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
 
@@ -43,7 +68,7 @@ def run(
     program: str,
     *arguments: str,
     feed: bytes = b"",
-    seconds: float = 60,
+    seconds: float = PATIENCE,
     environment: dict[str, str] | None = None,
     expect: int | None = 0,
 ) -> str:
@@ -63,7 +88,7 @@ def run(
     return output
 
 
-def run_in_terminal(program: str, *arguments: str, seconds: float = 60, home: Path) -> str:
+def run_in_terminal(program: str, *arguments: str, seconds: float = PATIENCE, home: Path) -> str:
     """Run a program that wants a terminal and return what it drew; fails where it does not end, or not with 0."""
     assert shutil.which(program, path=_PATH), f"{program} is not installed: run tests/interop/install"
     ours, its = os.openpty()
@@ -121,7 +146,8 @@ class Postfix:
         self.directory = Path(tempfile.mkdtemp(prefix="mta-postfix-"))
         self.directory.chmod(0o755)
         self.config = self.directory / "etc"
-        self.port = free_port()
+        self._port = HeldPort()
+        self.port = self._port.number
         for name in ("etc", "spool", "data", "mail"):
             (self.directory / name).mkdir()
         shutil.chown(self.directory / "data", "postfix")
@@ -215,12 +241,18 @@ class Postfix:
             )
 
     def __enter__(self) -> Postfix:
-        self.command("postfix", "start")
-        wait_for(lambda: accepts(self.port), "Postfix")
+        try:
+            self.command("postfix", "start")
+            wait_for(lambda: accepts(self.port), "Postfix")
+        except BaseException:
+            print(self.log())
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.command("postfix", "stop", check=False)
+        self._port.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def command(self, program: str, *arguments: str, check: bool = True) -> str:
@@ -241,7 +273,14 @@ class Postfix:
         return len(os.listdir(self.maildir)) if self.maildir.is_dir() else 0
 
     def queued(self) -> int:
-        """Messages in its queue, in whatever state."""
+        """Messages in its queue, in whatever state; 0 only where there is none.
+
+        A bounce may come into "incoming" when that was looked at already, and leave "active" before it is: a second look
+        finds it, wherever it went.
+        """
+        return self._found() or self._found()
+
+    def _found(self) -> int:
         queues = ("maildrop", "incoming", "active", "deferred", "hold")
         return sum(path.is_file() for name in queues for path in (self.directory / "spool" / name).rglob("*"))
 
@@ -249,6 +288,21 @@ class Postfix:
         """Its log."""
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_for_log(self, pattern: str) -> re.Match[str]:
+        """Wait until a regular expression is found in its log: lines come there later than what they tell of.
+
+        They go through postlogd(8); those of one process come in their order, of several in any.
+        """
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            match = re.search(pattern, self.log())
+            found.extend([match] if match else [])
+            return match is not None
+
+        wait_for(look, lambda: f"{pattern!r} in the log of Postfix:\n{self.log()}")
+        return found[0]
 
 
 class Dovecot:
@@ -263,7 +317,8 @@ class Dovecot:
         self.directory = Path(tempfile.mkdtemp(prefix="mta-dovecot-"))
         self.directory.chmod(0o755)
         self.config = self.directory / "dovecot.conf"
-        self.imap_port, self.pop3_port = free_port(), free_port()
+        self._ports = HeldPort(), HeldPort()
+        self.imap_port, self.pop3_port = (port.number for port in self._ports)
         (self.directory / "home").mkdir()
         shutil.chown(self.directory / "home", owner)
         group = pwd.getpwnam(owner).pw_gid
@@ -353,7 +408,9 @@ class Dovecot:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(PATIENCE)
+        for port in self._ports:
+            port.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def doveadm(self, *arguments: str, expect: int | None = 0) -> str:

@@ -6,6 +6,7 @@ import os
 import smtplib
 import ssl
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,24 @@ class User:
         """Deliver messages through port mx, one after the other, and wait for each; what each became, with CRLF."""
         became = []
         for message in messages:
-            before = set(self.files())
+            before = {_key(path) for path in self.files()}
             with smtplib.SMTP("127.0.0.1", self.site.port("mx")) as client:
                 client.sendmail("sender@example.org", [self.address], message, ["BODY=8BITMIME"])
-            path = self.site.wait_for(lambda: set(self.files()) - before).pop()  # noqa: B023  runs at once
-            became.append(crlf(path.read_bytes()))
+            became.append(self.site.wait_for(lambda: self._newer(before)))  # noqa: B023  runs at once
         return became
+
+    def _newer(self, before: set[str]) -> bytes | None:
+        """A message that is not one of those."""
+        for path in self.files():
+            if _key(path) not in before:
+                with suppress(FileNotFoundError):  # a session has just moved it: it is found at its new place
+                    return crlf(path.read_bytes())
+        return None
+
+
+def _key(path: Path) -> str:
+    """What stays of a file's name when flags change."""
+    return path.name.partition(":")[0]
 
 
 def crlf(content: bytes) -> bytes:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.peers import PATIENCE
 from twisted_mta.interfaces import Account
 from twisted_mta.store.maildir import MaildirMailboxes
 from twisted_mta.store.threads import InlineWorkers
@@ -66,7 +67,7 @@ class DovecotTests(SynchronousTestCase):
             check=False,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             user=self.user,
             group=self.group,
             extra_groups=[] if os.geteuid() == 0 else None,

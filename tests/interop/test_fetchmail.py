@@ -49,7 +49,7 @@ class FetchmailTests:
         fetched = (tmp_path / "fetched").read_bytes()
         for original in originals:
             assert body(original) in fetched
-        assert user.files() == []
+        user.site.wait_for(lambda: user.files() == [])
         fetchmail(user, role, tmp_path, "nokeep", expect=_NOTHING_NEW)
 
     def test_it_keeps(self, user: User, tmp_path: Path, role: str) -> None:

@@ -43,16 +43,22 @@ def received(postfix: Postfix, name: str) -> list[Path]:
     return list((postfix.directory / "mail" / name / "new").glob("*"))
 
 
+@pytest.fixture(scope="module")
+def forwarded(postfix: tuple[Postfix, Site]) -> Path:
+    """A message that was forwarded."""
+    target, site = postfix
+    send(site, "carol", SIGNED)
+    (path,) = site.wait_for(lambda: received(target, "carol"))
+    return path
+
+
 def send(site: Site, to: str, content: bytes) -> None:
     with smtplib.SMTP("127.0.0.1", site.port("mx")) as client:
         client.sendmail("bob@origin.example", [f"{to}@example.test"], content, ["BODY=8BITMIME"])
 
 
-def test_not_an_octet_is_changed(postfix: tuple[Postfix, Site]) -> None:
-    target, site = postfix
-    send(site, "carol", SIGNED)
-    (path,) = site.wait_for(lambda: received(target, "carol"))
-    found = path.read_bytes()
+def test_not_an_octet_is_changed(forwarded: Path) -> None:
+    found = forwarded.read_bytes()
     sender = re.search(rb"^Return-Path: <(SRS0=\w{6}=\w\w=origin\.example=bob@example\.test)>\n", found, re.M)
     assert sender, found
     assert b"\nDelivered-To: carol@example.test\nX-Forwarded-To: carol@example.net\n" in found
@@ -69,7 +75,7 @@ def test_a_bounce_reaches_whoever_wrote(postfix: tuple[Postfix, Site]) -> None:
     assert "MAILER-DAEMON" in bounce["From"], "it is Postfix's"
     assert "gone@example.net" in bounce.as_string()
     # Out, back here with the rewritten sender as its recipient, and home.
-    assert re.search(r"to=<SRS0=\w{6}=\w\w=origin\.example=bob@example\.test>.*status=sent", target.log())
+    target.wait_for_log(r"to=<SRS0=\w{6}=\w\w=origin\.example=bob@example\.test>.*status=sent")
     wait_for(lambda: not target.queued(), "Postfix's queue to be empty")
     trees = site.control("trace", what="bob@origin.example")["trees"]
     assert any(
@@ -79,11 +85,10 @@ def test_a_bounce_reaches_whoever_wrote(postfix: tuple[Postfix, Site]) -> None:
     )
 
 
-def test_nobody_uses_it_to_send(postfix: tuple[Postfix, Site]) -> None:
+def test_nobody_uses_it_to_send(postfix: tuple[Postfix, Site], forwarded: Path) -> None:
     """Another address in the place of the old one, or a message that is no bounce."""
-    target, site = postfix
-    (path,) = received(target, "carol")
-    sender = re.search(rb"<(SRS0=[^>]+)>", path.read_bytes())
+    _, site = postfix
+    sender = re.search(rb"<(SRS0=[^>]+)>", forwarded.read_bytes())
     assert sender
     address = sender[1].decode()
     with smtplib.SMTP("127.0.0.1", site.port("mx")) as client:

@@ -30,7 +30,7 @@ def mutt(tmp_path: Path, settings: str, keys: str) -> None:
     configuration = tmp_path / "muttrc"
     configuration.write_text(f"{_COMMON}{settings}push '{keys}<quit>'\n")
     configuration.chmod(0o600)
-    run_in_terminal("mutt", "-F", str(configuration), home=tmp_path, seconds=30)
+    run_in_terminal("mutt", "-F", str(configuration), home=tmp_path)
 
 
 def imap(user: User, role: str, certificate: str) -> str:
@@ -133,7 +133,11 @@ class MuttScramTests:
         changed = [
             f"{own}{stored}::::::scram_sha256={keys}" if line.startswith(own) else line for line in lines
         ]
-        path.write_text("\n".join(changed) + "\n")
+        # In one step: the server reads it by itself when it changes, and must not find half of it.
+        beside = path.with_name("users.new")
+        beside.touch(mode=0o600)
+        beside.write_text("\n".join(changed) + "\n")
+        beside.replace(path)
         config = user.site.config_file
         before = config.read_text()
         config.write_text(before.replace("[accounts]\n", '[accounts]\nscram = "always"\n'))

@@ -8,6 +8,7 @@ import smtplib
 import subprocess
 from unittest import SkipTest, TestCase
 
+from tests.peers import PATIENCE
 from twisted_mta.testing.site import PASSWORD, Site
 
 BODY = b"Subject: dots\r\n\r\n.one\r\n..\r\nend\r\n"
@@ -15,7 +16,7 @@ BODY = b"Subject: dots\r\n\r\n.one\r\n..\r\nend\r\n"
 
 def run(*command: str, home: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        command, check=False, capture_output=True, timeout=30, env={**os.environ, "HOME": home}
+        command, check=False, capture_output=True, timeout=PATIENCE, env={**os.environ, "HOME": home}
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import User, message, submit
-from tests.peers import Postfix, accepts, run, wait_for
+from tests.peers import PATIENCE, Postfix, accepts, run, wait_for
 from twisted_mta.admin.init import self_signed
 from twisted_mta.testing.site import Site
 
@@ -35,8 +35,8 @@ class FromPostfixTests:
         assert "(using TLSv1.3 " in trace[0]
         assert "with ESMTPS id" in trace[0]
         assert text.endswith("\n\nfirst\n.\n.dot\n")
-        wait_for(lambda: "status=sent (250 2." in postfix.log(), "Postfix to note it")
-        assert "Untrusted TLS connection established to 127.0.0.1" in postfix.log()
+        postfix.wait_for_log(r"status=sent \(250 2\.")
+        postfix.wait_for_log(r"Untrusted TLS connection established to 127\.0\.0\.1")
 
     def test_a_refused_recipient_bounces_at_postfix(self, postfix: Postfix, user: User) -> None:
         run(
@@ -60,7 +60,7 @@ class FromPostfixTests:
             *("-s", "20", "-m", str(count), "-l", "3000", "-f", "load@example.net", "-t", user.address),
             f"127.0.0.1:{postfix.port}",
         )
-        user.site.wait_for(lambda: len(user.files()) >= count, 60)
+        user.site.wait_for(lambda: len(user.files()) >= count, PATIENCE)
         wait_for(lambda: postfix.log().count("status=sent (250 2.") == count, "Postfix to note all")
         wait_for(lambda: not postfix.queued(), "Postfix's queue to be empty")
         assert "status=deferred" not in postfix.log()
@@ -73,7 +73,7 @@ class FromPostfixTests:
             *("-s", "20", "-m", str(count), "-l", "3000", "-f", "load@example.net", "-t", user.address),
             f"127.0.0.1:{user.site.port('mx')}",
         )
-        user.site.wait_for(lambda: len(user.files()) >= count, 60)
+        user.site.wait_for(lambda: len(user.files()) >= count, PATIENCE)
         # A file stands in its mailbox before the queue hears of it.
         user.site.wait_for(lambda: user.site.control("status")["queue"] == {"being delivered": 0})
         _each_once(user.files(), count)
@@ -108,9 +108,10 @@ def relaying(target: Postfix) -> Iterator[Site]:
         yield site
 
 
-def received(postfix: Postfix, name: str) -> list[Path]:
-    """What is in a Maildir of Postfix's."""
-    return list((postfix.directory / "mail" / name / "new").glob("*"))
+def about(postfix: Postfix, name: str, subject: str) -> list[Path]:
+    """The messages with that subject in a Maildir of Postfix's."""
+    files = (postfix.directory / "mail" / name / "new").glob("*")
+    return [path for path in files if f"Subject: {subject}\n" in path.read_text()]
 
 
 def deferred(site: Site) -> list[str]:
@@ -126,38 +127,30 @@ def deferred(site: Site) -> list[str]:
 class ToPostfixTests:
     def test_it_arrives_over_tls(self, target: Postfix, relaying: Site) -> None:
         submit(relaying, "alice@example.test", ["bob@example.net"], message("arrives", "first\r\n..\r\n.dot"))
-        relaying.wait_for(lambda: received(target, "bob"))
-        text = received(target, "bob")[0].read_text()
+        text = relaying.wait_for(lambda: about(target, "bob", "arrives"))[0].read_text()
         assert "Return-Path: <alice@example.test>" in text
         assert text.endswith("\n\nfirst\n..\n.dot\n")
-        assert re.search(r"Anonymous TLS connection established from .*: TLSv1\.3 with cipher", target.log())
+        target.wait_for_log(r"Anonymous TLS connection established from .*: TLSv1\.3 with cipher")
         assert re.search(r"Received: from mx\.example\.test \(.*\[127\.0\.0\.1\]\)", text)
 
     def test_a_large_one_comes_in_chunks(self, target: Postfix, relaying: Site) -> None:
         """RFC 3030: a small message in one, a large one in several, and every octet is there."""
         lines = "\r\n".join([".", "..", *(f"{number} " + "x" * 900 for number in range(300)), "."])
         submit(relaying, "alice@example.test", ["dave@example.net"], message("chunks", lines))
-        path = relaying.wait_for(
-            lambda: [path for path in received(target, "dave") if "Subject: chunks" in path.read_text()]
-        )[0]
+        path = relaying.wait_for(lambda: about(target, "dave", "chunks"))[0]
         assert path.read_text().endswith("\n\n" + lines.replace("\r\n", "\n") + "\n")
         # What Postfix counts of a session, which ends when it was idle for a while.
-        wait_for(lambda: re.search(r"disconnect from .* bdat=[3-9]", target.log()), "the end of the session")
+        target.wait_for_log(r"disconnect from .* bdat=(?:[3-9]|\d\d)")
         assert not re.search(r"disconnect from .* data=", target.log())
 
     def test_recipients_of_one_domain_share_a_transaction(self, target: Postfix, relaying: Site) -> None:
         to = ["carol@example.net", "dave@example.net", "bob@example.net"]
         submit(relaying, "alice@example.test", to, message("together"))
         for name in ("bob", "carol", "dave"):
-            relaying.wait_for(
-                lambda name=name: [
-                    path for path in received(target, name) if "Subject: together" in path.read_text()
-                ]
-            )
-        queue_id = re.search(r"cleanup\[\d+\]: (\w+): message-id=<together@", target.log())
-        assert queue_id
+            relaying.wait_for(lambda name=name: about(target, name, "together"))
+        queue_id = target.wait_for_log(r"cleanup\[\d+\]: (\w+): message-id=<together@")[1]
+        target.wait_for_log(rf"{queue_id}: from=<alice@example\.test>, .*nrcpt=3 ")
         assert target.log().count("message-id=<together@example.org>") == 1
-        assert re.search(rf"{queue_id[1]}: from=<alice@example\.test>, .*nrcpt=3 ", target.log())
 
     def test_an_unknown_recipient_bounces(self, target: Postfix, relaying: Site) -> None:
         to = ["nobody@example.net", "carol@example.net"]
@@ -175,9 +168,7 @@ class ToPostfixTests:
         assert "550 5.1.1 <nobody@example.net>" in fields["Diagnostic-Code"]
         assert len(status.get_payload()) == 2
         assert "Subject: half" in bounce.get_payload()[2].as_string()
-        relaying.wait_for(
-            lambda: any("Subject: half" in file.read_text() for file in received(target, "carol"))
-        )
+        relaying.wait_for(lambda: about(target, "carol", "half"))
         assert len(relaying.maildir("alice")) == 1
 
     def test_a_server_that_is_away(self, target: Postfix, relaying: Site) -> None:
@@ -188,6 +179,4 @@ class ToPostfixTests:
         target.command("postfix", "start")
         wait_for(lambda: accepts(target.port), "Postfix to start")
         relaying.control("queue.retry", ids=[waiting])
-        relaying.wait_for(
-            lambda: any("Subject: late" in path.read_text() for path in received(target, "bob"))
-        )
+        relaying.wait_for(lambda: about(target, "bob", "late"))

@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.peers import Postfix, accepts, free_port, wait_for
+from tests.peers import PATIENCE, HeldPort, Postfix, accepts, wait_for
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias, parse_aliases
 from twisted_mta.core.expand import expand
@@ -78,7 +78,8 @@ def names(corpus: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def told_by_postfix(corpus: Path) -> dict[str, Copies]:
     """Where Postfix delivers a message to each name; all users exist."""
-    port = free_port()
+    held = HeldPort()
+    port = held.number
     dump = corpus / "dump"
     dump.mkdir()
     dump.chmod(0o777)
@@ -98,17 +99,20 @@ def told_by_postfix(corpus: Path) -> dict[str, Copies]:
             f"mailbox_transport = smtp:[127.0.0.1]:{port}",
             "local_recipient_maps =",
             "recipient_delimiter = +",
+            # What is put off, because the machine was busy, comes in this life.
+            "queue_run_delay = 1s",
         )
         wait_for(lambda: accepts(port), "smtp-sink")
         with postfix:
             for number, name in enumerate(names(corpus)):
                 address = name if "@" in name else f"{name}@example.test"
-                with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as client:
+                with smtplib.SMTP("127.0.0.1", postfix.port, timeout=PATIENCE) as client:
                     client.sendmail(SENDER, [address], f"Subject: probe {number}\r\n\r\nx\r\n")
-            wait_for(lambda: not postfix.queued(), "Postfix to deliver", 60)
+            wait_for(lambda: not postfix.queued(), "Postfix to deliver", PATIENCE)
     finally:
         sink.terminate()
         sink.wait()
+        held.close()
     return {name: _copies(corpus, number) for number, name in enumerate(names(corpus))}
 
 

@@ -91,16 +91,17 @@ def test_dane(postfix: Postfix, matching: bool) -> None:
                 client.sendmail("alice@example.test", ["bob@example.net"], "Subject: dane\r\n\r\nhello\r\n")
             if matching:
                 site.wait_for(postfix.delivered)
-                assert "TLS connection established" in postfix.log()
+                postfix.wait_for_log("TLS connection established")
             else:
                 site.wait_for(
                     lambda: "none of its TLSA records" in json.dumps(site.control("queue.list")["messages"])
                 )
                 assert postfix.delivered() == 0
+            # What is known of a host is written down beside the delivery.
+            [known] = site.wait_for(lambda: site.control("tls.list")["domains"])
             code = "import sys; from twisted_mta.admin.main import main; sys.exit(main(sys.argv[1:]))"
             command = [sys.executable, "-c", code, "--config", str(site.config_file), "tls"]
             shown = subprocess.run(command, capture_output=True, text=True, check=False)
-            [known] = site.control("tls.list")["domains"]
             assert (known["domain"], known["source"], known["verified"], known["usable"]) == (
                 "example.net",
                 "dane",

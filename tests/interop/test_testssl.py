@@ -29,6 +29,13 @@ CHOSEN = list(PORTS) if os.environ.get("MTA_TESTSSL") == "all" else ["submission
 _TRUST = {"cert_trust", "cert_chain_of_trust", "cert_validityPeriod", "cert_revocation", "cert_extlifeSpan"}
 #: No finding, but a check that testssl.sh could not finish.
 _HARMLESS = {"OK", "INFO", "LOW", "DEBUG", "WARN"}
+#: Seconds, and failures, after which it takes a server for one that does not speak TLS as it should.
+_PATIENT = {
+    "MAX_WAITSOCK": "60",
+    "STARTTLS_SLEEP": "60",
+    "MAX_SOCKET_FAIL": "10",
+    "MAX_OSSL_FAIL": "10",
+}
 
 
 @pytest.mark.parametrize("role", CHOSEN)
@@ -40,7 +47,8 @@ def test_default_settings(site: Site, role: str, tmp_path: Path) -> None:
         "testssl",
         *("--quiet", "--color", "0", "--warnings", "off", "--jsonfile", str(report), *start),
         f"127.0.0.1:{site.port(role)}",
-        seconds=900,
+        seconds=3000,
+        environment=_PATIENT,
         expect=None,
     )
     assert report.exists(), said

@@ -103,7 +103,7 @@ class Site:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="mta-site-"))
         self.process: Process | None = None
         #: Seconds that a start may take.
-        self.patience = 30.0
+        self.patience = 120.0
         self._spawn = spawn or _spawn
         self.domain = domain
         self.environment = dict(environment or {})
@@ -167,7 +167,7 @@ class Site:
             return 0
         self.process.terminate()
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         finally:
             self.process = None
 
@@ -213,13 +213,14 @@ class Site:
         base = self.directory / "mail" / f"{user}@{self.domain}" / folder
         return sorted((*base.glob("new/*"), *base.glob("cur/*")), key=lambda path: path.name)
 
-    def wait_for(self, condition: Callable[[], T], seconds: float = 20) -> T:
+    def wait_for(self, condition: Callable[[], T], seconds: float = 60) -> T:
         """Wait until `condition` is true and return its value; a test's patience, not a pause."""
         deadline = time.monotonic() + seconds
         while True:
+            late = time.monotonic() > deadline
             value = condition()
             if value:
                 return value
-            if time.monotonic() > deadline:
+            if late:  # by the time that it was looked at, not only afterwards
                 raise TimeoutError(f"not within {seconds} s: {condition}\n{self.log()}")
             time.sleep(0.02)
