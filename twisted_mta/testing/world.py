@@ -10,7 +10,6 @@ world.advance(3600)
 from __future__ import annotations
 
 import random
-import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -31,6 +30,7 @@ from twisted_mta.service.explain.running import explainer
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.service.parts import Parts
 from twisted_mta.service.platform import Platform
+from twisted_mta.store.maildir.files import arrival_order
 from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.srs import make_secret
 from twisted_mta.store.threads import InlineWorkers
@@ -236,13 +236,10 @@ class World:
         return replies[0]
 
     def mail(self, user: str) -> list[bytes]:
-        """The messages in a user's inbox, in the order of arrival: as their names tell, for files have the system's time."""
+        """The messages in a user's inbox, in the order of arrival: by their names, since the times of files are the system's."""
         base = self.directory / "mail" / f"{user}@example.test"
-        files = sorted(
-            (*base.glob("new/*"), *base.glob("cur/*")),
-            key=lambda path: [int(digits) for digits in re.findall("[0-9]+", path.name)],
-        )
-        return [path.read_bytes() for path in files]
+        files = (*base.glob("new/*"), *base.glob("cur/*"))
+        return [path.read_bytes() for path in sorted(files, key=lambda path: arrival_order(path.name))]
 
     def queued(self) -> list[str]:
         """The recipients that wait in the queue."""
