@@ -7,8 +7,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# How long an example takes says something of the machine and what else it does: no test fails by that.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes, or is made, says something of the machine and what else it does: no test fails by that.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -46,7 +46,7 @@ class HeldPort:
         self._socket.close()
 
 
-def wait_for(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 120) -> None:
     """Poll until `condition` is true; `what` it waits for is said, or found out, when that does not happen."""
     deadline = time.monotonic() + seconds
     while True:
@@ -56,6 +56,14 @@ def wait_for(condition: Callable[[], object], what: str | Callable[[], str], sec
         if late:  # by the time that it was looked at, not only afterwards
             raise TimeoutError(f"waited {seconds} s for {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def accepts(port: int) -> bool:

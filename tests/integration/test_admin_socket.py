@@ -121,7 +121,7 @@ class FakeServer:
                     return
 
     def close(self) -> None:
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 class SendmailTests(TestCase):
@@ -217,9 +217,10 @@ class SendmailTests(TestCase):
             self.assertIn(next(iter(answers.values())), err)
 
     def test_server_down(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.configure(listener.getsockname()[1])
-        status, _, err = self.sendmail("bob")
+        with socket.socket() as nobody:  # it has the port, so that nobody else listens there meanwhile
+            nobody.bind(("127.0.0.1", 0))
+            self.configure(nobody.getsockname()[1])
+            status, _, err = self.sendmail("bob")
         self.assertEqual(status, 75)
         self.assertIn("no server answers at 127.0.0.1 port", err)
 

@@ -89,7 +89,7 @@ class TutorialTests(SynchronousTestCase):
         self.site.config_file.write_text(text.replace('"orders"]', '"late"]'))
         self.assertFalse(self.site.control("reload")["failed"])
         self.send("late@example.org")
-        self.site.wait_for(lambda: "late@example.org by handler late.late" in self.site.log())
+        self.site.wait_for_log("late@example.org by handler late.late")
         with self.assertRaises(smtplib.SMTPRecipientsRefused):
             self.send("order-Smith-12@example.org")
         self.site.config_file.write_text(text.replace('"orders"]', '"no_such_module"]'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from OpenSSL import crypto
@@ -74,14 +75,14 @@ class HttpsCase(TestCase):
         self.addCleanup(self.port.stopListening)
         names = ("x", "old", "self", "wrong")
         self.resolver = FakeResolver(addresses={f"mta-sts.{name}.test": ["127.0.0.1"] for name in names})
-        self.https = Https(
-            reactor,
-            self.resolver,
-            port=self.port.getHost().port,
-            authorities=ssl.trustRootFromCertificates(
-                [ssl.Certificate(crypto.X509.from_cryptography(ROOT.certificate))]
-            ),
+        self.https = self.client(self.port.getHost().port)
+
+    def client(self, port: int) -> Https:
+        """One that reaches all servers at this port."""
+        authorities = ssl.trustRootFromCertificates(
+            [ssl.Certificate(crypto.X509.from_cryptography(ROOT.certificate))]
         )
+        return Https(reactor, self.resolver, port=port, authorities=authorities)
 
 
 class PolicyTests(HttpsCase):
@@ -134,7 +135,10 @@ class PolicyTests(HttpsCase):
         await self.fails("x.test", Result.STS_POLICY_FETCH_ERROR)
 
     async def test_nobody_there(self) -> None:
-        await self.port.stopListening()
+        nobody = socket.socket()  # it has the port, so that nobody else listens there meanwhile
+        self.addCleanup(nobody.close)
+        nobody.bind(("127.0.0.1", 0))
+        self.https = self.client(nobody.getsockname()[1])
         self.assertIn("can't connect", await self.fails("x.test", Result.STS_POLICY_FETCH_ERROR))
 
     async def test_names_that_cannot_be_looked_up(self) -> None:
@@ -164,7 +168,7 @@ class RequestTests(HttpsCase):
         answer = await self.https.request(
             "POST",
             "https://mta-sts.x.test/r",
-            timeout=5,
+            timeout=60,
             limit=100,
             body=b"{}",
             media_type="application/json",

@@ -35,8 +35,6 @@ class _Authenticator:
 class ImaplibTests(TestCase):
     """The whole of it: core, handler, session, sockets, threads."""
 
-    timeout = 30
-
     def setUp(self) -> None:
         self.mailboxes = MemoryMailboxes()
         self.workers = Workers(reactor, 2, "parse")
@@ -61,7 +59,7 @@ class ImaplibTests(TestCase):
         port = self.port.getHost().port
 
         def run() -> None:
-            with imaplib.IMAP4("127.0.0.1", port, timeout=10) as client:
+            with imaplib.IMAP4("127.0.0.1", port, timeout=60) as client:
                 client.login("alice", 'se"cret')
                 function(client)
 
@@ -133,7 +131,7 @@ class ImaplibTests(TestCase):
         port = self.port.getHost().port
 
         def run() -> str:
-            with imaplib.IMAP4("127.0.0.1", port, timeout=10) as client:
+            with imaplib.IMAP4("127.0.0.1", port, timeout=60) as client:
                 try:
                     client.login("alice", "wrong")
                 except imaplib.IMAP4.error as error:

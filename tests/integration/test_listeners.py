@@ -54,7 +54,7 @@ class ProxiedTls(Proxied):
 
 def first_line(port: int, said: bytes = b"") -> bytes:
     """What the server says first; b"" if it closes."""
-    with socket.create_connection(("127.0.0.1", port), 20) as client:
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
         client.sendall(said)
         try:
             return client.makefile("rb").readline()
@@ -104,6 +104,8 @@ def test_tls_begins_behind_the_header(proxied: Site) -> None:
 
 def test_limits_count_the_clients_and_not_the_proxy(proxied: Site) -> None:
     other = TEXT.replace(b"203.0.113.9", b"203.0.113.10")
+    # Those of the tests before may have gone without the server's knowing.
+    proxied.wait_for(lambda: proxied.control("status")["connections"] == 0)
     with Proxied("127.0.0.1", proxied.port("mx"), timeout=30):
         assert first_line(proxied.port("mx"), TEXT).startswith(b"421 4.7.0 ")
         assert first_line(proxied.port("mx"), other).startswith(b"220 ")
@@ -143,7 +145,7 @@ def test_a_socket_from_systemd(which: str) -> None:
         log.close()
         port = listening.getsockname()[1]
         try:
-            site.wait_for(site._answers, 30)
+            site.wait_for(site._answers)
             assert site.port("mx") == port
             with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
                 client.sendmail("dave@example.org", ["bob@example.test"], MESSAGE)
@@ -158,7 +160,7 @@ def test_a_socket_that_systemd_did_not_pass() -> None:
     config = '[[listen]]\nrole = "mx"\nendpoint = "systemd:domain=INET:name=smtp"\n'
     site = Site(config, roles=())
     try:
-        done = subprocess.run(site.command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(site.command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 1
         assert "(role mx): systemd has passed no such socket" in done.stderr
     finally:
@@ -186,7 +188,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 def by_unix_socket(path: str, said: bytes) -> list[bytes]:
     """The codes of the replies to a message."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect(path)
         client.sendall(
             said + b"HELO x\r\nMAIL FROM:<dave@example.org>\r\nRCPT TO:<bob@example.test>\r\nDATA\r\n"
@@ -246,8 +248,10 @@ def test_certificates_by_name_and_reload() -> None:
 
 
 def test_early_talkers() -> None:
-    with Site("[limits]\ngreeting_delay = 0.5\n", roles=("mx",)) as site:
+    with Site("[limits]\ngreeting_delay = 60\n", roles=("mx",)) as site:
         assert first_line(site.port("mx"), b"EHLO x\r\n").startswith(b"554 5.7.1 ")
+        site.config_file.write_text(site.config_file.read_text().replace("delay = 60", "delay = 0.5"))
+        assert site.control("reload")["changed"] == ["limits.greeting_delay"]
         begin = time.monotonic()
         assert first_line(site.port("mx")).startswith(b"220 ")
         assert time.monotonic() - begin >= 0.5

@@ -25,7 +25,7 @@ MESSAGES = 40
 
 
 class ConcurrencyTests(TestCase):
-    timeout = 60
+    timeout = 600
 
     def setUp(self) -> None:
         self.root = Path(self.mktemp()).absolute() / "Maildir"

@@ -69,8 +69,6 @@ def write_certificate(directory: Path) -> tuple[Path, Path]:
 
 
 class PoplibTests(TestCase):
-    timeout = 30
-
     def setUp(self) -> None:
         directory = Path(self.mktemp()).absolute()
         directory.mkdir(parents=True)
@@ -118,9 +116,9 @@ class PoplibTests(TestCase):
         def run() -> None:
             client: poplib.POP3
             if implicit:
-                client = poplib.POP3_SSL("127.0.0.1", port, context=self.context, timeout=10)
+                client = poplib.POP3_SSL("127.0.0.1", port, context=self.context, timeout=60)
             else:
-                client = poplib.POP3("127.0.0.1", port, timeout=10)
+                client = poplib.POP3("127.0.0.1", port, timeout=60)
                 client.stls(self.context)
             try:
                 client.user("alice")
@@ -158,7 +156,7 @@ class PoplibTests(TestCase):
         port = self.ports[0].getHost().port
 
         def run() -> None:
-            client = poplib.POP3("127.0.0.1", port, timeout=10)
+            client = poplib.POP3("127.0.0.1", port, timeout=60)
             try:
                 self.assertIn("STLS", client.capa())
                 with self.assertRaises(poplib.error_proto) as refused:

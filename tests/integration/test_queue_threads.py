@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ task.react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
 class ThreadedQueueStoreTests(QueueStoreContract, unittest.TestCase):
     """The contract once more, with threads."""
 
-    timeout = 60
+    timeout = 600
 
     def make_store(self) -> Any:
         self.directory = Path(tempfile.mkdtemp())
@@ -75,15 +76,19 @@ class ThreadedQueueStoreTests(QueueStoreContract, unittest.TestCase):
         sizes = []
         commit = tables.commit
 
+        submitted = threading.Event()
+
         def counted(operations: Any) -> Any:
+            submitted.wait(60)
             sizes.append(len(operations))
             return commit(operations)
 
         self.patch(tables, "commit", counted)
         jobs = [Deferred.fromCoroutine(put(self.store, message(f"m{n:03}"), claim=True)) for n in range(200)]
+        submitted.set()
         items: list[WorkItem] = [item for found in await gatherResults(jobs) for item in found]
         self.assertEqual(sum(sizes), 200)
-        self.assertLess(len(sizes), 100)
+        self.assertLessEqual(len(sizes), 2)  # what was there when the thread woke, and the rest
         self.assertEqual(len(await self.store.listing()), 200)
         await self.store.record([Update(row=row, outcome=DELIVERED) for row in rows_of(items)])
         self.assertEqual(await self.store.listing(), [])
@@ -168,7 +173,7 @@ class KilledTests(unittest.TestCase):
 class SmallDiskTests(unittest.TestCase):
     """A quota in place of a small disk: threads and all."""
 
-    timeout = 60
+    timeout = 600
 
     async def test_full(self) -> None:
         directory = Path(tempfile.mkdtemp())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import random
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet import reactor as real_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.ssl import ContextFactory
 from twisted.names import dns
 from twisted.trial.unittest import TestCase
@@ -38,6 +41,8 @@ from twisted_mta.testing.smtp_peer import SmtpPeer
 
 reactor: Any = real_reactor
 HOST = "127.0.0.1"
+#: Seconds that a busy machine may need for an answer, or from one message to the next.
+PATIENCE = 60.0
 
 
 class FileBody:
@@ -105,13 +110,26 @@ class NameServerCase(TestCase):
             ("x.test", dns.MX): [dns.Record_MX(10, "mx.x.test", ttl=60)],
             ("mx.x.test", dns.A): [dns.Record_A(HOST, ttl=60)],
         }
-        # One port for both; TCP comes first because UDP ports are rarely taken.
-        stream = reactor.listenTCP(0, NameServerFactory(self.names), interface=HOST)
-        port = stream.getHost().port
-        datagrams = reactor.listenUDP(port, NameServerDatagrams(self.names), interface=HOST)
-        self.addCleanup(stream.stopListening)
-        self.addCleanup(datagrams.stopListening)
-        self.resolver = StubResolver(reactor, random.SystemRandom(), [Server(HOST, port)], 5.0)
+        port = self.serve_names()
+        self.resolver = StubResolver(reactor, random.SystemRandom(), [Server(HOST, port)], PATIENCE)
+
+    def serve_names(self) -> int:
+        """One port for both; somebody else may have the one of UDP, and then it is another one."""
+        while True:
+            stream = reactor.listenTCP(0, NameServerFactory(self.names), interface=HOST)
+            self.addCleanup(stream.stopListening)
+            port: int = stream.getHost().port
+            with contextlib.suppress(CannotListenError):
+                datagrams = reactor.listenUDP(port, NameServerDatagrams(self.names), interface=HOST)
+                self.addCleanup(datagrams.stopListening)
+                return port
+
+    def bound(self, kind: int) -> socket.socket:
+        """A socket that has a port, at which nobody else can be, and does not listen."""
+        taken = socket.socket(type=kind)
+        self.addCleanup(taken.close)
+        taken.bind((HOST, 0))
+        return taken
 
 
 class ResolverTests(NameServerCase):
@@ -129,10 +147,9 @@ class ResolverTests(NameServerCase):
             await self.resolver.mx("nowhere.test")
 
     async def test_nobody_answers_there(self) -> None:
-        port = reactor.listenUDP(0, NameServerDatagrams(self.names), interface=HOST)
-        number = port.getHost().port
-        await port.stopListening()
-        self.resolver.reconfigure([Server(HOST, number)], 5.0)
+        taken = self.bound(socket.SOCK_DGRAM)
+        taken.connect((HOST, 9))  # what others send to its port is for nobody
+        self.resolver.reconfigure([Server(HOST, taken.getsockname()[1])], PATIENCE)
         with self.assertRaises(LookupFailed) as caught:  # by ICMP, at once
             await self.resolver.mx("x.test")
         self.assertIn("no name server there", str(caught.exception))
@@ -161,7 +178,7 @@ class DeliveryTests(NameServerCase):
             reactor,
             self.resolver,
             random.Random(1),
-            Relay(port=port.getHost().port, keep_open=5.0),
+            Relay(port=port.getHost().port, keep_open=PATIENCE),
             "me.test",
             self.workers,
             opportunistic_context(),
@@ -235,10 +252,7 @@ class DeliveryTests(NameServerCase):
         self.assertIsInstance(outcome, Delivered)
 
     async def test_nobody_listens(self) -> None:
-        port = reactor.listenTCP(0, self.peer, interface=HOST)
-        number = port.getHost().port
-        await port.stopListening()
-        self.delivery.reconfigure(Relay(port=number))
+        self.delivery.reconfigure(Relay(port=self.bound(socket.SOCK_STREAM).getsockname()[1]))
         [outcome] = await self.deliver("b@x.test")
         self.assertIsInstance(outcome, TryLater)
         self.assertEqual(outcome.reply.enhanced, "4.4.1")

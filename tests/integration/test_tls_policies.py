@@ -15,7 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.certificates import Authority, Certificate, TlsServer
-from tests.integration.test_remote_delivery import HOST, NameServerCase, deliver_to, reactor
+from tests.integration.test_remote_delivery import HOST, PATIENCE, NameServerCase, deliver_to, reactor
 from twisted_mta.config.schema import Relay
 from twisted_mta.core.queue import Delivered, TryLater
 from twisted_mta.core.tls_policy.tlsa import public_key_info
@@ -50,7 +50,7 @@ class PolicyCase(NameServerCase):
     async def setUp(self) -> None:  # type: ignore[override]
         super().setUp()
         self.names.authentic = True
-        self.resolver.reconfigure(self.resolver._servers, 5.0, validating=True)
+        self.resolver.reconfigure(self.resolver._servers, PATIENCE, validating=True)
         self.peer = SmtpPeer()
         listening = reactor.listenTCP(0, self.peer, interface=HOST)
         self.addCleanup(listening.stopListening)

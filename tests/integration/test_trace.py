@@ -18,7 +18,7 @@ _MESSAGE = b"From: a@example.org\r\nMessage-ID: <trace-1@example.org>\r\n\r\nhel
 
 def mta(site: Site, *arguments: str, status: int = 0) -> str:
     command = [str(Path(sys.executable).with_name("mta")), "--config", str(site.config_file), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (status, "")
     return done.stdout
 
@@ -40,11 +40,13 @@ def test_orders_and_the_way_of_a_message() -> None:
             client.sendmail("alice@example.test", ["team@example.test"], _MESSAGE)
         site.wait_for(lambda: site.maildir("bob"))
 
-        def waiting() -> Any:
-            return found(site, "queue", "list", "--status", "deferred")["messages"]
+        def waiting() -> list[tuple[str, str]]:
+            (message,) = found(site, "queue", "list")["messages"]
+            return [(one["address"], one["status"]) for one in message["recipients"]]
 
-        site.wait_for(waiting)
-        (message,) = waiting()
+        # The queue hears of bob's copy when it is there.
+        site.wait_for(lambda: waiting() == [("dave@example.org", "deferred")])
+        (message,) = found(site, "queue", "list", "--status", "deferred")["messages"]
         queue_id = message["id"]
         assert [one["address"] for one in message["recipients"]] == ["dave@example.org"]
         text = mta(site, "trace", "<trace-1@example.org>")

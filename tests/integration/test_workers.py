@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.peers import has_ended
 from twisted_mta.admin.main import main
 from twisted_mta.testing.site import PASSWORD, Site
 
@@ -53,8 +54,12 @@ def polled(pid: int) -> set[str]:
     """The sockets that a process waits for: "socket:[INODE]"."""
     found = set()
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        targets = re.findall(r"^tfd: +([0-9]+)", entry.read_text(), re.MULTILINE)  # only epoll's have any
-        found |= {os.readlink(f"/proc/{pid}/fd/{target}") for target in targets}
+        targets = []
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            targets = re.findall(r"^tfd: +([0-9]+)", entry.read_text(), re.MULTILINE)  # only epoll's have any
+        for target in targets:
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{target}"))
     return {name for name in found if name.startswith("socket:")}
 
 
@@ -63,9 +68,9 @@ class WorkersTests:
         clients = [smtplib.SMTP("127.0.0.1", site.port("mx")) for _ in range(20)]
         for client in clients:
             client.ehlo()  # a worker has accepted it
-        status = site.control("status")
-        counts = [one["connections"] for one in status["workers"]]
-        assert sum(counts) == status["connections"] == 20
+        site.wait_for(lambda: site.control("status")["connections"] == 20)
+        counts = [one["connections"] for one in workers(site)]
+        assert sum(counts) == 20
         assert min(counts) > 0
         for client in clients:
             client.quit()
@@ -82,6 +87,7 @@ class WorkersTests:
         site.wait_for(lambda: len(site.maildir("alice")) == before + 12)
 
     def test_commands_see_one_queue(self, site: Site) -> None:
+        site.wait_for_empty_queue()  # a mailbox has its copy before the queue knows
         for number in range(8):
             send(site, f"far {number}", "carol@far.test")
         found = site.control("queue.list")["messages"]
@@ -94,7 +100,7 @@ class WorkersTests:
         assert site.control("queue.show", ids=[ids[-1]])["id"] == ids[-1]
         assert len(site.control("trace", what="carol@far.test")["trees"]) == 8
         assert site.control("queue.delete", all=True)["messages"] == 8
-        assert site.control("queue.list") == {"messages": []}
+        site.wait_for_empty_queue()  # of what is being tried just now, when that has ended
 
     def test_a_bad_file_changes_nothing_and_a_good_one_all(self, site: Site) -> None:
         text = site.config_file.read_text()
@@ -113,7 +119,9 @@ class WorkersTests:
 
     def test_a_worker_that_dies_is_replaced(self, site: Site) -> None:
         before = len(site.maildir("bob"))
-        os.kill(workers(site)[1]["pid"], signal.SIGKILL)
+        pid = workers(site)[1]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        site.wait_for(lambda: has_ended(pid))
         for number in range(10):  # nobody is turned away meanwhile
             send(site, str(number), "bob@example.test")
         site.wait_for(lambda: everybody_up(site, restarts=1))
@@ -146,28 +154,28 @@ class LimitsTests:
     def test_what_an_account_sends_is_counted_for_all(self) -> None:
         """Twelve sessions at a time, on both workers, and a limit of seven messages."""
         with Site(config="[submission]\nmessages_per_day = 7\n", workers=2) as site:
-            outcomes: Counter[int] = Counter()
+            outcomes: list[int] = []
             together = threading.Barrier(12)
 
             def submit() -> None:
                 with smtplib.SMTP_SSL("127.0.0.1", site.port("submissions"), context=_TLS) as client:
                     client.login("alice@example.test", PASSWORD)
-                    together.wait(60)
+                    together.wait(300)
                     try:
                         client.sendmail("alice@example.test", ["bob@example.test"], "Subject: x\r\n\r\nx\r\n")
                     except smtplib.SMTPResponseException as error:
-                        outcomes[error.smtp_code] += 1
+                        outcomes.append(error.smtp_code)
                     except smtplib.SMTPRecipientsRefused:
-                        outcomes[550] += 1
+                        outcomes.append(550)
                     else:
-                        outcomes[250] += 1
+                        outcomes.append(250)
 
             threads = [threading.Thread(target=submit) for _ in range(12)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert outcomes == {250: 7, 550: 5}
+            assert Counter(outcomes) == {250: 7, 550: 5}
             site.wait_for(lambda: len(site.maildir("bob")) == 7)
             sent = {one["name"]: one["messages"] for one in site.control("status")["sent in the last day"]}
             assert sent["alice@example.test"] == 7
@@ -263,7 +271,7 @@ class StartTests:
             options = ["--worker", "0", "--channel", str(child.fileno())]
             command = [*other.command[:-2], *options]
             descriptors = (child.fileno(), lock, port.fileno())
-            done = subprocess.run(command, pass_fds=descriptors, capture_output=True, timeout=60, text=True)
+            done = subprocess.run(command, pass_fds=descriptors, capture_output=True, timeout=120, text=True)
             assert done.returncode == 1
             assert "mta: [Errno 32] Broken pipe" in done.stderr
 
@@ -280,7 +288,7 @@ class StartTests:
             for _ in range(6):
                 with smtplib.LMTP(str(path)) as client:
                     client.sendmail("dave@example.org", ["alice@example.test"], "Subject: x\r\n\r\nx\r\n")
-            assert len(site.maildir("alice")) == 6 or site.wait_for(lambda: len(site.maildir("alice")) == 6)
+            site.wait_for(lambda: len(site.maildir("alice")) == 6)
             pid = site.control("status")["workers"][0]["pid"]
             os.kill(pid, signal.SIGTERM)  # in order: the path stays, for the others and the next one
             site.wait_for(lambda: everybody_up(site, restarts=1))

@@ -360,13 +360,13 @@ class LoadTests(SynchronousTestCase):
         count = 20_000
         lines = (f"name{n}: alice, other{n}@example.org, bob@example.test\n" for n in range(count))
         self.write("aliases", "".join(lines))
-        start = time.perf_counter()
+        start = time.process_time()
         directory = self.load("aliases")
-        self.assertLess(time.perf_counter() - start, 10)
-        start = time.perf_counter()
+        self.assertLess(time.process_time() - start, 10)
+        start = time.process_time()
         for n in range(0, count, 20):
             directory.alias(Address(f"NAME{n}", "second.test"))
-        self.assertLess((time.perf_counter() - start) / (count / 20), 0.001)
+        self.assertLess((time.process_time() - start) / (count / 20), 0.001)
 
 
 class CheckTests(SynchronousTestCase):

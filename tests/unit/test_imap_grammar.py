@@ -155,9 +155,9 @@ class MatcherTests(TestCase):
         )
 
     def test_many_wildcards_take_no_time(self) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         self.assertFalse(name_matcher(b"*a" * 300 + b"b")(b"a" * 1000))
-        self.assertLess(time.monotonic() - began, 10.0)
+        self.assertLess(time.process_time() - began, 10.0)
 
     def test_inbox(self) -> None:
         self.assertTrue(name_matcher(b"in%")(b"INBOX"))

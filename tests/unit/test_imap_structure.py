@@ -59,10 +59,10 @@ class AddressTests(TestCase):
 
     def test_bounds(self) -> None:
         self.assertEqual(len(parse_addresses(b"a," * 5000)), addresses.MAX_ADDRESSES)
-        began = time.monotonic()
+        began = time.process_time()
         for piece in (b"(", b"\\", b'"', b"<", b"[", b":", b"a@", b"(\\"):
             parse_addresses(piece * 50000)
-        self.assertLess(time.monotonic() - began, 10.0)
+        self.assertLess(time.process_time() - began, 10.0)
 
     @given(st.text('a@<>(),;:"\\[] ', max_size=40))
     @settings(max_examples=200)

@@ -435,7 +435,7 @@ class WatchTests(MaildirTestCase):
         super().setUp()
         self.append(ONE)
         self.inbox = self.get(self.store.open("INBOX"))
-        moment = time.time() + 10  # what happened up to now is long ago
+        moment = time.time() + 1000  # what happened up to now is long ago
         self.now = lambda: moment
         self.get(self.inbox.refresh())
         self.told = 0

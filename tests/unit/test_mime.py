@@ -108,11 +108,11 @@ class StructureTests(TestCase):
         self.assertEqual(len(parse_structure(message).children), MAX_PARTS)
 
     def test_hostile_messages_take_no_time(self) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         header = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
         for piece in (b"--b", b"\r\n--", b"--b\r", b"\n--b", b"\r\n--b \t", b"\r\n--b\r", b"a"):
             parse_structure(header + piece * 100000)
-        self.assertLess(time.monotonic() - began, 10.0)
+        self.assertLess(time.process_time() - began, 10.0)
 
     @given(
         st.binary(max_size=200),

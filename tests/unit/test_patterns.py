@@ -92,9 +92,9 @@ class LanguageTests(unittest.TestCase):
 
     def test_nothing_takes_long(self) -> None:
         pattern = Pattern.parse("(.*)a" * 9 + "b@c")
-        start = time.perf_counter()
+        start = time.process_time()
         self.assertIsNone(pattern.match(Address("a" * 2000, "b@c")))
-        self.assertLess(time.perf_counter() - start, 2)
+        self.assertLess(time.process_time() - start, 2)
 
 
 _part = st.sampled_from(

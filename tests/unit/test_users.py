@@ -78,7 +78,7 @@ class PasswordsTests(unittest.TestCase):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         self.assertEqual(answers, [False] * 120)
 
     def test_published_sha512_crypt_vectors(self) -> None:

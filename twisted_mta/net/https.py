@@ -15,6 +15,7 @@ from service_identity import CertificateError, VerificationError
 from twisted.internet import protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import optionsForClientTLS
@@ -249,8 +250,8 @@ class _Endpoint:
             plain = kind(self._reactor, address, self._port, timeout=CONNECT_TIMEOUT)
             try:
                 bounded: Any = await wrapClientTLS(self._creator, plain).connect(self._wrap(factory))
-            except CancelledError:
-                raise
+            except (CancelledError, ConnectingCancelledError):  # the time for all of them is over
+                raise CancelledError from None
             except Exception as error:  # noqa: BLE001  refused, timed out, unreachable ...: the next address may do
                 problem = f"can't connect to {self._host} [{address}]: {error}"
                 continue

@@ -213,7 +213,7 @@ class Site:
         base = self.directory / "mail" / f"{user}@{self.domain}" / folder
         return sorted((*base.glob("new/*"), *base.glob("cur/*")), key=lambda path: path.name)
 
-    def wait_for(self, condition: Callable[[], T], seconds: float = 60) -> T:
+    def wait_for(self, condition: Callable[[], T], seconds: float = 120) -> T:
         """Wait until `condition` is true and return its value; a test's patience, not a pause."""
         deadline = time.monotonic() + seconds
         while True:
@@ -224,3 +224,7 @@ class Site:
             if late:  # by the time that it was looked at, not only afterwards
                 raise TimeoutError(f"not within {seconds} s: {condition}\n{self.log()}")
             time.sleep(0.02)
+
+    def wait_for_empty_queue(self) -> None:
+        """Wait until all that was sent is done: a mailbox has its copy before the queue knows."""
+        self.wait_for(lambda: not self.control("queue.list")["messages"])
