@@ -8,10 +8,12 @@ import hypothesis
 import pytest
 
 # How long an example takes, or is made, says something of the machine and what else it does: no test fails by that.
-hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("untimed")
+_untimed = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# The same examples in each run: what fails for one fails for all. New ones are drawn by `--hypothesis-profile exploring`,
+# and by `make fuzz`.
+hypothesis.settings.register_profile("exploring", _untimed)
+hypothesis.settings.register_profile("repeatable", _untimed, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
