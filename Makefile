@@ -14,7 +14,7 @@ $(STAMP): setup.cfg pyproject.toml
 
 run: $(STAMP)
 	@test -f run/mta.toml || $(BIN)/mta init --demo run >/dev/null
-	@cat run/README
+	@sed '/^Start:/d' run/README
 	@$(BIN)/twistd -n --pidfile= mta --config run/mta.toml
 
 test: $(STAMP)

@@ -23,6 +23,14 @@ from twisted_mta.store.faults import VARIABLE, arm_from
 EX_CONFIG = 78
 
 
+_EXAMPLES = """
+  mta init --demo run                  makes a demo site to play with
+  twistd -n mta --config run/mta.toml  runs it in the foreground
+  mta check-config run/mta.toml        tells what is wrong with it
+  kill -HUP PID, or mta reload         reads it again; a bad one changes nothing
+"""
+
+
 class Options(usage.Options):
     """The command line of `twistd mta`."""
 
@@ -30,14 +38,8 @@ class Options(usage.Options):
     longdesc = """\
 Runs a mail server: it receives mail, takes submissions from those who log in, keeps what it can't deliver at once
 in a durable queue, delivers to Maildirs, aliases, mailing lists and other hosts, and serves the mailboxes by POP3
-and IMAP. What it does is said in one file: see etc/mta.toml, where every setting is explained.
-
-    mta init --demo run                        makes a demo site to play with
-    twistd -n mta --config run/mta.toml        runs it in the foreground
-    mta check-config /etc/mta/mta.toml         tells what is wrong with a configuration
-    kill -HUP PID, or mta reload               reads it again; a bad file changes nothing
-
-Started as root it binds its ports first and then runs as the configured user."""
+and IMAP. What it does is said in one file: see etc/mta.toml, where every setting is explained. Started as root it
+binds its ports first and then runs as the configured user."""
 
     optParameters = (
         ("config", "c", "/etc/mta/mta.toml", "The configuration file."),
@@ -50,6 +52,10 @@ Started as root it binds its ports first and then runs as the configured user.""
         ),
         ("channel", None, None, "The descriptor by which a worker speaks with its parent.", int),
     )
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help; usage.Options would fill the lines of the examples into one paragraph."""
+        return super().getUsage(width) + _EXAMPLES
 
     def opt_version(self) -> None:
         """Print the version and exit."""

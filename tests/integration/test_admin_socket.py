@@ -259,6 +259,16 @@ class SendmailTests(TestCase):
         self.assertEqual(done.returncode, 0)
         self.assertEqual(server.commands, ["EHLO x", "QUIT"])
 
+    def test_bs_takes_lines_that_end_with_lf(self) -> None:
+        """As people type them, and scripts pipe them: the message must not wait for its end for ever."""
+        typed = "EHLO x\nMAIL FROM:<a@b.example>\nRCPT TO:<bob@example.test>\nDATA\nSubject: hi\n\nhello\n.\nQUIT\n"
+        with self.server() as server:
+            done = self.run_program(
+                "mta", "--config", str(self.dir / "mta.toml"), "sendmail", "-bs", stdin=typed
+            )
+        self.assertEqual((done.returncode, done.stdout.splitlines()[-2:]), (0, ["250 taken", "250 ok"]))
+        self.assertEqual(server.data, b"Subject: hi\r\n\r\nhello\r\n")
+
     def test_called_as_sendmail_and_mailq(self) -> None:
         os.environ["MTA_CONFIG"] = str(self.dir / "mta.toml")
         self.addCleanup(os.environ.pop, "MTA_CONFIG")

@@ -6,14 +6,16 @@ import email
 import email.policy
 import io
 import unittest
+from itertools import pairwise
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twisted_mta.admin.errors import AdminError
 from twisted_mta.admin.message import Prepared, prepare, read_body
 from twisted_mta.admin.sendmail import Flags, parse_flags
-from twisted_mta.admin.smtp_client import mx_listener
+from twisted_mta.admin.smtp_client import TypedLines, mx_listener
 from twisted_mta.config import schema
 from twisted_mta.core.address import Address
 
@@ -206,6 +208,14 @@ class ListenerTests(unittest.TestCase):
             mx_listener(config)
         self.assertEqual(caught.exception.status, 78)
 
+    def test_not_that_of_a_load_balancer(self) -> None:
+        """It would wait for a PROXY header."""
+        config = self.config((schema.Role.MX, "tcp:25"), (schema.Role.MX, "tcp:2525:interface=127.0.0.1"))
+        behind = attrs.evolve(config.listen[0], proxy=True)
+        self.assertEqual(
+            mx_listener(attrs.evolve(config, listen=(behind, config.listen[1]))), ("127.0.0.1", 2525)
+        )
+
     def config(self, *listen: tuple[schema.Role, str]) -> schema.Config:
         from pathlib import Path
 
@@ -218,3 +228,21 @@ class ListenerTests(unittest.TestCase):
             listen=tuple(schema.Listen(role=role, endpoint=endpoint) for role, endpoint in listen),
             accounts=schema.Accounts(file=Path("users"), maildir="m"),
         )
+
+
+class TypedLinesTests(unittest.TestCase):
+    """Line ends of -bs."""
+
+    def feed(self, data: bytes, cuts: list[int]) -> bytes:
+        lines = TypedLines()
+        edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+        return b"".join(lines.for_server(data[start:end]) for start, end in pairwise(edges))
+
+    @given(st.text("a.\r\n", max_size=12).map(str.encode), st.lists(st.integers(0, 15), max_size=5))
+    def test_text_becomes_crlf_however_it_is_cut(self, rest: bytes, cuts: list[int]) -> None:
+        expected = (b"EHLO x\n" + rest).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        self.assertEqual(self.feed(b"EHLO x\n" + rest, cuts), expected)
+
+    @given(st.text("a.\r\n", max_size=12).map(str.encode), st.lists(st.integers(0, 15), max_size=5))
+    def test_after_crlf_nothing_is_changed(self, rest: bytes, cuts: list[int]) -> None:
+        self.assertEqual(self.feed(b"EHLO x\r\n" + rest, cuts), b"EHLO x\r\n" + rest)

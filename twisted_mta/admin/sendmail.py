@@ -43,7 +43,7 @@ if they are missing. A recipient without "@" belongs to the first local domain.
   -i, -oi     a line with only a dot does not end the message
   -v          tell what the server answered
   -bm         send a message (the default)
-  -bs         speak SMTP on standard input and output
+  -bs         speak SMTP on standard input and output; lines may end with LF if the first one does
   -bp         list the queue, as mailq
   -bi         nothing, as newaliases: the server reads its alias files at every reload
 

@@ -39,7 +39,9 @@ class Outcome:
 def mx_listener(config: Config) -> Listener:
     """Where a program on this machine reaches a listener of role mx. Raises AdminError if there is none."""
     for listen in config.listen:
-        if listen.role is not Role.MX:
+        if (
+            listen.role is not Role.MX or listen.proxy
+        ):  # a load balancer's: it wants a header that we don't have
             continue
         kind, arguments, options = split_endpoint(listen.endpoint)
         first = arguments[0] if arguments else options.get("port", options.get("address", ""))
@@ -51,7 +53,8 @@ def mx_listener(config: Config) -> Listener:
         if kind == "tcp6":
             return ("::1" if interface in ("", "::") else interface), int(first)
     raise AdminError(
-        "sendmail: no listener of role mx with a known port: add one to the configuration", EX_CONFIG
+        "sendmail: no listener of role mx with a known port and without proxy: add one to the configuration",
+        EX_CONFIG,
     )
 
 
@@ -167,6 +170,7 @@ def _reply(code: int, text: bytes) -> str:
 
 def bridge(listener: Listener, source: int, sink: int) -> int:
     """Join two descriptors to the server (-bs) until it closes the connection, or has nothing more to say at their end."""
+    lines = TypedLines()
     with connect(listener) as connection:
         connection.settimeout(None)
         server = connection.fileno()
@@ -177,7 +181,7 @@ def bridge(listener: Listener, source: int, sink: int) -> int:
             if source in ready:
                 data = os.read(source, 65536)
                 if data:
-                    connection.sendall(data)
+                    connection.sendall(lines.for_server(data))
                 else:
                     readable.remove(source)
             if server in ready:
@@ -187,6 +191,30 @@ def bridge(listener: Listener, source: int, sink: int) -> int:
                 _write_all(sink, data)
             if not ready:
                 return EX_OK
+
+
+class TypedLines:
+    """The line ends of what is typed or piped into -bs.
+
+    Who ends the first line with a bare LF, as people and scripts do, writes text: it becomes CRLF, without which the server
+    takes neither the end of a message nor its lines. Who ends it with CRLF speaks SMTP, and not an octet is changed: TLS or
+    a chunk may follow.
+    """
+
+    def __init__(self) -> None:
+        self._last = b""
+        self._text: bool | None = None
+
+    def for_server(self, data: bytes) -> bytes:
+        """What the server gets of the next octets; they may be cut anywhere."""
+        before, self._last = self._last, data[-1:] or self._last
+        if self._text is None and b"\n" in data:
+            self._text = not (before + data).partition(b"\n")[0].endswith(b"\r")
+        if not self._text:
+            return data
+        changed = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        # A CRLF among them stays one, even where a read ended between its halves.
+        return changed[1:] if before == b"\r" and data[:1] == b"\n" else changed
 
 
 def _write_all(sink: int, data: bytes) -> None:

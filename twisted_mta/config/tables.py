@@ -178,8 +178,10 @@ def table(
     Raises Invalid when it is no table, or when a key is missing or wrong that nothing can stand in for.
     """
     if not isinstance(value, dict):
+        array, entry, _ = key.rpartition("[")  # "list[2]" is one of several
+        header = f"[[{array}]]" if entry else f"[{key}]"
         raise Invalid(
-            f"{quote(value)} is not a table: write [{key}] on a line of its own, and the keys below"
+            f"{quote(value)} is not a table: write {header} on a line of its own, and the keys below"
         )
     values = dict(defaults)
     values.update(read_keys(readers, value, reading, key))
