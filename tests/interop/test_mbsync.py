@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.interop.conftest import User, message
 from tests.peers import run
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import PASSWORD, Site
 
 
 class Near:
@@ -141,6 +143,25 @@ class MbsyncTests:
         state = near.state("Archive")
         near.sync()
         assert near.state("Archive") == state
+
+    def test_scram_with_an_account_that_mta_user_made(self, tmp_path: Path) -> None:
+        """By Cyrus SASL, which chooses it where it is offered, and computes only so many iterations."""
+        site = Site(accounts=())
+        add = [
+            Path(sys.executable).with_name("mta"),
+            "--config",
+            site.config_file,
+            "user",
+            "add",
+            "postmaster",
+        ]
+        subprocess.run(add, input=f"{PASSWORD}\n", text=True, capture_output=True, check=True)
+        with site:
+            user = User(site, "postmaster")
+            user.receive(message("one"))
+            near = Near(user, tmp_path)
+            assert "SCRAM-SHA-256" in near.sync()
+            assert near.find("one")
 
 
 def without_tuid(content: bytes) -> bytes:

@@ -158,6 +158,15 @@ class LoadTests(Files):
         self.assertEqual(first.owner, config.postmaster)
         self.assertEqual(second.owner, Address("bob", "example.test"))
 
+    def test_more_iterations_than_some_programs_take_are_a_warning(self) -> None:
+        accounts = "[accounts]\nscram_iterations = %d\n"
+        self.assertEqual(
+            self.errors(accounts % schema.Accounts(file=Path(), maildir="").scram_iterations), []
+        )
+        (warning,) = self.errors(accounts % 65_537)
+        self.assertIn("warning: accounts.scram_iterations: programs that use Cyrus SASL", warning)
+        self.assertEqual(self.errors(accounts % 65_537 + 'scram = "never"\n'), [])
+
 
 class ExampleTests(Files):
     """etc/mta.toml: it names every key, and what it says about defaults is true."""

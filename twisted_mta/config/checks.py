@@ -15,6 +15,9 @@ from twisted_mta.config.schema import Config, MailingList, Rates, Role, Route
 from twisted_mta.core.lists import check_address
 from twisted_mta.core.tls_policy.decision import Require
 
+#: The most iterations of SCRAM that Cyrus SASL computes for a client.
+_CYRUS_ITERATIONS = 65_536
+
 
 def check(config: Config, reading: Reading) -> None:
     """Note everything that contradicts something else. Keys that are already known to be wrong are left alone."""
@@ -134,6 +137,12 @@ def _check_tls(config: Config, reading: Reading) -> None:
 
 
 def _check_accounts(config: Config, reading: Reading) -> None:
+    if config.accounts.scram != "never" and config.accounts.scram_iterations > _CYRUS_ITERATIONS:
+        reading.problem(
+            "accounts.scram_iterations",
+            f"programs that use Cyrus SASL (mbsync, Postfix) can't log in with more than {_CYRUS_ITERATIONS}",
+            warning=True,
+        )
     if reading.is_bad("accounts.maildir", "domains"):
         return
     maildir = config.accounts.maildir

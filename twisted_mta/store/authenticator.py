@@ -39,7 +39,7 @@ class ScramSettings:
     #: "always", "never", or "auto": where no account would be locked out by a client that insists on it.
     mode: str = "auto"
     #: What those are told who have no keys.
-    iterations: int = 100_000
+    iterations: int = 65_536
     #: What their salts are made from; the same for the life of the installation, and not to be known.
     key: bytes = attrs.field(default=b"", repr=False)
 

@@ -24,7 +24,8 @@ class Accounts:
     #: Whether SCRAM is offered: "always", "never", or "auto", where all accounts can use it.
     scram: str = "auto"
     #: What each guess costs who got hold of the keys for SCRAM, and each login the client. For passwords set from now on.
-    scram_iterations: int = 100_000
+    #: Cyrus SASL, with which mbsync, Postfix and others log in, refuses more than 65536.
+    scram_iterations: int = 65_536
     #: Seconds for which a password that was right is not hashed again; 0: not at all.
     remember_logins: float = 300.0
 
