@@ -86,7 +86,8 @@ class EntryTests(unittest.TestCase):
         self.assertEqual([str(target) for target in entry.targets], ['"x,y"', r'"u\"v,w"', "z"])
 
     def test_octets_that_are_not_utf8(self) -> None:
-        for line in ("jos\udce9: bob", "bob: jos\udce9", "@jos\udce9.test: bob", "bob: :include:\udce9"):
+        places = ("jos\udce9: bob", "@jos\udce9.test: bob", "bob: jos\udce9", "bob: :include:\udce9")
+        for line in (*places, "bob: /jos\udce9", "bob: |jos\udce9"):
             parsed = parse_aliases(line, "aliases")
             self.assertEqual(parsed.entries, ())
             self.assertEqual(len(parsed.problems), 1)

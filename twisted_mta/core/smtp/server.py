@@ -379,8 +379,8 @@ class SmtpServer:
                 self._talk.ask(question, lambda answer: self._auth_move(self._login.answer(answer)))
             case auth.Over(reply, wrong=True):
                 self._talk.error(reply)
-            case auth.Over(reply):
-                self._talk.reply(reply)
+            case _:
+                self._talk.reply(move.reply)
 
 
 def _needs_ascii(address: Address | None, envelope: Envelope) -> None:
