@@ -35,7 +35,13 @@ SETTINGS = {
     ),
     "lmtp": ServerSettings(hostname="mx", role=Role.LMTP, without=frozenset({"BINARYMIME"})),
     "small": ServerSettings(
-        hostname="mx", size_limit=40, recipient_limit=2, message_limit=2, error_limit=4, xclient=True
+        hostname="mx",
+        size_limit=40,
+        recipient_limit=2,
+        message_limit=2,
+        error_limit=4,
+        idle_limit=4,
+        xclient=True,
     ),
     "plain": ServerSettings(hostname="mx", without=frozenset({"CHUNKING", "PIPELINING", "SMTPUTF8"})),
     "mending": ServerSettings(

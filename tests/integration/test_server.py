@@ -79,6 +79,22 @@ def test_submission_needs_tls_and_login(site: Site) -> None:
     assert b"with ESMTPSA" in site.maildir("bob")[-1].read_bytes()
 
 
+def test_a_session_may_not_go_on_without_a_message(site: Site) -> None:
+    before = len(site.maildir("bob"))
+    with smtplib.SMTP("127.0.0.1", site.port("mx"), timeout=30) as client:
+        for _ in range(2):
+            client.ehlo("client")
+            for _ in range(90):
+                assert client.noop()[0] == client.rset()[0] == 250
+            client.sendmail("dave@example.org", ["bob@example.test"], MESSAGE)
+        for _ in range(200):
+            assert client.noop()[0] == 250
+        code, text = client.noop()
+        assert (code, text[:6]) == (421, b"4.7.0 ")
+        client.close()
+    site.wait_for(lambda: len(site.maildir("bob")) == before + 2)
+
+
 def test_uids_last_over_a_restart() -> None:
     def look(site: Site) -> object:
         with imaplib.IMAP4_SSL("127.0.0.1", site.port("imaps"), ssl_context=TLS, timeout=30) as imap:

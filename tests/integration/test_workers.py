@@ -40,6 +40,10 @@ def workers(site: Site) -> list[dict[str, Any]]:
     return found
 
 
+def services(site: Site) -> dict[str, dict[str, int]]:
+    return {one.pop("service"): one for one in site.control("status")["services"]}
+
+
 def send(site: Site, subject: str, to: str = "alice@example.test") -> None:
     with smtplib.SMTP("127.0.0.1", site.port("mx")) as client:
         client.sendmail("dave@example.org", [to], f"Subject: {subject}\r\n\r\nx\r\n")
@@ -197,6 +201,30 @@ class LimitsTests:
             for client in clients:
                 client.quit()
             site.wait_for(lambda: not refused())
+
+    def test_a_flood_of_one_service_keeps_no_other_out(self) -> None:
+        """Each worker may let in too many before it hears of the others'; what is kept for the rest stays theirs."""
+        config = "[limits]\nconnections = 20\nconnections_share = 20\n"
+        with (
+            Site(config=config, roles=("mx", "submission", "imap"), workers=2) as site,
+            contextlib.ExitStack() as clients,
+        ):
+
+            def greeted(role: str) -> bytes:
+                client = socket.create_connection(("127.0.0.1", site.port(role)), timeout=30)
+                return clients.enter_context(client).recv(100)
+
+            while not greeted("mx").startswith(b"421"):
+                pass
+            for _ in range(4):
+                assert greeted("imap").startswith(b"* OK")
+                assert greeted("submission").startswith(b"220")
+            site.wait_for(lambda: services(site)["imap"] == {"connections": 4, "sure of": 4})
+            assert services(site)["submission"] == {"connections": 4, "sure of": 4}
+            assert services(site)["mx"]["connections"] >= 12
+            # Now there is nothing left, a tenth of a second later.
+            site.wait_for(lambda: greeted("imap").startswith(b"* BYE"))
+            site.wait_for(lambda: greeted("submission").startswith(b"421"))
 
 
 class StartTests:

@@ -11,6 +11,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.certificates import self_signed_files
 from twisted_mta.config.schema import Role
 from twisted_mta.net.session import SessionFactory
 from twisted_mta.service.reload import reload
@@ -145,6 +146,41 @@ class ConnectionTests(SynchronousTestCase):
             self.assertEqual(self.connect(world, "192.0.2.1", factory=factory).value(), said)
         self.assertEqual(self.connect(world, "192.0.2.2", factory=pop3).value()[:3], b"+OK")
         self.assertEqual(world.listeners.connections, 3)
+
+    def test_each_service_is_sure_of_its_share(self) -> None:
+        certificate = Path(self.mktemp()).absolute()
+        self_signed_files(certificate)
+        listen = '[[listen]]\nrole = "imaps"\nendpoint = "tcp:993"\n'
+        tls = f'[tls]\ncertificate = "{certificate}"\nkey = "{certificate}"\n'
+        world = self.world(f"[limits]\nconnections = 10\nconnections_share = 20\n{listen}{tls}")
+        imap = world.listeners.factory(Role.IMAP)  # imaps is the same service
+        self.assertEqual(
+            [self.connect(world, "192.0.2.1").value()[:3] for _ in range(9)], [b"220"] * 8 + [b"421"]
+        )
+        for said in (b"* OK ", b"* OK ", b"* BYE"):
+            self.assertEqual(self.connect(world, "192.0.2.2", factory=imap).value()[:5], said)
+        self.assertEqual(
+            world.listeners.services(),
+            [
+                {"service": "mx", "connections": 8, "sure of": 2},
+                {"service": "imap", "connections": 2, "sure of": 2},
+            ],
+        )
+        self.change(world, "connections = 10", "connections = 5")  # those that are open stay
+        self.assertEqual(self.connect(world, "192.0.2.1").value()[:3], b"421")
+        self.change(world, "connections = 5", "connections = 11")
+        self.change(world, "connections_share = 20", "connections_share = 0")
+        self.assertEqual([self.connect(world, "192.0.2.1").value()[:3] for _ in range(2)], [b"220", b"421"])
+
+    def test_few_connections_are_not_divided(self) -> None:
+        world = self.world("[limits]\nconnections = 9\n")
+        self.assertEqual(world.listeners.services(), [{"service": "mx", "connections": 0, "sure of": 0}])
+
+    def test_commands_without_a_message_end_a_session(self) -> None:
+        world = self.world("[limits]\nidle_commands = 20\n")
+        lines = self.connect(world, "192.0.2.1", b"NOOP\r\n" * 30).value().splitlines()
+        self.assertEqual(len(lines), 22)
+        self.assertEqual(lines[-1][:9], b"421 4.7.0")
 
     def test_who_is_trusted_is_not_counted_apart(self) -> None:
         """Those that may relay, speak by XCLIENT, are proxies, or are named; a reload changes it."""

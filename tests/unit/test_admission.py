@@ -1,4 +1,4 @@
-"""core.admission: connections at a time and in a minute, by address and by network."""
+"""core.admission: connections at a time and in a minute, by address, by network and by service."""
 
 from __future__ import annotations
 
@@ -129,5 +129,81 @@ class AdmissionTests(unittest.TestCase):
             self.assertLessEqual(inside["192.0.2.1"] + inside["192.0.2.2"], 3)
         for host in inside.elements():
             counted.leave(host)
-        self.assertEqual((counted.total, +counted._addresses, +counted._networks), (0, Counter(), Counter()))
-        self.assertEqual(len(counted._networks), 0)
+        self.assertEqual((counted.total, dict(counted._open)), (0, {}))
+
+
+class ShareTests(unittest.TestCase):
+    """What each service is sure of, however many connections the others have."""
+
+    def admission(self, total: int, **sure: int) -> Admission:
+        return Admission(Bounds(total=total, per_address=1000, sure=sure), lambda: 0.0)
+
+    def fill(self, counted: Admission, service: str, host: str = "192.0.2.1") -> int:
+        """How many more that service can have."""
+        count = 0
+        while not counted.enter(host, service):
+            count += 1
+        return count
+
+    def test_a_flood_leaves_the_others_their_share(self) -> None:
+        counted = self.admission(10, mx=2, imap=2, submission=1)
+        self.assertEqual(self.fill(counted, "mx"), 7)
+        self.assertEqual(
+            counted.enter("192.0.2.9", "mx"),
+            "7 connections are open, 3 are kept for other services (limits.connections_share)",
+        )
+        self.assertEqual(self.fill(counted, "imap"), 2)
+        self.assertEqual(self.fill(counted, "submission"), 1)
+        self.assertIn("10 connections are open", counted.enter("192.0.2.9", "imap"))
+        self.assertEqual((counted.total, counted.open("mx"), counted.open("pop3")), (10, 7, 0))
+        counted.leave("192.0.2.1", "imap")
+        self.assertEqual((self.fill(counted, "mx"), self.fill(counted, "imap")), (0, 1))
+
+    def test_what_others_do_not_lack_is_free(self) -> None:
+        counted = self.admission(10, mx=2, imap=2)
+        for _ in range(4):  # more than its share
+            self.assertEqual(counted.enter("192.0.2.1", "imap"), "")
+        self.assertEqual(self.fill(counted, "mx"), 6)
+        counted.leave("192.0.2.1", "imap")
+        self.assertEqual(self.fill(counted, "mx"), 1)
+
+    def test_the_exempt_and_those_without_an_address_are_counted_with_their_service(self) -> None:
+        counted = self.admission(4, mx=1, lmtp=1)
+        self.assertEqual(self.fill(counted, "lmtp", ""), 3)
+        self.assertEqual(counted.refusal("192.0.2.1", "mx"), "")
+
+    def test_who_belongs_to_no_service_is_sure_of_nothing(self) -> None:
+        counted = self.admission(4, mx=2)
+        self.assertEqual(self.fill(counted, ""), 2)
+
+    def test_the_other_limits_hold_within_a_share(self) -> None:
+        counted = Admission(Bounds(total=9, per_address=1, sure={"imap": 5}), lambda: 0.0)
+        self.assertEqual(self.fill(counted, "imap"), 1)
+
+    def test_a_share_is_given_though_the_total_is_exceeded(self) -> None:
+        """By other processes that let in the last ones at the same moment, or since a reload has lowered it."""
+        counted = self.admission(10, mx=2, imap=2)
+        counted.hear(8, {"mx": 8}, {})
+        self.assertIn("kept for other services", counted.refusal("192.0.2.1", "mx"))
+        counted.hear(14, {"mx": 13, "imap": 1}, {})
+        self.assertEqual(self.fill(counted, "imap"), 1)  # one it has elsewhere
+        counted.hear(0, {"mx": 0, "imap": 0}, {})
+        self.assertEqual(self.fill(counted, "mx"), 8)
+
+    @settings(max_examples=100)
+    @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["mx", "imap", "pop3", ""])), max_size=60))
+    def test_everybody_below_the_share_is_let_in_and_the_total_holds(
+        self, steps: list[tuple[bool, str]]
+    ) -> None:
+        sure = {"mx": 3, "imap": 2, "pop3": 4}
+        counted = self.admission(12, **sure)
+        inside: Counter[str] = Counter()
+        for enters, service in steps:
+            if enters:
+                refusal = counted.enter("192.0.2.1", service)
+                self.assertFalse(refusal and inside[service] < sure.get(service, 0))
+                inside[service] += not refusal
+            elif inside[service]:
+                inside[service] -= 1
+                counted.leave("192.0.2.1", service)
+            self.assertLessEqual(inside.total(), 12)

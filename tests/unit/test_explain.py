@@ -113,6 +113,18 @@ class AnswerTests(ExplainCase):
         self.assertIn("limits.connections_per_address", answer["reply"])
         self.assertTrue(self.explain("alice@example.test", ip="192.0.2.10")["accepted"])
 
+    def test_connections_that_are_kept_for_others(self) -> None:
+        self.config_text("[limits]\nconnections = 5\nconnections_share = 20\n")
+        session = self.world.listeners.factory(Role.MX)
+        for _ in range(4):
+            session.buildProtocol(IPv4Address("TCP", "192.0.2.9", 1))
+        answer = self.explain("bob@example.test", ip="192.0.2.10")
+        self.assertIn("limits.connections_share", answer["reply"])
+        answer = self.explain(
+            "bob@example.test", ip="192.0.2.10", role="submissions", login="alice@example.test"
+        )
+        self.assertTrue(answer["accepted"], answer["reply"])
+
     def config_text(self, more: str) -> None:
         self.world.config_text(self.config + more)
 

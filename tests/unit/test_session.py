@@ -368,6 +368,21 @@ class SessionTests(SynchronousTestCase):
         session.connectionLost()
         self.assertEqual(self.connect("192.0.2.3")[1].value(), b"hi")
 
+    def test_each_service_counts_for_itself(self) -> None:
+        admission = self.factory.admission
+        admission.bounds = Bounds(total=3, sure={"imap": 1})
+        imap = SessionFactory(
+            lambda _: Session(EchoCore(), Handler(), self.clock), b"no imap", admission, "imap"
+        )
+        self.assertEqual(self.connect("192.0.2.1")[1].value(), b"hi")
+        self.assertEqual(self.connect("192.0.2.1")[1].value(), b"busy")
+        session = imap.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1000))
+        assert isinstance(session, Session)
+        session.makeConnection(Transport())
+        self.assertEqual(admission.open("imap"), 1)
+        session.connectionLost()
+        self.assertEqual(admission.open("imap"), 0)
+
     def test_who_becomes_exempt_leaves_as_it_came(self) -> None:
         admission = self.factory.admission
         admission.bounds = Bounds(total=9, per_address=1, exempt=(ip_network("192.0.2.1"),))

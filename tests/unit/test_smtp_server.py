@@ -32,6 +32,8 @@ def answer(question: Any) -> Any:
             return refusal or OK
         case q.Authenticate():
             return True
+        case q.ClientIs():
+            return q.Standing(logged_in=False)
         case _:
             return None
 
@@ -316,3 +318,56 @@ class SurfaceTests(TestCase):
         self.assertEqual([type(e) for e in later], [Send, Close])
         self.assertEqual([type(e) for e in core.answer(None)], [Send])
         self.assertEqual(core.receive(b"NOOP\r\n"), [])
+
+
+_MESSAGE = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n.\r\n"
+
+
+class IdleTests(TestCase):
+    """Commands that bring no message forward. A transcript shows how the session ends."""
+
+    def test_each_such_command_counts(self) -> None:
+        hello = b"EHLO c\r\n"
+        for command in (
+            b"NOOP",
+            b"RSET",
+            b"HELP",
+            b"VRFY x",
+            b"EXPN x",
+            b"HELO c",
+            b"EHLO c",
+            b"STARTTLS",
+            b"AUTH",
+        ):
+            run = Run(error_limit=1000).feed(hello + (command + b"\r\n") * 199)
+            self.assertFalse(run.closed, command)
+            run.feed(command + b"\r\n")
+            self.assertTrue(run.closed, command)
+            self.assertIn(b"421 4.7.0 mx Too many commands without a message", run.output)
+        run = Run(role=Role.LMTP).feed(b"LHLO c\r\n" * 201)
+        self.assertTrue(run.closed)
+
+    def test_wrong_commands_end_a_session_by_their_own_limit_only(self) -> None:
+        run = Run(error_limit=500, idle_limit=20).feed(b"FOO\r\nDATA\r\nRCPT TO:<a@b>\r\n" * 100)
+        self.assertFalse(run.closed)
+
+    def test_a_relay_that_keeps_its_connection_is_never_cut_off(self) -> None:
+        run = Run().feed(b"EHLO c\r\n")
+        for _ in range(300):
+            run.feed(b"RSET\r\nNOOP\r\n" * 20 + _MESSAGE)
+            run.feed(b"NOOP\r\n" * 20 + b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3 LAST\r\nx\r\n")
+        self.assertFalse(run.closed)
+        self.assertEqual(len(run.messages), 600)
+
+    def test_a_message_that_is_refused_counts_as_one(self) -> None:
+        run = Run(size_limit=1, idle_limit=20).feed(b"EHLO c\r\n" + (b"NOOP\r\n" * 15 + _MESSAGE) * 9)
+        self.assertFalse(run.closed)
+        self.assertEqual(run.messages, [None] * 9)
+
+    def test_another_client_by_xclient_begins_anew(self) -> None:
+        run = Run(idle_limit=20, xclient=True)
+        for number in range(50):
+            run.feed(b"EHLO c\r\nXCLIENT ADDR=192.0.2.%d\r\n" % number)
+        self.assertFalse(run.closed)
+        run.feed(b"NOOP\r\n" * 21)
+        self.assertTrue(run.closed)

@@ -189,6 +189,35 @@ class CommonTests(SynchronousTestCase):
         self.settle()
         self.assertFalse(self.enter(1, "198.51.100.1"))
 
+    def test_a_service_is_sure_of_its_share_at_each_of_them(self) -> None:
+        for worker in self.workers:
+            worker.admission.bounds = Bounds(total=10, sure={"mx": 2, "imap": 3})
+        for number in range(7):
+            self.assertEqual(self.workers[number % 2].admission.enter("192.0.2.1", "mx"), "")
+            self.settle()
+        for worker in self.workers:
+            self.assertIn("3 are kept for other services", worker.admission.refusal("192.0.2.2", "mx"))
+        for worker in self.workers:
+            self.assertEqual(worker.admission.enter("192.0.2.2", "imap"), "")
+        self.settle()
+        for worker in self.workers:
+            self.assertIn("10 connections are open", worker.admission.refusal("192.0.2.3", "imap"))
+        self.workers[2].admission.leave("192.0.2.2", "imap")
+        self.settle()
+        self.assertEqual(self.workers[0].admission.refusal("192.0.2.2", "imap"), "")
+
+    def test_a_share_is_not_lost_to_those_that_come_to_all_at_once(self) -> None:
+        for worker in self.workers:
+            worker.admission.bounds = Bounds(total=10, sure={"mx": 2, "imap": 3})
+            while not worker.admission.enter("192.0.2.1", "mx"):
+                pass
+        self.settle()
+        self.assertEqual([worker.admission.total for worker in self.workers], [7, 7, 7])
+        for worker in self.workers:
+            self.assertEqual(worker.admission.enter("192.0.2.2", "imap"), "")
+            self.settle()
+        self.assertIn("10 connections are open", self.workers[0].admission.refusal("192.0.2.2", "imap"))
+
     def test_the_rate(self) -> None:
         let_in = 0
         for number in range(12):

@@ -95,10 +95,12 @@ LIMITS: Mapping[str, Reader[Any]] = {
     "message_size": fields.size(65536),  # RFC 5321 §4.5.3.1.7
     "recipients": fields.integer(100, 1_000_000),  # RFC 5321 §4.5.3.1.8
     "errors": fields.integer(1, 100_000),
+    "idle_commands": fields.integer(20, 1_000_000),
     "received_headers": fields.integer(10, 1000),
     "connections": fields.integer(1, 1_000_000),
     "connections_per_address": fields.integer(1, 1_000_000),
     "connections_per_network": fields.integer(1, 1_000_000),
+    "connections_share": fields.integer(0, 20),  # there are five services
     "exempt_networks": fields.array(fields.client_network),
     "connection_rate": fields.integer(0, 1_000_000),
     "greeting_delay": fields.duration(0, 60),  # RFC 5321 §4.5.3.2.1: clients wait for five minutes

@@ -1,4 +1,4 @@
-"""How many connections a client may have, and how fast it may open them: counted by address and by network."""
+"""How many connections a client may have, and how fast it may open them: counted by address, by network and by service."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Bounds:
     rate: int = 0
     #: Clients that only the total is for.
     exempt: tuple[IPv4Network | IPv6Network, ...] = ()
+    #: Service -> how many of the total it is sure of: the others leave them free. No more than the total, all together.
+    sure: Mapping[str, int] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -54,7 +56,8 @@ class _Client:
 class Admission:
     """Counts the connections of a server, at all its listeners together. `seconds` tells the time.
 
-    Whoever has no address (a UNIX socket), or is exempt, counts for the total only.
+    A `service` is what clients connect to, a name such as "imap"; "" is sure of nothing. Whoever has no address (a UNIX
+    socket), or is exempt, counts for the total and the service only.
     """
 
     def __init__(self, bounds: Bounds, seconds: Callable[[], float]) -> None:
@@ -63,11 +66,11 @@ class Admission:
         self._seconds = seconds
         #: Connections that are open.
         self.total = 0
-        self._addresses: Counter[str] = Counter()
-        self._networks: Counter[str] = Counter()
+        #: ... by address, by network and by service, which never look alike.
+        self._open: Counter[str] = Counter()
         #: Customer -> when its allowance would be whole again, those who came last at the end.
         self._whole_at: dict[str, float] = {}
-        #: What other processes of this server have, by address and by network, which never look alike.
+        #: What other processes of this server have, in the same way.
         self._total_elsewhere = 0
         self._elsewhere: dict[str, int] = {}
         self._news: _News | None = None
@@ -79,11 +82,11 @@ class Admission:
         self._news = _News(changed)
 
     def take_news(self) -> dict[str, Any]:
-        """What changed since the last time: the "total", the "counts" of addresses and networks, and how many connections
-        were "granted" to whom."""
+        """What changed since the last time: the "total", the "counts" of addresses, networks and services, and how many
+        connections were "granted" to whom."""
         assert self._news is not None  # only who shares asks
         keys, granted = self._news.take()
-        counts = {key: self._addresses.get(key) or self._networks.get(key, 0) for key in keys}
+        counts = {key: self._open.get(key, 0) for key in keys}
         return {"total": self.total, "counts": counts, "granted": granted}
 
     def hear(self, total: int, counts: Mapping[str, int], granted: Mapping[str, int]) -> None:
@@ -109,57 +112,75 @@ class Admission:
         address = _Client.of(host).parsed
         return "" if any(address in network for network in self.bounds.exempt) else host
 
-    def enter(self, host: str) -> str:
+    def enter(self, host: str, service: str = "") -> str:
         """Count a connection from an IP address ("" for none) and return ""; or count nothing and return why not."""
-        refusal = self.refusal(host)
-        if host:
-            client = _Client.of(host)
-            if self.bounds.rate:
-                # A refused attempt costs nothing: a client that keeps to the rate from now on is let in again.
-                self._charge(client.customer, 0.0 if refusal else _PERIOD / self.bounds.rate)
-            if not refusal:
-                self._addresses[client.address] += 1
-                self._networks[client.network] += 1
-                if self._news is not None:
-                    self._news.note(client.address, client.network)
-                    self._news.grant(client.customer)
+        refusal = self.refusal(host, service)
+        customer = _Client.of(host).customer if host else ""
+        if customer and self.bounds.rate:
+            # A refused attempt costs nothing: a client that keeps to the rate from now on is let in again.
+            self._charge(customer, 0.0 if refusal else _PERIOD / self.bounds.rate)
         if not refusal:
-            self.total += 1
-            if self._news is not None:
-                self._news.note()
+            self._count(host, service, 1)
+            if customer and self._news is not None:
+                self._news.grant(customer)
         return refusal
 
-    def refusal(self, host: str) -> str:
+    def refusal(self, host: str, service: str = "") -> str:
         """What `enter` would return, without counting anything."""
         bounds = self.bounds
-        elsewhere = self._elsewhere
-        if self.total + self._total_elsewhere >= bounds.total:
-            return f"{bounds.total} connections are open (limits.connections)"
-        if not host:
-            return ""
+        full = self._full(service)
+        if full or not host:
+            return full
         client = _Client.of(host)
-        if self._addresses[client.address] + elsewhere.get(client.address, 0) >= bounds.per_address:
+        if self._everywhere(client.address) >= bounds.per_address:
             return f"it has {bounds.per_address} connections (limits.connections_per_address)"
-        if self._networks[client.network] + elsewhere.get(client.network, 0) >= bounds.per_network:
+        if self._everywhere(client.network) >= bounds.per_network:
             return f"its network has {bounds.per_network} connections (limits.connections_per_network)"
         if bounds.rate and not self._in_rate(client.customer, bounds.rate):
             return f"more than {bounds.rate} connections in a minute (limits.connection_rate)"
         return ""
 
-    def leave(self, host: str) -> None:
+    def leave(self, host: str, service: str = "") -> None:
         """A connection that was let in is gone."""
-        self.total -= 1
+        self._count(host, service, -1)
+
+    def open(self, service: str) -> int:
+        """How many connections that service has in this process."""
+        return self._open.get(service, 0)
+
+    def _everywhere(self, key: str) -> int:
+        return self._open.get(key, 0) + self._elsewhere.get(key, 0)
+
+    def _full(self, service: str) -> str:
+        """Why that service can't have another connection, whoever it is from; "" if it can."""
+        total, sure = self.bounds.total, self.bounds.sure
+        count = self.total + self._total_elsewhere
+        if count < total - sum(sure.values()):
+            return ""  # there is room for all that is kept
+        if self._everywhere(service) < sure.get(service, 0):
+            # Even beyond the total: several processes at once, or a reload, may have let the others go too far.
+            return ""
+        if count >= total:
+            return f"{total} connections are open (limits.connections)"
+        kept = sum(max(0, sure[other] - self._everywhere(other)) for other in sure if other != service)
+        if count >= total - kept:
+            return (
+                f"{count} connections are open, {kept} are kept for other services (limits.connections_share)"
+            )
+        return ""
+
+    def _count(self, host: str, service: str, change: int) -> None:
+        keys = [service]
+        if host:
+            client = _Client.of(host)
+            keys += client.address, client.network
+        self.total += change
+        for key in keys:
+            self._open[key] += change
+            if not self._open[key]:
+                del self._open[key]
         if self._news is not None:
-            self._news.note()
-        if not host:
-            return
-        client = _Client.of(host)
-        if self._news is not None:
-            self._news.note(client.address, client.network)
-        for counter, key in ((self._addresses, client.address), (self._networks, client.network)):
-            counter[key] -= 1
-            if counter[key] <= 0:
-                del counter[key]
+            self._news.note(*keys)
 
     def _wait(self, customer: str) -> float:
         """Seconds until the allowance of a customer is whole again."""

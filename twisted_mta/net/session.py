@@ -400,25 +400,28 @@ class SessionFactory(protocol.ServerFactory):
         make: Callable[[IAddress | None], Session],
         busy: bytes,
         admission: Admission | None = None,
+        service: str = "",
     ) -> None:
-        """`busy` is what a client is told that `admission` does not let in, before the connection is closed."""
+        """`busy` is what a client is told that `admission` does not let in, before the connection is closed; `service` is
+        what it is counted by there."""
         self._make = make
         self._busy = busy
         self.admission = admission or Admission(Bounds(), lambda: 0.0)
+        self._service = service
         #: Those that are open, and what each of them counts as.
         self.sessions: dict[Session, str] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol | None:
         host = getattr(addr, "host", "")
         counted = self.admission.counted(host)
-        why = self.admission.enter(counted)
+        why = self.admission.enter(counted, self._service)
         if why:
             self.log.warn("refused {peer}: {why}", peer=host or "a UNIX socket", why=why)
             return _Refuse(self._busy)
         try:
             session = self._make(addr)
         except Exception:
-            self.admission.leave(counted)
+            self.admission.leave(counted, self._service)
             raise
         session.factory, session.peer = self, host or "a UNIX socket"
         self.sessions[session] = counted
@@ -428,7 +431,7 @@ class SessionFactory(protocol.ServerFactory):
         """Called by each session once."""
         counted = self.sessions.pop(session, None)
         if counted is not None:
-            self.admission.leave(counted)
+            self.admission.leave(counted, self._service)
 
     async def shut_down(self, clock: IReactorTime, grace: float = 2.0) -> None:
         """End all sessions: politely first, and after `grace` seconds by force."""

@@ -196,6 +196,7 @@ class Engine:
             ],
             "queue": {"being delivered": sum(shard.queue.active for shard in parts.shards)},
             "connections": self._listeners.connections,
+            "services": self._listeners.services(),
             **receiving_status(parts.store),
             "sent in the last day": parts.usage.status(),
             "warnings": parts.warnings(),

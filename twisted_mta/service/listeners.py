@@ -116,6 +116,7 @@ def smtp_settings(config: Config, role: Role, host: str, *, scram: bool) -> Serv
         size_limit=limits.message_size,
         recipient_limit=limits.recipients,
         error_limit=limits.errors,
+        idle_limit=limits.idle_commands,
         times=Times(
             command=limits.smtp_timeout,
             block=limits.data_timeout,
@@ -207,6 +208,7 @@ def _pop3(serving: Serving, role: Role, address: IAddress | None) -> Session:
 def _bounds(config: Config) -> Bounds:
     limits, relay = config.limits, config.relay
     proxies = (network for listen in config.listen for network in listen.proxy_networks)
+    sure = limits.connections * limits.connections_share // 100
     return Bounds(
         total=limits.connections,
         per_address=limits.connections_per_address,
@@ -214,6 +216,7 @@ def _bounds(config: Config) -> Bounds:
         rate=limits.connection_rate,
         # Those who are trusted may well be many: the clients of a web mail, or behind a filter.
         exempt=(*limits.exempt_networks, *relay.networks, *relay.xclient_networks, *proxies),
+        sure={listen.role.service: sure for listen in config.listen},
     )
 
 
@@ -320,20 +323,28 @@ class Listeners:
             lambda address: make(self.serving, role, address),
             b"" if role.implicit_tls else busy,
             self.admission,
+            role.service,
         )
 
     def reconfigure(self) -> None:
         """Take over changed limits."""
         self.admission.bounds = _bounds(self.serving.config)
 
-    def refusal(self, host: str) -> str:
+    def refusal(self, host: str, role: Role) -> str:
         """Why a client at that IP address would not be let in now; "" if it would be."""
-        return self.admission.refusal(self.admission.counted(host))
+        return self.admission.refusal(self.admission.counted(host), role.service)
 
     @property
     def connections(self) -> int:
         """How many are open, at all sockets together."""
         return self.admission.total
+
+    def services(self) -> list[dict[str, object]]:
+        """For `mta status`: the connections of each service, and how many it is sure of."""
+        return [
+            {"service": service, "connections": self.admission.open(service), "sure of": sure}
+            for service, sure in self.admission.bounds.sure.items()
+        ]
 
     async def stop(self) -> None:
         """Stop listening, tell open sessions, and wait until they are gone."""

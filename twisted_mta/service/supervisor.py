@@ -301,6 +301,7 @@ class Supervisor(Service):
             ],
             "queue": {"being delivered": sum(answer["queue"]["being delivered"] for answer in told.values())},
             "connections": sum(answer["connections"] for answer in told.values()),
+            "services": _services(list(told.values())),
             **_room(list(told.values())),
             "sent in the last day": self._usage.status(),
             "warnings": list(dict.fromkeys(text for answer in told.values() for text in answer["warnings"])),
@@ -331,6 +332,15 @@ def _worker_status(member: Member, told: Mapping[str, Any] | None) -> dict[str, 
         "connections": told["connections"] if told is not None else 0,
         "being delivered": told["queue"]["being delivered"] if told is not None else 0,
     }
+
+
+def _services(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The connections of all together; what a service is sure of is the same for all."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in (one for answer in told for one in answer["services"]):
+        known = found.setdefault(one["service"], {**one, "connections": 0})
+        known["connections"] += one["connections"]
+    return list(found.values())
 
 
 def _room(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ class Role(enum.StrEnum):
         """Whether TLS begins with the first octet (RFC 8314)."""
         return self in (Role.SUBMISSIONS, Role.IMAPS, Role.POP3S)
 
+    @property
+    def service(self) -> str:
+        """What its clients want, however TLS begins: "imap" for imaps too."""
+        return self.value.removesuffix("s") if self.implicit_tls else self.value
+
 
 @attrs.frozen(kw_only=True)
 class Listen:
@@ -68,6 +73,8 @@ class Limits:
     recipients: int = 1000
     #: Wrong commands in one session until it is ended with 421.
     errors: int = 20
+    #: The same for commands of SMTP that bring no message forward, in a row.
+    idle_commands: int = 200
     #: Received fields that make a message a loop, RFC 5321 §6.3.
     received_headers: int = 50
     #: Connections at a time, at all listeners together: in all, and from one address.
@@ -75,6 +82,8 @@ class Limits:
     connections_per_address: int = 100
     #: ... and from one network: an IPv4 /24, an IPv6 /64.
     connections_per_network: int = 500
+    #: Percent of `connections` that each service (`Role.service`) with a listener is sure of.
+    connections_share: int = 10
     #: Clients that may have any number of connections, up to `connections`, as those have that may relay.
     exempt_networks: tuple[Network, ...] = ()
     #: New connections in a minute from one IPv4 address or IPv6 /64; 0: any number.

@@ -334,6 +334,7 @@ class SmtpServer:
                 return
             # The session begins anew with the client that was named; a login was that of the one which speaks for it.
             self._transfer.reset()
+            self._talk.idle = 0
             self._login.done, self._trusted = standing.logged_in, standing.trusted
             self._talk.state = State.CONNECTED
             self._offered = frozenset()
@@ -389,24 +390,38 @@ def _needs_ascii(address: Address | None, envelope: Envelope) -> None:
         raise CommandError(Reply(553, "5.6.7", "Addresses beyond ASCII need the parameter SMTPUTF8 at MAIL"))
 
 
-def _table(*, lmtp: bool, xclient: bool) -> Mapping[str, Callable[[SmtpServer, str], None]]:
+_Perform = Callable[[SmtpServer, str], None]
+
+
+def _idle(perform: _Perform) -> _Perform:
+    """The same for a command that brings no message forward: a client may not go on with those for ever."""
+
+    def counted(server: SmtpServer, argument: str) -> None:
+        if server._talk.count_idle():
+            perform(server, argument)
+
+    return counted
+
+
+def _table(*, lmtp: bool, xclient: bool) -> Mapping[str, _Perform]:
     """What performs each command that is known to such a listener."""
     # RFC 2033 §4.1: LMTP says LHLO, and knows neither HELO nor EHLO.
-    hello = {"LHLO": SmtpServer._ehlo} if lmtp else {"HELO": SmtpServer._helo, "EHLO": SmtpServer._ehlo}
+    ehlo = _idle(SmtpServer._ehlo)
+    hello = {"LHLO": ehlo} if lmtp else {"HELO": _idle(SmtpServer._helo), "EHLO": ehlo}
     return {
         **hello,
         "MAIL": SmtpServer._mail,
         "RCPT": SmtpServer._rcpt,
         "DATA": SmtpServer._data,
         "BDAT": SmtpServer._bdat,
-        "RSET": SmtpServer._rset,
-        "NOOP": SmtpServer._noop,
+        "RSET": _idle(SmtpServer._rset),
+        "NOOP": _idle(SmtpServer._noop),
         "QUIT": SmtpServer._quit,
-        "HELP": SmtpServer._help,
-        "VRFY": SmtpServer._vrfy,
-        "EXPN": SmtpServer._expn,
-        "STARTTLS": SmtpServer._starttls,
-        "AUTH": SmtpServer._auth,
+        "HELP": _idle(SmtpServer._help),
+        "VRFY": _idle(SmtpServer._vrfy),
+        "EXPN": _idle(SmtpServer._expn),
+        "STARTTLS": _idle(SmtpServer._starttls),
+        "AUTH": _idle(SmtpServer._auth),
         **({"XCLIENT": SmtpServer._xclient} if xclient else {}),
     }
 

@@ -56,6 +56,8 @@ class ServerSettings:
     #: Transactions in one session; 0: as many as the client likes.
     message_limit: int = 0
     error_limit: int = 20
+    #: Commands that bring no message forward, in a row. One whose messages are refused may well send RSET after each.
+    idle_limit: int = 200
     times: Times = Times()  # noqa: RUF009  frozen
     #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
     tls_available: bool = False

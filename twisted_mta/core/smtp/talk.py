@@ -19,7 +19,7 @@ _NO_ENVELOPE = Envelope(None)
 class Talk:
     """One session. The methods add the effects of what they do to `effects`."""
 
-    __slots__ = ("_errors", "asked", "effects", "envelope", "input", "settings", "state")
+    __slots__ = ("_errors", "asked", "effects", "envelope", "idle", "input", "settings", "state")
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
@@ -33,6 +33,8 @@ class Talk:
         #: What has to happen, in order, and was not yet taken.
         self.effects: list[Effect] = []
         self._errors = 0
+        #: Commands since the last message that brought none forward.
+        self.idle = 0
 
     def take_effects(self) -> list[Effect]:
         """What came of all that was done since the last time."""
@@ -52,6 +54,15 @@ class Talk:
         if self._errors > self.settings.error_limit:
             reply = self.last_words("4.7.0", "Too many errors, closing the connection")
         self.reply(reply)
+
+    def count_idle(self) -> bool:
+        """Count a command that brings no message forward; False if it was one too many, which has ended the session."""
+        self.idle += 1
+        if self.idle <= self.settings.idle_limit:
+            return True
+        # RFC 5321 §7.8: a server may defend itself. §4.1.1.9 has NOOP at any time, but says nothing of its number.
+        self.reply(self.last_words("4.7.0", "Too many commands without a message, closing the connection"))
+        return False
 
     def last_words(self, status: str, text: str) -> Reply:
         """A reply that ends the session."""

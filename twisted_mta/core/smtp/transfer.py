@@ -143,6 +143,7 @@ class Transfer:
         talk = self._talk
         count = len(talk.envelope.recipients) if talk.settings.role is Role.LMTP else 1
         self.reset()
+        talk.idle = 0
         for _ in range(count):
             talk.reply(reply)
 

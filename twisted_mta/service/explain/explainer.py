@@ -65,8 +65,8 @@ class Explainer:
     queue: Queue
     clock: IReactorTime
     workers: Workers | InlineWorkers
-    #: Why a client at an IP address would not be let in; "" if it would be.
-    admission: Callable[[str], str] = lambda host: ""
+    #: Why a client at an IP address would not be let in at a listener of a role; "" if it would be.
+    admission: Callable[[str, Role], str] = lambda host, role: ""
     #: Whether STARTTLS is offered, and SCRAM.
     tls: Callable[[], bool]
     #: What an administrator should know before anything else.
@@ -111,7 +111,7 @@ class Explainer:
         """Why there would be no session at all; "" if there would be one."""
         if all(listen.role is not question.role for listen in self.config().listen):
             return f"no listener has the role {question.role.value}"
-        refused = self.admission(question.ip) if question.ip else ""
+        refused = self.admission(question.ip, question.role) if question.ip else ""
         return f"421 4.7.0 Too many connections: {refused}" if refused else ""
 
     # --- parts ---------------------------------------------------------------------------------
