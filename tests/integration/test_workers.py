@@ -13,17 +13,18 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from tests.peers import has_ended
 from twisted_mta.admin.main import main
-from twisted_mta.testing.site import PASSWORD, Site
+from twisted_mta.testing.site import PASSWORD, Process, Site
 
 #: Nobody listens at the discard port: what goes to far.test waits.
 _RELAY = '[relay]\nnetworks = ["127.0.0.0/8"]\nroutes = { "far.test" = "127.0.0.1:9" }\n'
@@ -152,6 +153,36 @@ class WorkersTests:
 
 
 _TLS = ssl._create_unverified_context()
+
+
+class HangingTests:
+    def test_a_worker_that_hangs_is_replaced(self) -> None:
+        """And whoever turned to it meanwhile is served."""
+
+        def spawn(command: list[str], output: IO[bytes], environment: Mapping[str, str]) -> Process:
+            impatient = [sys.executable, str(Path(__file__).with_name("impatient_twistd.py")), *command[1:]]
+            return subprocess.Popen(impatient, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+        with Site(workers=2, spawn=spawn) as site:
+            pid = workers(site)[1]["pid"]
+            os.kill(pid, signal.SIGSTOP)
+            for number in range(10):
+                send(site, str(number))
+            site.wait_for(lambda: has_ended(pid))
+            site.wait_for(lambda: everybody_up(site, restarts=1))
+            site.wait_for(lambda: len(site.maildir("alice")) == 10)
+            site.wait_for_log(f"worker 1 (process {pid}) hangs, not heard for 6 seconds: it is killed")
+            how = workers(site)[1]["last end"]["how"]
+            assert re.fullmatch(r"by signal 9 \(not heard for [0-9]+ seconds\)", how)
+            site.stop()
+            assert "all workers have stopped" in site.log()
+
+    def test_where_a_worker_hangs(self, site: Site) -> None:
+        """What the parent does to one before it is killed; here to one that is well."""
+        one = workers(site)[0]
+        os.kill(one["pid"], signal.SIGQUIT)
+        site.wait_for_log("(most recent call first)")
+        assert workers(site)[0]["pid"] == one["pid"]
 
 
 class LimitsTests:

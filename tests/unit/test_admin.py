@@ -545,11 +545,13 @@ class ServerCommandsTests(Commands):
             "started": 0,
             "queue": {"waiting": 3},
             "listen": [{"role": "mx", "sessions": 1}, "x"],
+            "workers": [{"worker": 1, "since": 7080.0, "last end": {"at": 6600, "how": "by signal 9 (why)"}}],
         }
         with self.answer(facts), mock.patch("time.time", return_value=7200.0):
             self.assertEqual(
                 self.mta("status")[1],
-                "hostname: h\nrunning for: 2 hours\nqueue.waiting: 3\nlisten: role mx, sessions 1\nlisten: x\n",
+                "hostname: h\nrunning for: 2 hours\nqueue.waiting: 3\nlisten: role mx, sessions 1\nlisten: x\n"
+                "workers: worker 1, for 2 minutes, the one before ended 10 minutes ago by signal 9 (why)\n",
             )
             self.assertEqual(json.loads(self.mta("status", "--json")[1]), facts)
 

@@ -95,19 +95,6 @@ class ChannelTests(SynchronousTestCase):
         self.assertIn("internal error", str(self.failureResultOf(failed, ControlError).value))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_what_came_behind_the_first_line(self) -> None:
-        line = b'{"command":"double","arguments":{"n":1}}\n'
-        heard: list[Any] = []
-
-        async def double(arguments: Mapping[str, Any]) -> None:
-            heard.append(arguments)
-
-        channel = Channel({"double": double}, lambda: None, line + line[:9])
-        channel.makeConnection(Wire())  # type: ignore[no-untyped-call]
-        self.assertEqual(heard, [{"n": 1}])
-        channel.dataReceived(line[9:])
-        self.assertEqual(heard, [{"n": 1}] * 2)
-
     def test_the_end(self) -> None:
         waiting = self.pair.left.ask("double", {"n": 1})
         self.pair.left.connectionLost()

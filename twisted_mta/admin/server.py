@@ -68,4 +68,6 @@ def _words(entry: object, now: float) -> str:
 def _word(name: str, value: Any, now: float) -> str:
     if name == "since":
         return f"for {format_duration(max(0.0, now - value))}"
+    if name == "last end":
+        return f"the one before ended {format_duration(max(0.0, now - value['at']))} ago {value['how']}"
     return f"{name} {value}"

@@ -13,43 +13,44 @@ from typing import Any
 
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from twisted_mta.service.control import ControlError, Handler
+
+#: Octets that may wait for the other process while it does not read.
+MAX_UNREAD = 16 << 20
 
 
 class ChannelClosed(ControlError):
     """The other process has ended; what was asked has no answer."""
 
 
+@implementer(IPushProducer)
 class Channel(protocol.Protocol):
-    """One end. `closed` is called once, when the other process is gone."""
+    """One end. `closed` is called once, when the other process is gone, or does not read: `clogged`."""
 
     log = Logger()
     transport: Any
 
-    def __init__(self, handlers: Mapping[str, Handler], closed: Any, received: bytes = b"") -> None:
-        """`received` is what was read from the socket before."""
+    def __init__(self, handlers: Mapping[str, Handler], closed: Any) -> None:
         self._handlers = handlers
         self._closed = closed
-        self._buffer = bytearray(received)
+        self._buffer = bytearray()
         self._asked: dict[int, Deferred[Any]] = {}
         self._number = 0
+        #: Octets that were said since the other process stopped reading; None while it reads.
+        self._unread: int | None = None
         self.open = False
+        self.clogged = False
 
     @classmethod
-    def over(
-        cls,
-        end: socket.socket,
-        reactor: Any,
-        handlers: Mapping[str, Handler],
-        closed: Any,
-        received: bytes = b"",
-    ) -> Channel:
+    def over(cls, end: socket.socket, reactor: Any, handlers: Mapping[str, Handler], closed: Any) -> Channel:
         """Speak over a connected socket, which is taken over. `reactor` provides IReactorSocket."""
-        channel = cls(handlers, closed, received)
+        channel = cls(handlers, closed)
         factory = protocol.Factory()
         factory.noisy = False
         factory.buildProtocol = lambda addr: channel  # type: ignore[method-assign]
@@ -81,18 +82,36 @@ class Channel(protocol.Protocol):
     def close(self) -> None:
         """Hang up."""
         if self.open:
+            self.open = False
             self.transport.abortConnection()
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        self.transport.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
+        line = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+        if self._unread is not None:
+            self._unread += len(line)
+            if self._unread > MAX_UNREAD:
+                self.clogged = True
+                self.close()
+                return
+        self.transport.write(line)
+
+    def pauseProducing(self) -> None:
+        """The other process does not read as fast as we speak: from here on what waits for it is counted."""
+        if self._unread is None:  # else it is told once more
+            self._unread = 0
+
+    def resumeProducing(self) -> None:
+        """It has read everything."""
+        self._unread = None
+
+    def stopProducing(self) -> None:
+        """The connection ends: see connectionLost."""
 
     # --- listening -------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         self.open = True
-        received = bytes(self._buffer)
-        self._buffer.clear()
-        self.dataReceived(received)
+        self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
         begin = len(self._buffer)
@@ -139,14 +158,16 @@ def send_line(end: socket.socket, message: Mapping[str, Any]) -> None:
     end.sendall(json.dumps(message).encode("ascii") + b"\n")
 
 
-def read_line(end: socket.socket) -> tuple[dict[str, Any], bytes]:
-    """What comes first, and what was read behind it; blocks. Raises OSError, EOFError where the other process has ended."""
-    received = b""
-    while b"\n" not in received:
-        some = end.recv(65536)
-        if not some:
+def read_line(end: socket.socket) -> dict[str, Any]:
+    """What comes first; what is behind it stays in the socket, for a Channel. Blocks.
+
+    Raises OSError, and EOFError where the other process has ended.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        seen = end.recv(65536, socket.MSG_PEEK)
+        if not seen:
             raise EOFError("the other process has ended")
-        received += some
-    line, _, rest = received.partition(b"\n")
+        line += end.recv(seen.find(b"\n") + 1 or len(seen))
     message: dict[str, Any] = json.loads(line)
-    return message, rest
+    return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from twisted.logger import Logger
 
 from twisted_mta.service.channel import Channel, ChannelClosed, read_line, send_line
 from twisted_mta.service.control import Handler
+from twisted_mta.service.heartbeat import NOTEWORTHY, START, Silence
 from twisted_mta.service.start import StartError
 
 #: Seconds until a worker that ended is replaced: at once, then longer each time, if it does not last.
@@ -22,9 +24,11 @@ DELAYS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 LASTING = 60.0
 #: Seconds that a command waits for a worker that is being replaced.
 PATIENCE = 15.0
-#: Seconds between two looks whether a process has ended, and until one that hung up is killed.
+#: Seconds between two looks whether a process has ended.
 _LOOK = 0.05
+#: Seconds until a process that hung up is killed, and one that hangs, which has to tell where only.
 _HANGING = 30.0
+_LAST_WORDS = 2.0
 
 #: (number, descriptor of its end of the channel) -> the process.
 Spawn = Callable[[int, int], "subprocess.Popen[bytes]"]
@@ -49,7 +53,7 @@ class Member:
         self._reactor = reactor
         self._spawn = spawn
         self._orders = orders
-        self._handlers = {**handlers, "ready": self._ready, "failed": self._failed}
+        self._handlers = {**handlers, "ready": self._ready, "failed": self._failed, "alive": self._alive}
         self._changed = changed
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -57,7 +61,12 @@ class Member:
         self._timer: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
         self._stopping = False
+        self._silence = Silence()
+        #: What is known of why the process ends.
         self._reason = ""
+        self._hangs = False
+        #: Whether it goes on though it was killed.
+        self._immortal = False
         #: How often a process of this place has ended too soon, one after another.
         self._falls = 0
         self.restarts = 0
@@ -65,6 +74,8 @@ class Member:
         #: Whether the others take care of its sockets: from its end until there is another one.
         self.missing = False
         self.started = 0.0
+        #: When and how the last process of this place ended, if one did.
+        self.last_end: tuple[float, str] | None = None
         #: The text of the configuration that it was started with.
         self.orders: Mapping[str, Any] = {}
 
@@ -81,21 +92,27 @@ class Member:
         with theirs:
             self._process = self._spawn(self.number, theirs.fileno())
         self._end = ours
+        self._reason = ""
+        self._hangs = False
+        self._silence.begin()
         self.orders = self._orders(self.number)
         self.started = self._reactor.seconds()
 
     def await_first(self) -> None:
         """Before the reactor runs: wait until the process is up. Raises StartError, OSError."""
         assert self._end is not None  # launched
+        self._end.settimeout(START)
         try:
             send_line(self._end, self.orders)
-            said, rest = read_line(self._end)
+            said = read_line(self._end)
+        except TimeoutError:
+            raise StartError(f"worker {self.number} was not up after {START:.0f} seconds") from None
         except (EOFError, OSError):
             raise StartError(f"worker {self.number} could not be started") from None
         if said["command"] == "failed":
             raise StartError(said["arguments"]["reason"])
-        assert not rest  # it says nothing else before it is asked
         self.up = True
+        self._silence.end()
 
     def watch(self) -> None:
         """Speak with the process from now on, and replace it when it ends."""
@@ -106,7 +123,7 @@ class Member:
     async def _ready(self, arguments: Mapping[str, Any]) -> None:
         self.up = True
         self.missing = False
-        self._reason = ""
+        self._silence.end()
         self.log.info("worker {worker} is there again, process {pid}", worker=self.number, pid=self.pid)
         self._changed(self.number)
         waiting, self._waiting = self._waiting, []
@@ -116,6 +133,45 @@ class Member:
     async def _failed(self, arguments: Mapping[str, Any]) -> None:
         self._reason = arguments["reason"]
 
+    # --- a process that hangs --------------------------------------------------------------------
+
+    async def _alive(self, arguments: Mapping[str, Any]) -> None:
+        self._silence.end()
+
+    def look(self) -> None:
+        """Every BEAT seconds: whoever has not been heard for too long is ended, and so replaced."""
+        if self._channel is None or not self._channel.open:
+            return
+        if self._silence.look():
+            self._lose(f"{'not heard' if self.up else 'not up'} for {self._silence.seconds:.0f} seconds")
+        elif self._silence.seconds == NOTEWORTHY:
+            self.log.warn("{warning}", warning=self.warning)
+
+    def _lose(self, why: str) -> None:
+        self.log.error(
+            "worker {worker} (process {pid}) hangs, {why}: it is killed",
+            worker=self.number,
+            pid=self.pid,
+            why=why,
+        )
+        self._reason = why
+        self._hangs = True
+        assert self._process is not None  # it is watched
+        assert self._channel is not None
+        self._process.send_signal(signal.SIGQUIT)  # it tells where it hangs: see service.worker
+        self._channel.close()  # and so `_hung_up` does the rest
+
+    @property
+    def warning(self) -> str:
+        """What an administrator should know; "" if there is nothing."""
+        who = f"worker {self.number} (process {self.pid})"
+        if self._immortal:
+            return f"{who} does not end though it was killed, as when a disk is stuck; a part of the queue waits for it"
+        silent = self._silence.seconds
+        if self._channel is None or not self._channel.open or silent < NOTEWORTHY:
+            return ""
+        return f"{who} has {'not been heard' if self.up else 'been starting'} for {silent:.0f} seconds"
+
     # --- the end of a process --------------------------------------------------------------------
 
     def _hung_up(self) -> None:
@@ -123,6 +179,8 @@ class Member:
         self.missing = True
         if was_up:
             self._changed(self.number)
+        if self._channel is not None and self._channel.clogged:
+            self._lose("it does not read what it is told")
         if self._stopping:
             return
         Deferred.fromCoroutine(self._replace()).addErrback(
@@ -136,16 +194,17 @@ class Member:
         delay = DELAYS[min(self._falls, len(DELAYS) - 1)]
         self._falls += 1
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
+        if self._reason:
+            how += f" ({self._reason})"
         self.log.error(
-            "worker {worker} (process {pid}) ended {how}{why} after {lasted:.0f} s; "
-            "another one is started in {delay:.0f} s",
+            "worker {worker} (process {pid}) ended {how} after {lasted:.0f} s; another one is started in {delay:.0f} s",
             worker=self.number,
             pid=self.pid,
             how=how,
-            why=f" ({self._reason})" if self._reason else "",
             lasted=lasted,
             delay=delay,
         )
+        self.last_end = self._reactor.seconds(), how
         self._process = None
         if not self._stopping:
             self._timer = self._reactor.callLater(delay, self._start_again)
@@ -166,13 +225,17 @@ class Member:
         """Wait for the end of the process, which may need help; its exit code."""
         process = self._process
         assert process is not None  # it was launched
+        patience = _LAST_WORDS if self._hangs else _HANGING
         since = self._reactor.seconds()
+        killed = False
         while (code := process.poll()) is None:
-            if self._reactor.seconds() - since > _HANGING:
+            if self._reactor.seconds() - since > patience:
                 self.log.error("worker {worker} does not end, and is killed", worker=self.number)
                 process.kill()
-                since = self._reactor.seconds()
+                patience, since = _HANGING, self._reactor.seconds()
+                self._immortal, killed = killed, True
             await deferLater(self._reactor, _LOOK)
+        self._immortal = False
         return code
 
     # --- asking ----------------------------------------------------------------------------------

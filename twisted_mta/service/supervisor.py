@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, gatherResults
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, Logger
 
@@ -27,6 +28,7 @@ from twisted_mta.net.commands import HelperError, HelperProcess
 from twisted_mta.service.control import AlreadyRunning, ControlError, ControlServer, Handler
 from twisted_mta.service.crew import Member
 from twisted_mta.service.desk import Desk
+from twisted_mta.service.heartbeat import every_beat
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.merging import COMMANDS, joined
 from twisted_mta.service.outlets import start_commands
@@ -39,6 +41,9 @@ from twisted_mta.store.secret import installation_secret
 from twisted_mta.store.side_file import SideFileError
 from twisted_mta.store.threads import Workers
 from twisted_mta.store.usage import UsageFile
+
+#: Seconds that the status of a worker may take; it is told without those that hang.
+_STATUS = 15.0
 
 
 def worker_count(config: Config) -> int:
@@ -64,6 +69,7 @@ class Supervisor(Service):
         self._lock = DataLock(config.data)
         self._sockets = SharedSockets(reactor)
         self._members: list[Member] = []
+        self._watch: LoopingCall | None = None
         self._helper: HelperProcess | None = None
         #: The descriptor that each worker was given of its connection to the helper.
         self._ends: dict[int, int] = {}
@@ -134,6 +140,7 @@ class Supervisor(Service):
             member.await_first()
         for member in self._members:
             member.watch()
+        self._watch = every_beat(self._look, self._reactor)
 
     def _spawn(self, number: int, channel: int) -> subprocess.Popen[bytes]:
         passed = [channel, self._lock.descriptor]
@@ -182,6 +189,8 @@ class Supervisor(Service):
 
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if self._watch is not None and self._watch.running:
+            self._watch.stop()
         await gatherResults([Deferred.fromCoroutine(member.stop()) for member in self._members])
         if self._control is not None:
             await self._control.stopService()
@@ -193,6 +202,10 @@ class Supervisor(Service):
         self.log.info("all workers have stopped")
 
     # --- while it runs ---------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        for member in self._members:
+            member.look()
 
     def _tell(self, number: int, command: str, arguments: Mapping[str, Any]) -> None:
         self._members[number].tell(command, arguments)
@@ -279,7 +292,7 @@ class Supervisor(Service):
             member.number: answer
             for member, answer in zip(
                 there,
-                await gatherResults([Deferred.fromCoroutine(_status_of(member)) for member in there]),
+                await gatherResults([Deferred.fromCoroutine(self._status_of(member)) for member in there]),
                 strict=True,
             )
             if answer is not None
@@ -304,8 +317,17 @@ class Supervisor(Service):
             "services": _services(list(told.values())),
             **_room(list(told.values())),
             "sent in the last day": self._usage.status(),
-            "warnings": list(dict.fromkeys(text for answer in told.values() for text in answer["warnings"])),
+            "warnings": [
+                *(member.warning for member in self._members if member.warning),
+                *dict.fromkeys(text for answer in told.values() for text in answer["warnings"]),
+            ],
         }
+
+    async def _status_of(self, member: Member) -> Any:
+        try:
+            return await Deferred.fromCoroutine(member.ask("status", {})).addTimeout(_STATUS, self._reactor)
+        except (ControlError, TimeoutError):
+            return None  # it ended meanwhile, or hangs
 
 
 def _asking(member: Member, command: str) -> Handler:
@@ -315,23 +337,20 @@ def _asking(member: Member, command: str) -> Handler:
     return ask
 
 
-async def _status_of(member: Member) -> Any:
-    try:
-        return await member.ask("status", {})
-    except ControlError:
-        return None  # it ended meanwhile
-
-
 def _worker_status(member: Member, told: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
+    status = {
         "worker": member.number,
-        "state": "up" if told is not None else "down",
+        "state": "up" if told is not None else "no answer" if member.up else "down",
         "pid": member.pid,
         "since": member.started,
         "restarts": member.restarts,
         "connections": told["connections"] if told is not None else 0,
         "being delivered": told["queue"]["being delivered"] if told is not None else 0,
     }
+    if member.last_end is not None:
+        at, how = member.last_end
+        status["last end"] = {"at": at, "how": how}
+    return status
 
 
 def _services(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ is, and hears in the worker's first line that it is up, or why not. When the par
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 
 from twisted_mta.config.diff import NEEDS_RESTART, keep
@@ -27,6 +29,7 @@ from twisted_mta.net.tls import TlsError
 from twisted_mta.service.channel import Channel, read_line, send_line
 from twisted_mta.service.common import Common
 from twisted_mta.service.engine import Engine
+from twisted_mta.service.heartbeat import beat
 from twisted_mta.service.listeners import Listeners
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.settings import tls_options
@@ -67,12 +70,9 @@ class Worker(Service):
     name = "mta"
     log = Logger()
 
-    def __init__(
-        self, end: socket.socket, received: bytes, orders: Orders, config: Config, reactor: Any
-    ) -> None:
-        """`received` came behind the orders. Raises TlsError."""
+    def __init__(self, end: socket.socket, orders: Orders, config: Config, reactor: Any) -> None:
+        """Raises TlsError."""
         self._end = end
-        self._received = received
         self._orders = orders
         self._reactor = reactor
         self.config = config
@@ -87,6 +87,7 @@ class Worker(Service):
         self._common = Common(reactor)
         self._engine = Engine(config, tls_options(config), reactor, self._listeners, place, self._common)
         self._channel: Channel | None = None
+        self._heart: LoopingCall | None = None
         self._ending = False
         self.observer: ILogObserver | None = None
 
@@ -95,14 +96,16 @@ class Worker(Service):
         """The worker that the parent wants at the other end of this socket. If it can't be, the process ends."""
         from twisted.internet import reactor
 
+        # What a parent sends to a worker that hangs: all threads tell standard error where they are.
+        faulthandler.register(signal.SIGQUIT, file=2)
         end = socket.socket(fileno=descriptor)
         try:
-            first, received = read_line(end)
+            first = read_line(end)
         except (OSError, EOFError):
             sys.exit(1)  # nobody is there to be told
         orders = Orders(**first)
         try:
-            return cls(end, received, orders, orders.config(), reactor)
+            return cls(end, orders, orders.config(), reactor)
         except (ConfigErrors, TlsError) as error:
             fail(end, error)
 
@@ -132,7 +135,8 @@ class Worker(Service):
             send_line(self._end, {"command": "ready", "arguments": {}})
         except OSError as error:
             fail(self._end, error)
-        self._channel = Channel.over(self._end, self._reactor, handlers, self._orphaned, self._received)
+        self._channel = Channel.over(self._end, self._reactor, handlers, self._orphaned)
+        self._heart = beat(self._channel, self._reactor)
         self._common.speak(self._channel)
         self.log.info("worker {number} is up", number=self.number)
 
@@ -146,6 +150,8 @@ class Worker(Service):
         await self._engine.stop_listening()
         await self._engine.stop()
         self.log.info("stopped; what is in the queue waits for the next start")
+        if self._heart is not None and self._heart.running:
+            self._heart.stop()
         if self._channel is not None:
             self._channel.close()
 
@@ -167,7 +173,10 @@ class Worker(Service):
 
     def _orphaned(self) -> None:
         if not self._ending:
-            self.log.error("the parent process has ended: this worker stops")
+            clogged = self._channel is not None and self._channel.clogged
+            self.log.error(
+                "the parent process {what}: this worker stops", what="hangs" if clogged else "has ended"
+            )
             self._end_now()
 
     def _end_now(self) -> None:
