@@ -331,7 +331,8 @@ def test_full_disk(small_disk: Path) -> None:
 
 def test_mail_is_refused_before_the_disk_is_full(small_disk: Path) -> None:
     """At MAIL by the announced size, while a message comes in, and for all when the reserve is reached."""
-    with Site('[limits]\ndisk_reserve = "1M"\n', roles=("mx",)) as site:
+    # It asks by MAIL and RSET, fifty times a second, whether the server has noticed.
+    with Site('[limits]\ndisk_reserve = "1M"\nidle_commands = 10000\n', roles=("mx",)) as site:
         site.stop()
         (site.directory / "data").rename(site.directory / "unused")
         (site.directory / "data").symlink_to(small_disk)
