@@ -37,9 +37,12 @@ def test_with_and_without_the_server() -> None:
         there = [explain(site, *each, "--json") for each in asked]
         text = explain(site, *asked[0]).stdout
         nonsense = explain(site, "a b@example.test")
+        several = explain(site, "bob", "nobody", "--from", "x@example.org")
+        in_json = [explain(site, "bob", "nobody", "--json")]
         site.stop()
         down = explain(site, *asked[0])
         offline = [explain(site, *each, "--json", "--offline") for each in asked]
+        in_json.append(explain(site, "bob", "nobody", "--json", "--offline"))
         wrong = explain(site, "a b@example.test", "--offline")
     assert [one.returncode for one in there] == [0, 1, 0, 1, 1]
     assert [one.returncode for one in offline] == [0, 1, 0, 1, 1]
@@ -52,6 +55,17 @@ def test_with_and_without_the_server() -> None:
         assert again.pop("warnings")[0].startswith("the server was not asked")
         assert found.pop("warnings") == []
         assert found == again
+    heads = [line for line in several.stdout.splitlines() if line.startswith(("Mail from", "Accepted", "Refused"))]
+    assert heads == [
+        "Mail from <x@example.org> to <bob@example.test>",
+        "Accepted; goes to 1 mailbox here.",
+        "Mail from <x@example.org> to <nobody@example.test>",
+        "Refused: 550 5.1.1 there is no user nobody@example.test here",
+    ]
+    assert several.returncode == 1
+    for one in in_json:
+        assert [json.loads(line)["accepted"] for line in one.stdout.splitlines()] == [True, False]
+        assert one.returncode == 1
     assert (nonsense.returncode, wrong.returncode, down.returncode) == (1, 1, 75)
     assert nonsense.stderr == wrong.stderr != ""
     assert "--offline explains what can be told without it" in down.stderr

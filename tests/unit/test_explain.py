@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import self_signed_files
-from twisted_mta.admin.explain import arguments, lines
+from twisted_mta.admin.explain import lines, questions
 from twisted_mta.admin.main import _parser
 from twisted_mta.config.schema import Role
 from twisted_mta.core.explanation import Finding, Note, as_json
@@ -42,7 +42,8 @@ members = ["alice@example.test", "carol@one.example"]
 def show(world: World, command: str) -> list[str]:
     """The lines of a command, with the world's directory called /etc/mta, as in the documentation."""
     options = _parser().parse_args(shlex.split(command)[1:])
-    given = {name: value for name, value in arguments(options).items() if value is not None}
+    (asked,) = questions(options)
+    given = {name: value for name, value in asked.items() if value is not None}
     recipient = given.pop("recipient")
     text = "\n".join(lines(world.explain(recipient, **given)))
     return text.replace(str(world.directory.absolute()), "/etc/mta").splitlines()

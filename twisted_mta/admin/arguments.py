@@ -75,7 +75,7 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mta explain`."""
-    parser.add_argument("address", metavar="ADDRESS", help="the recipient")
+    parser.add_argument("addresses", nargs="+", metavar="ADDRESS", help="the recipient; of several each by itself")
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help='the sender; "<>" for a bounce')
     parser.add_argument("--ip", metavar="ADDRESS", help="of the client (a stranger of whom nothing is known)")
     parser.add_argument("--helo", metavar="NAME", help="what the client calls itself")
@@ -85,7 +85,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls", action="store_true", help="the client uses STARTTLS")
     parser.add_argument("--message", metavar="FILE", help='takes the header from this; "-": standard input')
     parser.add_argument("--offline", action="store_true", help="without the server, from its files alone")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="for programs; a line for each address")
 
 
 def moment(text: str) -> float:

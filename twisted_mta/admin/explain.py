@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +24,25 @@ _MARKS = {"refused": "x ", "later": "? "}
 
 
 def explain(options: argparse.Namespace) -> int:
-    """mta explain ADDRESS: exit code 0 if the mail would be accepted, 1 if not."""
+    """mta explain ADDRESS...: exit code 0 if the mail would be accepted, for each of them, 1 if not."""
     path = config_path(options)
-    if options.offline:
-        result = _without_server(path, arguments(options))
-    else:
-        try:
-            result = call(load_data_directory(path) / CONTROL, "explain", arguments(options), TIMEOUT)
-        except ServerDown as error:
-            raise AdminError(
-                f"{error}; --offline explains what can be told without it", error.status
-            ) from None
-    if options.json:
-        print(json.dumps(result))
-    else:
-        for line in lines(result):
-            print(line)
-    return 0 if result["accepted"] else 1
+    asked = questions(options)
+    status = 0
+    for number, result in enumerate(_offline(path, asked) if options.offline else _by_server(path, asked)):
+        if options.json:
+            print(json.dumps(result))
+        else:
+            if number:
+                print()
+            for line in lines(result):
+                print(line)
+        status |= not result["accepted"]
+    return status
 
 
-def arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of the `explain` command of the control socket."""
-    return {
-        "recipient": options.address,
+def questions(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The arguments of the `explain` command of the control socket, for each address."""
+    given = {
         "sender": options.sender,
         "ip": options.ip,
         "helo": options.helo,
@@ -56,14 +52,26 @@ def arguments(options: argparse.Namespace) -> dict[str, Any]:
         "tls": options.tls,
         **_message(options),
     }
+    return [{"recipient": address, **given} for address in options.addresses]
 
 
-def _without_server(path: Path, given: Mapping[str, Any]) -> Any:
+def _by_server(path: Path, asked: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    data = load_data_directory(path)
+    for each in asked:
+        try:
+            yield call(data / CONTROL, "explain", each, TIMEOUT)
+        except ServerDown as error:
+            raise AdminError(
+                f"{error}; --offline explains what can be told without it", error.status
+            ) from None
+
+
+def _offline(path: Path, asked: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
     from twisted_mta.service.control import ControlError
     from twisted_mta.service.explain.offline import explain_offline
 
     try:
-        return explain_offline(path, given)
+        return explain_offline(path, asked)
     except ControlError as error:
         raise AdminError(str(error)) from None
 

@@ -6,7 +6,7 @@ and of their MTA-STS policies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
     )
 
 
-def explain_offline(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of the `explain` command without a server. Runs the reactor: once in a process.
+def explain_offline(path: Path, asked: Sequence[Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The answers of the `explain` command to these arguments, without a server. Runs the reactor: once in a process.
 
     Raises ConfigErrors, OSError, ControlError.
     """
@@ -129,16 +129,19 @@ def explain_offline(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     reactor: Any = installed
     config = load(path)
     made = offline_explainer(config, real_platform(reactor, NoCommands()))
-    question = read_question(arguments, config)
+    questions = [read_question(arguments, config) for arguments in asked]
     results: list[Any] = []
+
+    async def answers() -> Sequence[dict[str, Any]]:
+        return [await made.explain(question) for question in questions]
 
     def done(result: Any) -> None:
         results.append(result)
         reactor.stop()
 
-    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(made.explain(question)).addBoth(done))
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(answers()).addBoth(done))
     reactor.run()
     if isinstance(results[0], Failure):
         results[0].raiseException()
-    answer: dict[str, Any] = results[0]
-    return answer
+    found: Sequence[dict[str, Any]] = results[0]
+    return found
