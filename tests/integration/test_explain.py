@@ -55,7 +55,9 @@ def test_with_and_without_the_server() -> None:
         assert again.pop("warnings")[0].startswith("the server was not asked")
         assert found.pop("warnings") == []
         assert found == again
-    heads = [line for line in several.stdout.splitlines() if line.startswith(("Mail from", "Accepted", "Refused"))]
+    heads = [
+        line for line in several.stdout.splitlines() if line.startswith(("Mail from", "Accepted", "Refused"))
+    ]
     assert heads == [
         "Mail from <x@example.org> to <bob@example.test>",
         "Accepted; goes to 1 mailbox here.",

@@ -113,8 +113,11 @@ class WorkersTests:
         result = site.control("reload")
         assert result["failed"]
         assert "queue.expire" in result["problems"][0]
+        (warning,) = site.control("status")["warnings"]
+        assert warning == f"the last reload changed nothing: {result['problems'][0]}"
         site.config_file.write_text('greeting = "hello there"\n' + text)
         assert site.control("reload")["changed"] == ["greeting"]
+        assert site.control("status")["warnings"] == []
         greetings = set()
         for _ in range(10):
             client = smtplib.SMTP()

@@ -76,12 +76,49 @@ class ReloadTests(SynchronousTestCase):
         result = self.reload()
         self.assertTrue(result.failed)
         self.assertIn("relay.port", result.problems[0])
+        self.assertIn("the last reload changed nothing: ", self.world.parts.warnings()[0])
         self.assertEqual(self.code("carol@example.org"), 550)
 
     def test_accounts_that_cannot_be_read_change_nothing(self) -> None:
         (self.world.directory / "users").unlink()
         self.assertTrue(self.reload().failed)
         self.assertEqual(self.code("bob@example.test"), 250)
+
+    def test_aliases_with_a_line_that_is_none_change_nothing(self) -> None:
+        """The entries that can't be read any more were good until now: a reload for another reason must not refuse their mail."""
+        aliases = self.world.directory / "aliases"
+        aliases.write_text("sales: bob, <\nother: bob\n")
+        self.file.write_text(self.file.read_text() + '\n[relay]\nnetworks = ["192.0.2.0/24"]\n')
+        result = self.reload()
+        self.assertTrue(result.failed)
+        (problem,) = result.problems
+        self.assertIn(f"{aliases}:1: ", problem)
+        self.assertEqual(self.world.parts.warnings(), [f"the last reload changed nothing: {problem}"])
+        codes = [self.code(to) for to in ("sales@example.test", "other@example.test", "carol@example.org")]
+        self.assertEqual(codes, [250, 550, 550])
+        aliases.write_text("sales: bob\nother: bob\n")
+        self.assertFalse(self.reload().failed)
+        self.assertEqual(self.world.parts.warnings(), [])
+        codes = [self.code(to) for to in ("sales@example.test", "other@example.test", "carol@example.org")]
+        self.assertEqual(codes, [250, 250, 250])
+
+    def test_accounts_with_a_line_that_is_none_change_nothing(self) -> None:
+        users = self.world.directory / "users"
+        text = users.read_text()
+        users.write_text(text.replace("bob@example.test:", "bob@example@test:"))
+        self.assertTrue(self.reload().failed)
+        self.assertEqual(self.code("bob@example.test"), 250)
+
+    def test_what_was_wrong_at_the_start_holds_up_no_reload(self) -> None:
+        aliases = self.world.directory / "aliases"
+        aliases.write_text("nonsense\nsales: bob\n")
+        self.world.restart()
+        self.file = self.world.directory / "mta.toml"
+        aliases.write_text("# a line more\nnonsense\nsales: bob\nother: bob\n")
+        self.assertFalse(self.reload().failed)
+        self.assertEqual(self.code("other@example.test"), 250)
+        (warning,) = self.world.parts.warnings()
+        self.assertTrue(warning.startswith("passed over: "), warning)
 
     def test_what_waits_for_a_restart(self) -> None:
         self.file.write_text(self.file.read_text().replace("mx.example.test", "new.example.test"))

@@ -75,7 +75,9 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mta explain`."""
-    parser.add_argument("addresses", nargs="+", metavar="ADDRESS", help="the recipient; of several each by itself")
+    parser.add_argument(
+        "addresses", nargs="+", metavar="ADDRESS", help="the recipient; of several each by itself"
+    )
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help='the sender; "<>" for a bounce')
     parser.add_argument("--ip", metavar="ADDRESS", help="of the client (a stranger of whom nothing is known)")
     parser.add_argument("--helo", metavar="NAME", help="what the client calls itself")

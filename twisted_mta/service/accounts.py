@@ -181,6 +181,15 @@ class Accounts:
         """Read everything, and change nothing. Raises OSError."""
         return await self._workers.run(self._load, config)
 
+    def broken_by(self, loaded: LoadedAccounts) -> Sequence[str]:
+        """What can't be read in the accounts and aliases, where what is in force has no such problem. Whose lines these are would
+        be refused for good if it were taken."""
+        before = self._loaded
+        return (
+            *_not_in(loaded.bad_users, before.bad_users),
+            *_not_in(loaded.bad_aliases, before.bad_aliases),
+        )
+
     def take(self, config: Config, loaded: LoadedAccounts) -> None:
         """Put it in force."""
         self._config, self._loaded, self._rules = config, loaded, loaded.rules

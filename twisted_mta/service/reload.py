@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 from twisted.logger import Logger
 
@@ -17,8 +19,12 @@ from twisted_mta.service.checks import rules
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.service.parts import Parts
 from twisted_mta.service.settings import dns_servers, history_rules, smarthost_login, tls_options
+from twisted_mta.service.watched import listed
 
 log = Logger()
+
+#: What stands in `mta status` until a reload succeeds.
+REFUSED = "the last reload changed nothing"
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +57,7 @@ async def reload(serving: Serving, parts: Parts, listeners: Listeners) -> Reload
     if isinstance(prepared, Prepared):
         put_in_force(prepared, serving, parts, listeners)
         return prepared.result
+    parts.watch.refused = listed(REFUSED, prepared.problems)
     return prepared
 
 
@@ -69,6 +76,9 @@ async def prepare(serving: Serving, parts: Parts, text: str | None = None) -> Pr
         return _failed([str(problem) for problem in error.problems])
     except (TlsError, OSError, UnicodeDecodeError) as error:
         return _failed([str(error)])
+    broken = parts.accounts.broken_by(accounts)
+    if broken:
+        return _failed(broken)
     passed_over = [f"passed over: {problem}" for problem in accounts.problems]
     result = Reloaded(problems=(*map(str, warnings), *passed_over), changed=tuple(changed), restart=restart)
     return Prepared(config=config, tls=tls, login=login, accounts=accounts, result=result)
@@ -114,7 +124,7 @@ def tell(result: Reloaded) -> None:
         log.warn("{key} takes effect when the server is restarted: {reason}", key=key, reason=reason)
 
 
-def _failed(problems: list[str]) -> Reloaded:
+def _failed(problems: Sequence[str]) -> Reloaded:
     for problem in problems:
         log.error("reload: {problem}", problem=problem)
     log.error("reload failed, the running configuration stays in force")

@@ -33,10 +33,12 @@ from twisted_mta.service.lock import DataLock
 from twisted_mta.service.merging import COMMANDS, joined
 from twisted_mta.service.outlets import start_commands
 from twisted_mta.service.privileges import PrivilegeError, drop_privileges
+from twisted_mta.service.reload import REFUSED
 from twisted_mta.service.shards import places
 from twisted_mta.service.sockets import BindError, SharedSockets
 from twisted_mta.service.start import StartError, give_up
 from twisted_mta.service.usage import UsageKeeper
+from twisted_mta.service.watched import listed
 from twisted_mta.store.secret import installation_secret
 from twisted_mta.store.side_file import SideFileError
 from twisted_mta.store.threads import Workers
@@ -76,6 +78,8 @@ class Supervisor(Service):
         self._control: ControlServer | None = None
         self._started = 0.0
         self._reloading = DeferredLock()
+        #: Why the last reload changed nothing.
+        self._refusal: Sequence[str] = ()
         self._side_thread = Workers(reactor, 1, "usage")
         self._count = worker_count(config)
 
@@ -264,6 +268,7 @@ class Supervisor(Service):
         self._text = text
         self._config = keep(self._config, config, restart_needed(changes(self._config, config)))
         await self._ask_all("reload.commit", {})
+        self._refusal = ()
         self.log.info("configuration reloaded by all workers")
         return found[0]
 
@@ -271,6 +276,7 @@ class Supervisor(Service):
         for problem in problems:
             self.log.error("reload: {problem}", problem=problem)
         self.log.error("reload failed, the running configuration stays in force")
+        self._refusal = listed(REFUSED, problems)
         return {"failed": True, "problems": list(problems)}
 
     async def _ask_all(self, command: str, arguments: Mapping[str, Any]) -> list[Any]:
@@ -318,6 +324,7 @@ class Supervisor(Service):
             **_room(list(told.values())),
             "sent in the last day": self._usage.status(),
             "warnings": [
+                *self._refusal,
                 *(member.warning for member in self._members if member.warning),
                 *dict.fromkeys(text for answer in told.values() for text in answer["warnings"]),
             ],

@@ -59,6 +59,8 @@ class FileWatch:
         self._lock = DeferredLock()
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
+        #: Why the last reload changed nothing.
+        self.refused: Sequence[str] = ()
 
     def add(self, *watched: Watched) -> None:
         """Look at these, too."""
@@ -75,7 +77,7 @@ class FileWatch:
 
     def problems(self) -> list[str]:
         """What is not in force as it is in the files, for an administrator."""
-        return [problem for watched in self._watched for problem in watched.problems]
+        return [*self.refused, *(problem for watched in self._watched for problem in watched.problems)]
 
     async def refresh(self, only: Watched | None = None) -> None:
         """Take up now what has changed: whoever changed it says that it is complete. `only`: nothing else is looked at."""
@@ -83,6 +85,7 @@ class FileWatch:
 
     def forget(self) -> None:
         """Everything was read by other means (a reload), whatever was wrong with it before."""
+        self.refused = ()
         for watched in self._watched:
             watched.problems, watched.bad, watched.seen = (), None, None
 
@@ -121,11 +124,16 @@ class FileWatch:
         except Exception:  # noqa: BLE001  a bug: the other files are looked at all the same, and these when they change
             self.log.failure("{what} could not be read because of a bug", what=watched.what)
             problems = ("an internal error: see the log",)
-        kept = tuple(f"{watched.what} stay as they were: {problem}" for problem in problems[:MAX_TOLD])
-        if kept and len(problems) > MAX_TOLD:
-            kept += (f"and {len(problems) - MAX_TOLD} more",)
+        kept = listed(f"{watched.what} stay as they were", problems)
         watched.problems, watched.bad = kept, stamps if kept else None
         for text in kept:
             self.log.error("{text}", text=text)
         if not kept:
             self.log.info("{what} were read again", what=watched.what)
+
+
+def listed(what: str, problems: Sequence[str]) -> tuple[str, ...]:
+    """The problems as an administrator sees them, each behind what they have led to; of many the first."""
+    shown = tuple(f"{what}: {problem}" for problem in problems[:MAX_TOLD])
+    more = len(problems) - MAX_TOLD
+    return (*shown, f"and {more} more") if more > 0 else shown
