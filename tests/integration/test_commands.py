@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -187,6 +188,24 @@ class HelperTests(SynchronousTestCase):
         assert isinstance(self.process, subprocess.Popen)
         self.assertEqual(self.process.wait(60), 0)
         self.assertFalse(Path(f"/proc/{child}").exists())
+
+    def test_what_the_server_may_do_commands_may_not(self) -> None:
+        """The unit of systemd lets the server bind low ports, by a capability that all it starts would inherit."""
+        setpriv = shutil.which("setpriv")
+        if os.geteuid() != 0 or setpriv is None:
+            self.skipTest("needs root, and setpriv of util-linux")
+        may_bind = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"]
+        who = ["--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        self._end()
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(60)
+        helper = [python_for_all(), "-I", command_helper.__file__, str(theirs.fileno())]
+        self.process = subprocess.Popen([setpriv, *may_bind, *who, *helper], pass_fds=[theirs.fileno()])
+        theirs.close()
+        answer = self.run_one("grep -E '^Cap(Prm|Eff|Amb)' /proc/self/status", directory="/")
+        self.assertEqual(
+            answer["output"], "".join(f"Cap{one}:\t{'0' * 16}\n" for one in ("Prm", "Eff", "Amb"))
+        )
 
 
 class IdentityTests(SynchronousTestCase):

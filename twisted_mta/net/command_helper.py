@@ -19,6 +19,8 @@ Each run is answered once, by {"id": 1} with "code" or "signal", "late", "output
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import selectors
@@ -34,6 +36,9 @@ MAX_REQUEST = 1 << 17
 MAX_OUTPUT = 4096
 #: Octets read at a time.
 _READ = 65536
+#: Of prctl(2).
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
 class Child:
@@ -200,8 +205,21 @@ class Helper:
                 connection.send(json.dumps(answer).encode())
 
 
+def give_up_capabilities() -> None:
+    """Those that everything started from here would inherit: a unit of systemd lets the server bind low ports by one, and no
+    command needs that. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.c_ulong(0)
+    clear = ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL)
+    if libc.prctl(_PR_CAP_AMBIENT, clear, nothing, nothing, nothing):
+        code = ctypes.get_errno()
+        if code != errno.EINVAL:  # before Linux 4.3 there are none
+            raise OSError(code, os.strerror(code))
+
+
 def main() -> None:
     """The number of the socket is the only argument."""
+    give_up_capabilities()
     connection = socket.socket(fileno=int(sys.argv[1]))
     # The server says when it ends; a Ctrl-C in its terminal is not for us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
