@@ -58,6 +58,32 @@ class ConvertTests(unittest.TestCase):
             "@old.test @new.test",
         )
 
+    def test_a_domain_of_postfix_virtual_is_no_alias(self) -> None:
+        converted = convert("Example.org anything\ninfo@example.org alice\na.b carol\n", "virtual")
+        self.assertEqual(converted.text, "info@example.org: alice\na.b: carol\n")
+        (problem,) = converted.problems
+        self.assertEqual(
+            str(problem),
+            'virtual:1: that mail for Example.org is taken is said in mta.toml: domains = ["Example.org"]: '
+            "Example.org anything",
+        )
+        self.assertEqual(convert("example.org: bob\nx@example.org: bob\n", "aliases").problems, ())
+
+    def test_regular_expressions(self) -> None:
+        text = "if /@x/\n/^sales-(.*)@x$/ $1@y\n!/@x$/ z\nendif\nif: alice\nendif: bob\n"
+        converted = convert(text, "virtual")
+        self.assertEqual(converted.text, "if: alice\nendif: bob\n")
+        self.assertEqual([problem.line for problem in converted.problems], [1, 2, 3, 4])
+        self.assertTrue(all("[virtual]" in problem.why for problem in converted.problems))
+
+    def test_details_of_a_virtusertable(self) -> None:
+        converted = convert(
+            "bob+*@x.test bob\nbob++@x.test bob\nbob+a@x.test carol\nc++: d\n", "virtusertable"
+        )
+        self.assertEqual(converted.text, "bob+a@x.test: carol\nc++: d\n")
+        self.assertEqual([problem.line for problem in converted.problems], [1, 2])
+        self.assertIn("stands for all details", converted.problems[0].why)
+
     def test_virtusertable(self) -> None:
         converted = convert(
             'gone@x.test error:nouser "She left, sorry"\nno@x.test error:5.7.1:550 No\n'
@@ -75,12 +101,12 @@ class ConvertTests(unittest.TestCase):
 
     def test_exim(self) -> None:
         converted = convert(
-            "nobody: :blackhole:\nspam: :fail: no, thanks\nold: :unknown:\nlate: :defer: later\n*: bob\n*: %1@b\n",
+            "nobody: :blackhole:\nspam: :fail: no, thanks\nold: :unknown:\nlate: :defer: later\n*: bob\n*: %1@b\n*@x.test: bob\n",
             "f",
         )
         self.assertEqual(
             converted.text,
-            "nobody: :blackhole:\nspam: :fail: no, thanks\nold: :fail:\nlate: :defer: later\n",
+            "nobody: :blackhole:\nspam: :fail: no, thanks\nold: :fail:\nlate: :defer: later\n@x.test: bob\n",
         )
         self.assertEqual([problem.line for problem in converted.problems], [5, 6])
         (problem,) = convert("a: %1@b", "f").problems

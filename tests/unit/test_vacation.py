@@ -31,6 +31,7 @@ class WhetherTests(SynchronousTestCase):
             b"Auto-Submitted: no\r\n",
             b"Auto-Submitted: (x) No; y=z\r\n",
             b"Precedence: normal\r\n",
+            b"Delivered-To: bob@example.test\r\n",
         ):
             self.assertEqual(why_not(more + PLAIN, BOB, OWN), "")
 
@@ -70,6 +71,7 @@ class WhetherTests(SynchronousTestCase):
             ("X-Auto-Response-Suppress: All", "automatic response"),
             ("X-Spam-Flag: YES", "spam"),
             ("Content-Type: multipart/report; report-type=x", "report"),
+            ("Delivered-To: Sales@example.test", "delivered here before"),
         ):
             self.assertIn(why, why_not(f"{field}\r\n".encode() + PLAIN, BOB, OWN), field)
 

@@ -55,6 +55,8 @@ def why_not(header: bytes, sender: Address | None, own: frozenset[str]) -> str:
             return "it wants no automatic response"
         if field.key == b"x-spam-flag" and value.startswith(b"yes"):
             return "it is marked as spam"
+        if field.key == b"delivered-to" and value.decode("utf-8", "replace").casefold() in own:
+            return "it was delivered here before"  # it goes round in circles, and its delivery fails
         if field.key == b"content-type" and value.startswith(b"multipart/report"):
             return "it is a report"
         named = named or (field.key in _RECIPIENTS and _names(field.value, own) != "")

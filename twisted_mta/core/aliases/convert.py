@@ -27,6 +27,12 @@ _TABLE = re.compile(r"([^\s:\"]+)[ \t]+(?!:(?:[ \t]|$))(\S.*)")
 _SPECIAL = re.compile(r":[a-z]+:", re.I)
 _ERROR = re.compile(r"error:(?:nouser|nohost|[0-9.]+)(?::[0-9]{3})?[ \t]*(.*)", re.I)
 _UNKNOWN = re.compile(r":unknown:[ \t]*(.*)", re.I)
+#: The name of an entry, of either kind.
+_NAME = re.compile(r"([^\s:\"#]+)(?:[ \t]*:|[ \t])")
+#: What Postfix's regexp_table(5) and pcre_table(5) have.
+_REGEXP = re.compile(r"!?/|(?:if|endif)(?:[ \t]+!?/|$)", re.I)
+#: In a virtusertable: any detail, or any but none.
+_DETAIL = re.compile(r"\+[*+]@")
 _PLAIN = re.compile(r'[^\s",#\\]+')
 
 
@@ -45,6 +51,7 @@ class _Unknown(Exception):
 def convert(text: str, file: str) -> Converted:
     """Rewrite a file. `text` was decoded as for `parse_aliases`. Never raises."""
     lines = text.removeprefix("\ufeff").split("\n")
+    domains = _domains_of(lines)
     found: dict[int, str] = {}
     problems: list[AliasProblem] = []
     translated: list[str] = []
@@ -59,7 +66,7 @@ def convert(text: str, file: str) -> Converted:
         else:
             dropped = False
             try:
-                translated.append(_translate(content))
+                translated.append(_translate(content, domains))
             except _Unknown as unknown:
                 problems.append(AliasProblem(file, number, shorten(content), str(unknown)))
                 translated.append("")
@@ -72,11 +79,22 @@ def convert(text: str, file: str) -> Converted:
     return Converted(output + "\n" if output else "", tuple(problems))
 
 
-def _translate(line: str) -> str:
-    """One line as aliases(5) has it."""
+def _domains_of(lines: list[str]) -> frozenset[str]:
+    """The domains of the addresses that have an entry, folded."""
+    names = (_NAME.match(line) for line in lines)
+    return frozenset(name[1].rpartition("@")[2].casefold() for name in names if name and "@" in name[1])
+
+
+def _translate(line: str, domains: frozenset[str]) -> str:
+    """One line as aliases(5) has it. `domains`: those with an address in the file."""
+    if _REGEXP.match(line):
+        raise _Unknown('patterns go into [virtual]: "sales-(.*)@example.org" = "{1}@example.net"')
     table = _TABLE.fullmatch(line)
     if table and not (table[2].startswith(":") and not _SPECIAL.match(table[2])):
         name, targets = table[1], table[2]
+        if name.casefold() in domains:
+            # Postfix's virtual(5): what stands behind it means nothing.
+            raise _Unknown(f'that mail for {name} is taken is said in mta.toml: domains = ["{name}"]')
     else:
         name, colon, targets = line.partition(":")
         if not colon or line.startswith('"'):
@@ -84,6 +102,10 @@ def _translate(line: str) -> str:
         name, targets = name.strip(), targets.strip()
     if name == "*":
         raise _Unknown("a catch-all is written for each domain: @DOMAIN: target")
+    if name.startswith("*@"):
+        name = name[1:]
+    if _DETAIL.search(name):
+        raise _Unknown("this stands for all details, and so does an alias of the name without them")
     if re.search(r"%[0-9]", targets):
         raise _Unknown(f'parts of an address go into [virtual]: "(.*){_domain(name)}" = "{{1}}@..."')
     if name.startswith("@") and targets.startswith("@"):
