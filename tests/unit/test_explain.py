@@ -142,9 +142,27 @@ class AnswerTests(ExplainCase):
         answer = self.explain("desk@example.test")
         self.assertTrue(answer["accepted"], answer["reply"])
         self.assertEqual(answer["places"], ["explained_handlers.desk"])
+        self.assertIn("Accepted; goes to 1 handler.", list(lines(answer)))
         self.assertIn("before the message is acknowledged", "\n".join(lines(answer)))
         reply = self.world.send("x@example.org", ["desk@example.test"], b"Subject: x\r\n\r\n")
         self.assertEqual(str(reply), "550 5.7.1 called")
+
+    def test_what_is_put_off_is_no_refusal(self) -> None:
+        (self.world.directory / "aliases").write_text("later: :defer: moving\n")
+        self.config_text("")
+        self.assertIn("    ? :defer: moving: moving", "\n".join(lines(self.explain("later@example.test"))))
+
+    def test_what_is_no_mailbox_is_not_called_one(self) -> None:
+        (self.world.directory / "aliases").write_text(
+            f'all: alice, "|/bin/cat", "|/bin/cat -n", {self.world.directory.absolute()}/box, carol@one.example\none: |/bin/cat\n'
+        )
+        self.config_text(
+            f'[delivery]\nfiles = ["{self.world.directory.absolute()}"]\n[delivery.command]\nuser = "nobody"\ndirectory = "/"\n'
+        )
+        (*_, last) = lines(self.explain("all@example.test"))
+        self.assertEqual(last, "Accepted; goes to 2 mailboxes here, 2 commands and 1 address at other hosts.")
+        (*_, last) = lines(self.explain("one@example.test"))
+        self.assertEqual(last, "Accepted; goes to 1 command.")
 
     def test_nothing_is_signed_yet(self) -> None:
         self.assertIn("no DKIM signature of ours", "\n".join(lines(self.explain("info@example.test"))))

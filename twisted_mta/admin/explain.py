@@ -116,16 +116,29 @@ def _summary(result: Mapping[str, Any]) -> Iterator[str]:
     failures = result["failures"]
     remote = set(result["remote"]).difference(each["address"] for each in failures)
     parts = []
-    if result["places"]:
-        parts.append(_count(len(result["places"]), "mailbox", "mailboxes") + " here")
+    places = set(result["places"])
+    programs = {word: places & set(_named(result["steps"], word)) for word in ("command", "handler")}
+    mailboxes = places.difference(*programs.values())
+    if mailboxes:
+        parts.append(_count(len(mailboxes), "mailbox", "mailboxes") + " here")
+    parts += [_count(len(found), word, f"{word}s") for word, found in programs.items() if found]
     if remote:
         parts.append(_count(len(remote), "address", "addresses") + " at other hosts")
-    yield f"Accepted; goes to {' and '.join(parts) or 'nobody'}."
+    *first, last = parts or ["nobody"]
+    yield f"Accepted; goes to {', '.join(first) + ' and ' if first else ''}{last}."
     for each in failures:
         word = "Fails" if each["reply"].startswith("5") else "Waits"
         yield f"{word}: {_visible(each['address'])}: {_visible(each['reply'])}"
     if not result["complete"]:
         yield "Not everything was followed: there is too much of it."
+
+
+def _named(steps: Iterable[Mapping[str, Any]], key: str) -> Iterator[str]:
+    """What bears that key in the data of the steps and of all below them."""
+    for step in steps:
+        if key in step.get("data", ()):
+            yield step["data"][key]
+        yield from _named(step.get("children", ()), key)
 
 
 def _count(number: int, one: str, many: str) -> str:

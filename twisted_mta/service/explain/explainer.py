@@ -22,7 +22,7 @@ from twisted_mta.interfaces import Account, Client, IAuthenticator, IDelivery, P
 from twisted_mta.net.smtp import session_settings
 from twisted_mta.policy.base import is_within
 from twisted_mta.service.explain.onward import Onward, Queue
-from twisted_mta.service.explain.rehearsal import Lines, NoQueue, Rehearsal, witnessed
+from twisted_mta.service.explain.rehearsal import Lines, NoQueue, Rehearsal, finding_of, witnessed
 from twisted_mta.service.incoming import Intake
 from twisted_mta.service.listeners import greeting_delay, smtp_settings
 from twisted_mta.service.reception import Reception
@@ -200,7 +200,7 @@ class _Tree:
         problems = self._problems.get((step.kind.value, step.source))
         problem = problems.pop(0) if problems else None
         text = f"{step.name}: {problem.text if problem else step.kind}"
-        finding = Finding.REFUSED if problem else Finding.FACT
+        finding = finding_of(problem.reply) if problem else Finding.FACT
         children = []
         for child in step.children:
             if self._left <= 0:
