@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import pwd
 import ssl
 import tempfile
 import unittest
@@ -639,6 +640,19 @@ class CommandLineTests(Commands):
         self.assertIn("aliases:1: ", err)
         self.assertIn("aliases:2: ", err)
         self.assertIn("aliases:3: ", err)
+
+    def test_root_is_told_that_he_sees_no_handlers(self) -> None:
+        """Else what they take looks like a mistake in the configuration."""
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        self.config.write_text(
+            f'user = "{me}"\n' + SMALL + '\n[handlers]\nmodules = ["tests.simulation.handled"]\n'
+        )
+        self.mta("user", "add", "alice", "--random")
+        for told in (True, False):
+            with mock.patch("twisted_mta.config.handlers.os.geteuid", return_value=0 if told else 12345):
+                for command in (["check-config"], ["expand", "ticket-1"]):
+                    err = self.mta(*command)[2]
+                    self.assertEqual("warning: root imports no handlers" in err, told, err)
 
     def test_expand(self) -> None:
         self.config.write_text('aliases = ["aliases"]\n' + SMALL)

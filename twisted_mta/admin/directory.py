@@ -7,6 +7,7 @@ import sys
 
 from twisted_mta.admin.errors import EX_DATAERR, EX_NOUSER, AdminError
 from twisted_mta.admin.paths import config_path
+from twisted_mta.config.handlers import left_out
 from twisted_mta.config.loader import load, load_with_warnings
 from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address, AddressError
@@ -65,4 +66,4 @@ def read_directory(config: Config) -> tuple[Directory, list[str]]:
     users.refresh()
     rules = load_rules(config.rules_directory, users.names())
     directory, problems = load_directory(config, users, rules.rules)
-    return directory, [*users.problems, *map(str, problems), *rules.problems]
+    return directory, [*users.problems, *map(str, problems), *rules.problems, *left_out(config)]

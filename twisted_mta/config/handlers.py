@@ -100,6 +100,15 @@ def load_handlers(config: Config) -> tuple[HandlerTable, Sequence[Trouble]]:
     return find_handlers(config.handlers)
 
 
+def left_out(config: Config) -> Sequence[str]:
+    """What an administrator should know who sees no handlers since he is root."""
+    if os.geteuid() or not (config.user and config.handlers.modules):
+        return ()
+    return (
+        f'root imports no handlers, as the server runs as "{config.user}": addresses that only they take look unknown here',
+    )
+
+
 def _registered(module: ModuleType) -> list[Handler]:
     """What the functions of a module are registered for, those imported from elsewhere included."""
     functions: dict[int, list[Handler]] = {}

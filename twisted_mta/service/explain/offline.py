@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from twisted_mta.config.destinations import Destinations
+from twisted_mta.config.handlers import left_out
 from twisted_mta.config.loader import load
 from twisted_mta.config.schema import Config
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Transport
@@ -74,7 +75,7 @@ def offline_explainer(config: Config, platform: Platform) -> Explainer:
     users.refresh()
     user_rules = load_rules(config.rules_directory, users.names())
     directory, problems = load_directory(config, users, user_rules.rules)
-    warnings = [_NOT_ASKED, *users.problems, *map(str, problems), *user_rules.problems]
+    warnings = [_NOT_ASKED, *users.problems, *map(str, problems), *user_rules.problems, *left_out(config)]
     try:
         login = smarthost_login(config.relay.smarthost)
     except OSError as error:
