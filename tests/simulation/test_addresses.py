@@ -121,7 +121,10 @@ class AddressTests(SynchronousTestCase):
 
     def test_a_domain_that_takes_only_small_messages(self) -> None:
         large = MESSAGE + b"x" * 70 + b"\r\n" * 40_000
-        self.assertTrue(self.send("bob@shop.test", body=large).startswith("250"))
+        reply = "552 5.2.3 messages for shop.test may have 65536 octets at most"
+        self.assertEqual(self.send("bob@shop.test", body=large), reply)
+        self.assertTrue(self.send("bob@shop.test", "bob@example.test", body=large).startswith("250"))
         self.world.advance(HOUR)
+        self.assertEqual(len(self.peer.messages), 1, "the first was refused, and needs no bounce")
         self.assertIn(b"552 5.2.3 messages for shop.test may have 65536 octets", self.peer.messages[0].data)
         self.assertTrue(self.send("bob@example.test", body=large).startswith("250"))

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.core.envelope import Envelope, TlsWish
-from twisted_mta.core.expand import route
+from twisted_mta.core.expand import Kind, Routed, route
 from twisted_mta.core.forward import Passing, forward
 from twisted_mta.core.lists import bounced_member
 from twisted_mta.core.message import HeaderCollector, first_field
@@ -231,6 +231,9 @@ class Incoming:
         """The message for the queue, or why it is not taken after all."""
         intake, envelope = self._intake, self._envelope
         routed = route(envelope.recipients, intake.directory, self._body.size)
+        if _too_large_for_all(routed):
+            # Whoever declares its size hears so at RCPT. A bounce might go to somebody who never sent it.
+            return refused(self._peer, routed.problems[0].reply)
         queue_id = self._id()
         now = intake.seconds()
         forwarded = forward(
@@ -324,6 +327,15 @@ class Incoming:
         peer = self._peer
         login = f" as {peer.account.name}" if peer.account else ""
         return f"{peer.helo} [{peer.address}]{login}" if peer.address else f"this host, {peer.helo}"
+
+
+def _too_large_for_all(routed: Routed) -> bool:
+    """Whether the domains of all recipients take only smaller messages."""
+    return (
+        bool(routed.problems)
+        and all(one.kind is Kind.SIZE for one in routed.problems)
+        and all(one.transport is Transport.REFUSE for one in routed.recipients)
+    )
 
 
 def _tls_wish(envelope: Envelope, header: bytes) -> TlsWish:
