@@ -92,6 +92,9 @@ class Site:
             separator=chance.choice(["+", "+", "-", ""]),
         )
         directory.mkdir(parents=True)
+        #: Where aliases may have files.
+        self.out = directory / "out"
+        self.out.mkdir()
         for name in ("inc1", "inc2"):
             (directory / name).write_text("".join(f"{self._target()}\n" for _ in range(chance.randrange(4))))
         self_signed_files(directory / "server.pem")
@@ -122,9 +125,13 @@ class Site:
             return chance.choice(_REMOTE)
         if kind < 0.93:
             return chance.choice(_ASTRAY)
-        if kind < 0.97:
+        if kind < 0.96:
             return chance.choice((":blackhole:", ":fail: gone away", ":defer: come back", "\\\\alice"))
-        return f":include:{chance.choice(['inc1', 'inc2', 'inc3'])}"
+        if kind < 0.97:
+            return f":include:{chance.choice(['inc1', 'inc2', 'inc3'])}"
+        return chance.choice(
+            (f"{self.out}/box", f"{self.out}/md/", "/elsewhere/box", '"|/bin/take it"', "|/bin/take > it")
+        )
 
     def _aliases(self) -> str:
         chance = self.random
@@ -177,6 +184,10 @@ class Site:
         ]
         if chance.random() < 0.4:
             parts.append('[handlers]\nmodules = ["tests.simulation.handled"]\n')
+        if chance.random() < 0.7:
+            parts.append(f'[delivery]\nfiles = ["{self.out}"]\n')
+        if chance.random() < 0.7:
+            parts.append('[delivery.command]\nuser = "nobody"\ndirectory = "/"\n')
         parts += self._domains()
         if chance.random() < 0.3:
             srs, instead = chance.choice(["true", "false"]), chance.choice(["keep", "refuse"])
@@ -190,7 +201,7 @@ class Site:
                 known = [
                     member if "@" in member else f"{member}@example.test"
                     for member in members
-                    if not member.startswith((":", "\\", name))
+                    if not member.startswith((":", "\\", "/", "|", '"', name))
                 ]
                 parts.append(
                     f'[[list]]\naddress = "{name}@example.test"\nowner = "{chance.choice(["bob", "info"])}@example.test"\n'
@@ -346,7 +357,8 @@ class Site:
         return last
 
     def copies(self, subject: int) -> tuple[set[str], set[str]]:
-        """The Maildirs and handlers, and the addresses at other hosts, that have got the message with that subject itself."""
+        """The Maildirs, files, commands and handlers, and the addresses at other hosts, that have got the message with that
+        subject itself."""
         wanted = f"\nSubject: {subject}\n".encode()
 
         def has(data: bytes) -> bool:
@@ -358,6 +370,12 @@ class Site:
             for file in (*root.glob("*/new/*"), *root.glob("*/.*/new/*"))
             if has(file.read_bytes())
         }
+        if any(has(file.read_bytes()) for file in self.out.glob("md/new/*")):
+            places.add(f"{self.out}/md/")
+        box = self.out / "box"
+        if box.exists() and any(has(each) for each in box.read_bytes().split(b"\n\nFrom ")):
+            places.add(str(box))
+        places |= {" ".join(run.argv) for run in self.world.commands.runs if has(run.message)}
         places |= {name for name, taken in handled.TAKEN if taken == str(subject)}
         remote = {
             recipient

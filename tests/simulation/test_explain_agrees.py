@@ -40,7 +40,17 @@ def test_foretold_is_what_happens(tmp_path: Path, first: int) -> None:
         site.world.close()
         shutil.rmtree(site.directory)
     if _ONLY is None:  # else what is compared would be nothing
-        kinds = ("refused", "places", "remote", "failures", "lists", "handlers", "callouts", "rules")
+        kinds = (
+            "refused",
+            "places",
+            "remote",
+            "failures",
+            "lists",
+            "handlers",
+            "outlets",
+            "callouts",
+            "rules",
+        )
         assert min(seen[each] for each in kinds) > 0, seen
 
 
@@ -75,6 +85,7 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
         failures=len(failures),
         lists=lists,
         handlers=sum("handled." in place for place in places),
+        outlets=sum(place.startswith((str(site.out), "/bin/")) for place in places),
         callouts=callouts,
         rules=rules,
     )
