@@ -305,6 +305,9 @@ class Site:
             author = chance.choice(senders[:4])
         lines = [f"From: {author}", f"Subject: {number}"]
         lines += ["Received: from x by y; Sun, 22 Nov 2026 06:26:22 +0000"] * 11 * (chance.random() < 0.05)
+        if chance.random() < 0.1:
+            before = chance.choice((recipient, "alice@example.test", "bob@example.test", "info@example.test"))
+            lines.append(f"Delivered-To: {before}")
         lines += ["X-Spam-Flag: YES"] * (chance.random() < 0.15)
         lines += ["Auto-Submitted: auto-replied"] * (chance.random() < 0.1)
         return Mail(

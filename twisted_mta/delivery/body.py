@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.message import fields, header_length
+from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
 
@@ -38,6 +39,12 @@ def loops(begin: bytes, address: Address) -> bool:
         return False
     ours = str(address).encode("utf-8", "surrogateescape").lower()
     return any(field.key == b"delivered-to" and field.value == ours for field in fields(header))
+
+
+def looping(address: Address) -> Reply:
+    """What becomes of a message that `loops`."""
+    text = f"<{address}>: mail forwarding loop, it was delivered here before"
+    return Reply(554, "5.4.6", text)  # RFC 3463 §3.5
 
 
 class MessageReader:

@@ -18,7 +18,7 @@ from twisted_mta.core.commands import CommandError, Delivery, environment, judge
 from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.queue import Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
-from twisted_mta.delivery.body import CHUNK, final_fields, loops, read_header
+from twisted_mta.delivery.body import CHUNK, final_fields, looping, loops, read_header
 from twisted_mta.interfaces import Foreseen, IDelivery, IForesight, IStoredBody
 from twisted_mta.net.commands import CommandRunner
 from twisted_mta.store.maildir.files import ToDisk
@@ -84,6 +84,9 @@ class CommandDelivery:
         if isinstance(argv, TryLater):
             note = Note("command", str(argv.reply), Finding.LATER, where="delivery.command", data=data)
             return Foreseen(note, failure=argv.reply)
+        if loops(header, recipient.address):
+            reply = looping(recipient.address)
+            return Foreseen(Note("command", str(reply), Finding.REFUSED, data=data), failure=reply)
         text = f"{' '.join(map(shlex.quote, argv))}, as {self._settings.user}"
         note = Note("command", text, where="delivery.command", data={**data, "argv": list(argv)})
         return Foreseen(note, (recipient.target,))
@@ -113,8 +116,7 @@ class CommandDelivery:
         try:
             file = await self._workers.run(self._write, message, body, recipient)
         except _Loop:
-            text = f"<{recipient.address}>: mail forwarding loop, it was delivered here before"
-            return Failed(Reply(554, "5.4.6", text))  # RFC 3463 §3.5
+            return Failed(looping(recipient.address))
         except OSError as error:
             self.log.error(
                 "{queue_id}: can't copy it for a command: {error}", queue_id=message.id, error=str(error)

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, TryLater
 from twisted_mta.core.replies import Reply
-from twisted_mta.delivery.body import CHUNK, loops, read_header
+from twisted_mta.delivery.body import CHUNK, looping, loops, read_header
 from twisted_mta.interfaces import Account, IStoredBody
 from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import MessageFile, key_of, sync_directory
@@ -87,8 +87,7 @@ class Copy:
         with self.body.open() as source:
             begin = read_header(source)
             if loops(self.prefix, self.address) or loops(begin, self.address):
-                text = f"<{self.address}>: mail forwarding loop, it was delivered here before"
-                self.outcome = Failed(Reply(554, "5.4.6", text))  # RFC 3463 §3.5
+                self.outcome = Failed(looping(self.address))
                 return
             self.where = os.path.join(path, "new")
             self.file = file = _create(layout, os.path.join(path, "tmp", self.key))

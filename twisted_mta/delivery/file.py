@@ -17,7 +17,7 @@ from zope.interface import implementer
 from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.queue import Delivered, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
-from twisted_mta.delivery.body import final_fields
+from twisted_mta.delivery.body import final_fields, looping, loops
 from twisted_mta.delivery.copies import Copy, Placer, delivery_key
 from twisted_mta.interfaces import Account, Foreseen, IDelivery, IForesight, IStoredBody
 from twisted_mta.store.below import NotAllowed, directory_below, root_of
@@ -105,6 +105,9 @@ class FileDelivery:
             note = Note("file", text, Finding.LATER, where="delivery.files", data={"path": path})
             return Foreseen(note, failure=_NOT_ALLOWED.reply)
         kind = "Maildir" if path.endswith("/") else "mbox"
+        if kind == "Maildir" and loops(header, recipient.address):
+            reply = looping(recipient.address)
+            return Foreseen(Note("file", str(reply), Finding.REFUSED, data={"path": path}), failure=reply)
         note = Note("file", f"{kind} {path}", where="delivery.files", data={"path": path})
         return Foreseen(note, (path,))
 

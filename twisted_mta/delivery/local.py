@@ -20,7 +20,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.queue import Failed, Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
-from twisted_mta.delivery.body import final_fields
+from twisted_mta.delivery.body import final_fields, looping, loops
 from twisted_mta.delivery.copies import Copy, Placer, delivery_key, find_mailbox
 from twisted_mta.interfaces import (
     Account,
@@ -101,6 +101,9 @@ class LocalDelivery:
         account = self._directory.account(recipient.address)
         if account is None:
             reply = no_such_user(recipient.address)
+            return Foreseen(Note("mailbox", str(reply), Finding.REFUSED), failure=reply)
+        if loops(header, recipient.address):
+            reply = looping(recipient.address)
             return Foreseen(Note("mailbox", str(reply), Finding.REFUSED), failure=reply)
         wanted = self._detail(account, recipient.address)
         mailbox, path = await self._workers.run(find_mailbox, Layout(account.maildir), wanted)
