@@ -377,6 +377,22 @@ class RequireTlsTests(TlsCase):
         self.assertEqual(self.bounced(), [])
         self.assertTrue(self.why())
 
+    def test_each_host_is_asked_whether_it_keeps_the_promise(self) -> None:
+        """RFC 8689 §4.2.1: steps 2 to 5 are repeated with each host."""
+        backup = SmtpPeer(tls=object())
+        self.world.resolver.data["mx"]["example.org"] = [(10, "mx.example.org"), (20, "mx2.example.org")]
+        self.world.resolver.data["addresses"]["mx2.example.org"] = ["192.0.2.3"]
+        self.world.network.servers["192.0.2.3", 25] = backup
+        self.publish("testing", "*.example.org")
+        self.peer.extensions.remove("REQUIRETLS")
+        self.send(require_tls=True)
+        self.assertEqual((self.delivered(), self.bounced()), ([], [b"Status: 5.7.30"]))
+        self.assertEqual(backup.connections, 1)
+        backup.extensions.append("REQUIRETLS")
+        self.world.advance(10)
+        self.send(require_tls=True)
+        self.assertEqual((self.delivered(), self.delivered(backup)), ([], [True]))
+
     def test_nothing_proves_it(self) -> None:
         self.send(require_tls=True)
         self.assertEqual((self.peer.connections, self.bounced()), (0, [b"Status: 5.7.30"]))

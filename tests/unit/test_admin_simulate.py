@@ -40,9 +40,9 @@ class SimulateTests(Commands):
         self.assertEqual((status, err), (0, ""))
         return json.loads(out)
 
-    def queue(self, *names: str) -> Path:
+    def queue(self, *names: str, part: str = "queue") -> Path:
         """Put messages into the queue of the site."""
-        directory = self.dir / "data" / "queue"
+        directory = self.dir / "data" / part
         (self.dir / "data").mkdir(exist_ok=True)
         store = SQLiteQueueStore.inline(directory, Clock())
         for name in names:
@@ -150,6 +150,17 @@ class SimulateTests(Commands):
         )
         self.assertIn("    not tried\n", self.simulate(*slow)[1])
 
+    def test_a_message_goes_to_those_whom_its_header_names(self) -> None:
+        self.message.write_text("To: Carol <carol@example.org>,\n\tdave@example.net\nCc: eve@example.com\n\nhi\n")
+        [found] = self.simulated("--message", str(self.message))["messages"]
+        named = ["carol@example.org", "dave@example.net", "eve@example.com"]
+        self.assertEqual([each["address"] for each in found["recipients"]], named)
+        [found] = self.simulated("--message", str(self.message), "--to", "fay@example.org")["messages"]
+        self.assertEqual([each["address"] for each in found["recipients"]], ["fay@example.org"])
+        self.message.write_text("To: a@b@c.example\n\nhi\n")
+        status, _, err = self.simulate("--message", str(self.message))
+        self.assertEqual(status, 65, err)
+
     def test_made_up_messages(self) -> None:
         found = self.simulated("--synthetic", "2000", "--down", "example.org=1d", "--for", "2d")
         self.assertEqual(found["messages"], [])
@@ -191,6 +202,12 @@ class SimulateTests(Commands):
         after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")}
         self.assertEqual(before, after)
 
+    def test_the_parts_of_all_workers(self) -> None:
+        self.queue("a")
+        self.queue("b", part="queue-1")
+        found = self.simulated("--from-queue")
+        self.assertEqual([each["id"] for each in found["messages"]], ["a", "b"])
+
     def test_a_queue_in_use(self) -> None:
         directory = self.queue("a")
         store = SQLiteQueueStore.inline(directory, Clock())
@@ -218,7 +235,7 @@ class SimulateTests(Commands):
         for argv, status, words in (
             ((), 64, "one of the arguments --from-queue --message --synthetic is required"),
             (("--from-queue", "--synthetic", "3"), 64, "not allowed with"),
-            (message, 64, "--message needs a recipient: --to ADDRESS"),
+            (message, 64, "--message: its header names no recipient, so say one with --to ADDRESS"),
             ((*message, "--to", "nonsense"), 65, "--to: 'nonsense' is not right"),
             ((*message, "--to", "a@b.example", "--from", "x"), 65, "--from: 'x' is not right"),
             (("--synthetic", "0"), 64, "--synthetic: 1 to 1000000 messages"),

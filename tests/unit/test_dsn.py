@@ -37,7 +37,7 @@ RECIPIENT = queued_recipient("bob@hidden.example", original=Address("bob", "exam
 REPORT = Report(
     recipient=RECIPIENT,
     action=Action.FAILED,
-    reply=Reply(550, "5.1.1", "no such user\nreally not"),
+    reply=Reply(550, "5.1.1", "no such user\nreally not", heard=True),
     remote="mx.example.org [192.0.2.1]",
     attempted=NOW - 5,
 )
@@ -178,6 +178,26 @@ class StatusTests(unittest.TestCase):
         report = attrs.evolve(REPORT, action=Action.DELIVERED, reply=Reply(250, "2.1.5", "stored"), remote="")
         _, recipient = self.fields(report)
         self.assertEqual((recipient["Action"], recipient["Status"]), ("delivered", "2.1.5"))
+        self.assertNotIn("Diagnostic-Code", recipient)
+
+    def test_what_we_found_is_not_said_to_be_the_words_of_another_host(self) -> None:
+        """RFC 3464 §2.3.5, §2.3.6: Remote-MTA says whose diagnostic it is."""
+        for action in (Action.FAILED, Action.DELAYED):
+            silent = Reply(451, "4.4.2", "timeout, waiting for greeting")
+            report = attrs.evolve(REPORT, action=action, reply=silent)
+            _, recipient = self.fields(report)
+            self.assertNotIn("Remote-MTA", recipient)
+            self.assertEqual(recipient["Diagnostic-Code"], "smtp; 451 4.4.2 timeout, waiting for greeting")
+            self.assertEqual(recipient["Final-Log-ID"], "abc")
+            words = words_of(notify(report))
+            self.assertIn("his server said of mx.example.org [192.0.2.1]:", words)
+            self.assertNotIn("[192.0.2.1] said", words)
+
+    def test_no_diagnostic_of_what_went_well(self) -> None:
+        """RFC 3464 §2.3.6: it is for failed and delayed recipients."""
+        report = attrs.evolve(REPORT, action=Action.RELAYED, reply=Reply(250, "2.0.0", "taken", heard=True))
+        _, recipient = self.fields(report)
+        self.assertEqual(recipient["Remote-MTA"], "dns; mx.example.org (192.0.2.1)")
         self.assertNotIn("Diagnostic-Code", recipient)
 
     def test_seven_bits_whatever_the_address(self) -> None:

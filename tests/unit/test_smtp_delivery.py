@@ -204,6 +204,7 @@ class TransactionTests(DeliveryCase):
             "RCPT no@x.test": "550 5.1.1 no such user",
             "RCPT later@x.test": "450 4.2.0 greylisted",
         }
+        self.second.replies = {"RCPT": "450 4.2.0 greylisted here too"}
         self.assertEqual(
             self.summary("no@x.test", "b@x.test", "later@x.test"),
             [
@@ -236,7 +237,7 @@ class TransactionTests(DeliveryCase):
         )
 
     def test_too_many_from_the_first_on_is_a_refusal(self) -> None:
-        self.peer.replies = {"RCPT": "452 4.5.3 too many"}
+        self.peer.replies = self.second.replies = {"RCPT": "452 4.5.3 too many"}
         self.assertEqual(self.summary("b@x.test"), [f"TryLater 452 4.5.3 mx1.x.test [{A}]"])
 
     def test_long_replies_are_cut(self) -> None:
@@ -272,6 +273,7 @@ class TransactionTests(DeliveryCase):
 
     def test_refused_while_the_disk_is_slow(self) -> None:
         """The file is closed only when nobody reads it any more."""
+        del self.network.servers[B, 25]
         self.delivery = SmtpDelivery(
             self.network, self.resolver, random.Random(1), self.settings, "me.test", LateWorkers(), CONTEXT
         )
@@ -284,6 +286,7 @@ class TransactionTests(DeliveryCase):
         self.assertNoResult(started)
         self.assertFalse(body.file.closed)
         body.file.reads.pop().callback(b"more text")
+        self.network.advance(0)
         self.assertEqual(brief(self.successResultOf(started)[0]), f"TryLater 452 4.3.1 mx1.x.test [{A}]")
         self.assertTrue(body.file.closed)
         self.assertEqual(self.peer.messages, [])
@@ -372,7 +375,7 @@ class ChunkingTests(DeliveryCase):
         self.assertEqual(self.verbs()[-4:], ["RSET", "MAIL", "RCPT", "BDAT"])
 
     def test_nobody_may_have_it(self) -> None:
-        self.peer.replies = {"RCPT": "450 4.2.0 greylisted"}
+        self.peer.replies = self.second.replies = {"RCPT": "450 4.2.0 greylisted"}
         self.assertEqual(self.summary("b@x.test"), [f"TryLater 450 4.2.0 mx1.x.test [{A}]"])
 
     def test_what_failed_once_goes_by_data(self) -> None:
@@ -563,6 +566,61 @@ class HostTests(DeliveryCase):
         self.peer.replies = {".": DROP}
         self.assertEqual(self.summary("b@x.test"), [f"TryLater 451 4.4.2 mx1.x.test [{A}]"])
         self.assertEqual(self.second.connections, 0)
+
+    def test_next_host_when_the_first_can_not_take_it_now(self) -> None:
+        """RFC 5321 §5.1: each address is tried until an attempt succeeds."""
+        for verb in ("MAIL", "RCPT", "DATA", "."):
+            self.peer.replies = {verb: "451 4.3.2 not now"}
+            self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx2.x.test [{B}]"])
+            self.assertEqual(self.peer.messages, [])
+            self.network.advance(10)
+        self.assertEqual(len(self.second.messages), 4)
+
+    def test_only_those_go_on_whom_the_first_put_off(self) -> None:
+        self.peer.replies = {"RCPT c@x.test": "450 4.2.1 later", "RCPT d@x.test": "550 5.1.1 no"}
+        self.assertEqual(
+            self.summary("b@x.test", "c@x.test", "d@x.test"),
+            [
+                f"Delivered 250 2.0.0 mx1.x.test [{A}]",
+                f"Delivered 250 2.0.0 mx2.x.test [{B}]",
+                f"Failed 550 5.1.1 mx1.x.test [{A}]",
+            ],
+        )
+        self.assertEqual([one.recipients for one in self.second.messages], [["c@x.test"]])
+
+    def test_each_address_of_each_host_is_asked_once(self) -> None:
+        self.resolver.data["addresses"]["mx1.x.test"] = [A, C]
+        third = self.network.servers[C, 25] = SmtpPeer()
+        for peer in (self.peer, self.second, third):
+            peer.replies = {"RCPT": "450 4.2.1 later"}
+        [outcome] = self.deliver("b@x.test")
+        self.assertEqual(brief(outcome), f"TryLater 450 4.2.1 mx1.x.test [{A}]")
+        self.assertEqual(
+            [one.remote.split(" ")[1] for one in outcome.contacts], [f"[{A}]", f"[{C}]", f"[{B}]"]
+        )
+        # Idle sessions, with whom it is asked first, are the same hosts.
+        self.deliver("b@x.test")
+        self.assertEqual(
+            [peer.commands.count("RCPT TO:<b@x.test>") for peer in (self.peer, third, self.second)], [2, 2, 2]
+        )
+
+    def test_a_worse_host_makes_nobody_bounce_whom_a_better_one_put_off(self) -> None:
+        self.peer.replies = {"RCPT": "450 4.2.1 later"}
+        for told in ({"RCPT": "550 5.7.1 relaying denied"}, {"greeting": "554 5.3.2 no"}, {"RCPT": DROP}):
+            self.second.replies = dict(told)
+            self.assertEqual(self.summary("b@x.test"), [f"TryLater 450 4.2.1 mx1.x.test [{A}]"])
+            self.network.advance(10)
+
+    def test_what_one_host_can_not_do_another_may(self) -> None:
+        """RFC 1870 SIZE, RFC 6531 §3.2 SMTPUTF8."""
+        self.peer.extensions = ["PIPELINING", "SIZE 10"]
+        self.second.extensions = ["PIPELINING", "SMTPUTF8", "8BITMIME"]
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx2.x.test [{B}]"])
+        self.peer.extensions = ["PIPELINING"]
+        self.assertEqual(self.summary("jörg@x.test"), [f"Delivered 250 2.0.0 mx2.x.test [{B}]"])
+        self.network.advance(10)
+        self.second.extensions = ["PIPELINING"]
+        self.assertEqual(self.summary("jörg@x.test"), [f"Failed 553 5.6.7 mx2.x.test [{B}]"])
 
     def test_refused_for_good_is_not_tried_elsewhere(self) -> None:
         self.peer.replies = {"RCPT": "550 5.1.1 no"}

@@ -74,6 +74,12 @@ def prepare(data: bytes, *, author: Address, full_name: str, from_header: bool, 
     return Prepared(b"".join([*added, *(raw for _, raw in fields), b"\r\n", body]), recipients)
 
 
+def header_recipients(data: bytes) -> tuple[str, ...]:
+    """Those whom the header of a message with CRLF line ends names. Raises AdminError."""
+    fields = list(_fields(_split(data)[0]))
+    return _recipients(fields, {name for name, _ in fields})
+
+
 def _split(data: bytes) -> tuple[bytes, bytes]:
     """(header, body) of a message; a text that does not begin like a header is all body."""
     if data.startswith(b"\r\n"):
@@ -122,7 +128,7 @@ def _recipients(fields: list[tuple[bytes, bytes]], names: set[bytes]) -> tuple[s
     for value in filter(None, map(_without_groups, values)):
         for _, address in getaddresses([value]):
             if not address:
-                raise AdminError(f"sendmail: the recipients {value!r} can't be read", EX_DATAERR)
+                raise AdminError(f"the recipients {value!r} can't be read", EX_DATAERR)
             found.append(address)
     return tuple(found)
 

@@ -25,6 +25,7 @@ from twisted.logger import (
 
 from twisted_mta.admin.directory import read_directory
 from twisted_mta.admin.errors import EX_DATAERR, EX_IOERR, EX_USAGE, AdminError
+from twisted_mta.admin.message import header_recipients
 from twisted_mta.admin.paths import config_path
 from twisted_mta.admin.timeline import as_json, as_text
 from twisted_mta.config.loader import load
@@ -32,6 +33,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.address import Address, AddressError, parse_domain
 from twisted_mta.core.conditions import Condition, Conditions, Kind
 from twisted_mta.core.schedule import parse_duration
+from twisted_mta.service.shards import directory_of, shards_in
 from twisted_mta.service.simulation.run import Arrival, Setup, Simulation
 from twisted_mta.service.simulation.timeline import DETAILED, Timeline
 from twisted_mta.store.queue.schema import QueueFileError
@@ -90,13 +92,13 @@ def _run(options: argparse.Namespace, config: Config, setup: Setup) -> Timeline:
         return _run_queue(config, setup)
     sender = _address(options.sender, "--from") if options.sender else config.postmaster
     if options.message is not None:
-        if not options.to:
-            raise AdminError("--message needs a recipient: --to ADDRESS", EX_USAGE)
-        recipients = tuple(_address(text, "--to") for text in options.to)
+        data = _read(options.message)
+        named = options.to or header_recipients(data)
+        if not named:
+            raise AdminError("--message: its header names no recipient, so say one with --to ADDRESS", EX_USAGE)
+        recipients = tuple(_address(text, "--to" if options.to else "--message") for text in named)
         detailed = len(recipients) <= DETAILED
-        return Simulation(_as_fits(setup, detailed)).run(
-            [Arrival(0.0, sender, recipients, _read(options.message))]
-        )
+        return Simulation(_as_fits(setup, detailed)).run([Arrival(0.0, sender, recipients, data)])
     if not 1 <= options.synthetic <= MAX_SYNTHETIC:
         raise AdminError(f"--synthetic: 1 to {MAX_SYNTHETIC} messages", EX_USAGE)
     over = _given(parse_duration, options.over, "--over") if options.over else 86400.0
@@ -105,14 +107,16 @@ def _run(options: argparse.Namespace, config: Config, setup: Setup) -> Timeline:
 
 
 def _run_queue(config: Config, setup: Setup) -> Timeline:
-    directory = config.queue_directory
-    if not (directory / "queue.sqlite").is_file():
-        raise AdminError(f"there is no queue at {directory}")
+    parts = [directory_of(config.data, number) for number in shards_in(config.data)]
+    parts = [directory for directory in parts if (directory / "queue.sqlite").is_file()]
+    if not parts:
+        raise AdminError(f"there is no queue at {config.queue_directory}")
     try:
-        few = sum(len(item.recipients) for item, _ in read_queue(directory)) <= DETAILED
+        few = sum(len(item.recipients) for part in parts for item, _ in read_queue(part)) <= DETAILED
         simulation = Simulation(_as_fits(setup, few))
-        for item, body in read_queue(directory):
-            simulation.load(item, body)
+        for part in parts:
+            for item, body in read_queue(part):
+                simulation.load(item, body)
     except QueueFileError as error:
         raise AdminError(str(error), EX_IOERR) from None
     return simulation.run()
@@ -158,7 +162,9 @@ def _given(parse: Callable[[str], T], text: str, option: str) -> T:
 
 
 def _read(name: str) -> bytes:
-    return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    """The message, with CRLF line ends."""
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
 @contextmanager

@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--from-queue", action="store_true", help="what waits in the queue now")
-    what.add_argument("--message", metavar="FILE", help='one message, with --to; "-": from standard input')
+    what.add_argument("--message", metavar="FILE", help='one message; "-": from standard input')
     what.add_argument("--synthetic", type=int, metavar="N", help="so many made-up messages")
     parser.add_argument(
         "--to",
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="a recipient, or a domain of made-up ones",
+        help="a recipient in place of those that the message's header names, or a domain of made-up ones",
     )
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", help="the sender (the postmaster)")
     parser.add_argument(

@@ -48,7 +48,7 @@ class Report:
 
     recipient: QueuedRecipient
     action: Action
-    #: The words of `remote`, or our own where that is "".
+    #: The words of `remote` (`Reply.heard`), or our own: of `remote`, or where that is "" of the message.
     reply: Reply
     remote: str = ""
     #: When the attempt ended that this is about.
@@ -265,31 +265,31 @@ def _until(message: QueuedMessage, report: Report) -> float:
 
 def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
     """What happened to one recipient, and what to do."""
-    who = _printable(report.remote) or "This server"
+    who = _who_said(report)
     words = [f"      {_printable(line)[:_MAX_LINE]}" for line in _reply_lines(report.reply)]
     waited = format_duration(max(now - message.released, 0))
     by = message.deliver_by
     if report.by_passed and by is not None:
         told = [f"    It was not delivered by the time that you asked for, {format_date(by.time)}."]
-        told += [f"    The last time, {who} said:", *words]
+        told += [f"    The last time, {who}:", *words]
         if report.action is Action.DELAYED:
             told += [f"    It will be tried until {format_date(_until(message, report))}."]
         return told
     match report.action:
         case Action.FAILED if report.expired:
             told = [
-                f"    It was tried for {waited} ({_times(report)}), then given up. The last time, {who} said:",
+                f"    It was tried for {waited} ({_times(report)}), then given up. The last time, {who}:",
                 *words,
                 *_tried(report),
             ]
             advice = "You may send it again later, or reach the recipient in another way."
         case Action.FAILED:
-            told = [f"    {who} said:", *words, *_tried(report)]
+            told = [f"    {_who_said(report, 'This')}:", *words, *_tried(report)]
             kind = report.reply.status.partition(".")[2]
             advice = next(text for start, text in _ADVICE if kind.startswith(start))
         case Action.DELAYED:
             told = [
-                f"    It has been tried for {waited} ({_times(report)}). The last time, {who} said:",
+                f"    It has been tried for {waited} ({_times(report)}). The last time, {who}:",
                 *words,
                 *_tried(report),
             ]
@@ -297,6 +297,14 @@ def _explain(message: QueuedMessage, report: Report, now: float) -> list[str]:
         case _:
             return []
     return [*told, *textwrap.wrap(advice, 76, initial_indent="    ", subsequent_indent="    ")]
+
+
+def _who_said(report: Report, this: str = "this") -> str:
+    """Whose the words of the reply are; `this` may be with a capital letter."""
+    remote = _printable(report.remote)
+    if remote and report.reply.heard:
+        return f"{remote} said"
+    return f"{this} server said" + (f" of {remote}" if remote else "")
 
 
 def _times(report: Report) -> str:
@@ -383,14 +391,16 @@ def _recipient_fields(message: QueuedMessage, report: Report) -> list[str]:
     fields.append(f"Action: {report.action}")
     # RFC 3464 §2.3.3: what was given up after temporary failures keeps the status of the last one.
     fields.append(_field("Status", report.status))
-    if report.remote:
+    # RFC 3464 §2.3.5, §2.3.6: it is there if the diagnostic is that host's own.
+    foreign = report.remote and report.reply.heard
+    if foreign:
         fields.append(_field("Remote-MTA", f"dns; {_remote(report.remote)}"))
     # RFC 3461 §9.2: the lines of a reply are kept apart by folding.
     lines = [f"smtp; {line}" if n == 0 else line for n, line in enumerate(_reply_lines(report.reply))]
-    if report.action not in (Action.DELIVERED, Action.EXPANDED):
+    if report.action in (Action.FAILED, Action.DELAYED):  # RFC 3464 §2.3.6
         fields.append(_field("Diagnostic-Code", *lines))
     fields.append(f"Last-Attempt-Date: {format_date(report.attempted)}")
-    if not report.remote:  # RFC 3464 §2.3.8: then the one who decided is this server
+    if not foreign:  # RFC 3464 §2.3.8: then the one who decided is this server
         fields.append(_field("Final-Log-ID", message.id))
     if report.action is Action.DELAYED:  # RFC 3464 §2.3.9: in no other
         fields.append(f"Will-Retry-Until: {format_date(_until(message, report))}")

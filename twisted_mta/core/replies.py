@@ -18,6 +18,8 @@ class Reply:
     code: int
     enhanced: str
     text: str
+    #: Whether another host said it: what we say of a host in its place looks the same, and is not its word.
+    heard: bool = attrs.field(default=False, eq=False, repr=False)
     #: What `str` gives, once it was asked for: the log wants it for each recipient, and many get the same reply.
     _line: str = attrs.field(default="", init=False, eq=False, repr=False)
 

@@ -142,6 +142,8 @@ class Attempt:
         self.senders = [message.sender_for(recipient) for recipient in recipients]
         #: Whether the last session was left because the host names a limit for each.
         self.spent = False
+        #: Those for whom another host may decide better than the last session did.
+        self.put_off: list[int] = []
         #: What ended the last session that was lost.
         self.lost = Reply(451, "4.4.2", "lost the connection")
         self._contacts: list[Contact] = []
@@ -192,14 +194,16 @@ class Attempt:
             self._decide(index, trouble.reply, trouble.remote, None, final=final, reached=trouble.reached)
 
     async def use(self, connection: SmtpConnection, indexes: Sequence[int], max_recipients: int) -> list[int]:
-        """Send the message over a session; those that another session may be tried for at once.
+        """Send the message over a session; those that nothing was decided for, so that another one may be tried at once.
 
-        `spent` then tells whether the session is only at the end of what the host takes in one.
+        `spent` then tells whether the session is only at the end of what the host takes in one. `put_off` has those who
+        were decided and may still be offered to other hosts.
         """
         waiting = self._by_sender(indexes)
         undecided: list[int] = []
         flights: deque[_Flight] = deque()
         self.spent = False
+        self.put_off = []
         while waiting or flights:
             while waiting and len(flights) < AHEAD and not self.spent and not undecided:
                 batch = self._batch(connection, waiting, max_recipients)
@@ -252,7 +256,9 @@ class Attempt:
         try:
             converted = await self._body_for(connection)
         except (Undowngradable, OSError, KeyError) as error:
-            self._decide_all(batch, _not_converted(error), connection)
+            reply = _not_converted(error)
+            self._decide_all(batch, reply, connection)
+            self.put_off += batch if reply.permanent else ()
             return None
         transaction = self._envelope(batch, converted, connection)
         whole = None
@@ -285,9 +291,11 @@ class Attempt:
             if position in done.undecided:
                 self.lost = reply
                 lost.append(index)
-            elif progress and _too_many(reply):
+                continue
+            if progress and _too_many(reply):
                 again.append(index)
-            elif reply is not alike or flight.traced or done.doubtful:
+                continue
+            if reply is not alike or flight.traced or done.doubtful:
                 verdict = self._decide(
                     index,
                     reply,
@@ -299,7 +307,9 @@ class Attempt:
                 )
                 alike = reply
             else:  # nearly all: what was said of the one before
-                self._verdicts[index] = verdict
+                self._settle(index, verdict)
+            if refusal is not None and position not in done.doubtful and _is_one_hosts_word(reply):
+                self.put_off.append(index)
         return again, lost
 
     # --- what is sent --------------------------------------------------------------------------
@@ -408,8 +418,14 @@ class Attempt:
         confirms = connection is not None and "DSN" in connection.core.extensions
         traced = traced and self.recipients[index].notify is not Notify.NEVER
         verdict = _Verdict(_cut(reply), remote, final, confirms, traced, doubtful, reached)
-        self._verdicts[index] = verdict
+        self._settle(index, verdict)
         return verdict
+
+    def _settle(self, index: int, verdict: _Verdict) -> None:
+        """What better hosts left open is no failure because of a worse one, which may not know the recipients."""
+        before = self._verdicts.get(index)
+        if before is None or before.final or verdict.reply.positive or verdict.doubtful:
+            self._verdicts[index] = verdict
 
 
 def _cut(reply: Reply) -> Reply:
@@ -423,6 +439,12 @@ def _not_converted(error: Exception) -> Reply:
     return Reply(
         451, "4.3.0", f"the message could not be converted for a host that takes only 7-bit: {error}"
     )
+
+
+def _is_one_hosts_word(reply: Reply) -> bool:
+    """Whether other hosts of the destination are asked too after this refusal."""
+    # RFC 5321 §5.1: until an attempt succeeds. And what one host can't do another may: RFC 6531 §3.2, RFC 8689 §4.2.1.
+    return not reply.positive and (reply.transient or not reply.heard)
 
 
 def _too_many(reply: Reply) -> bool:

@@ -49,6 +49,9 @@ class _Errand:
     hop: Route | None
     #: The recipients still to be served, by their index.
     left: list[int]
+    #: Those whom a host could not take for now, or at all, and others may; and the addresses of such hosts.
+    put_off: list[int] = attrs.field(factory=list)
+    heard: set[str] = attrs.field(factory=set)
     trouble: Trouble = attrs.field(init=False)
 
 
@@ -176,7 +179,7 @@ class SmtpDelivery:
         domain = errand.attempt.recipients[errand.left[0]].address.domain
         while errand.left and (idle := self._sessions.take(errand.line)) is not None:
             await self._use(errand, idle)
-        if not errand.left:
+        if not errand.left and not errand.put_off:
             return
         try:
             way = await self._hosts.way(domain, errand.hop)
@@ -204,13 +207,17 @@ class SmtpDelivery:
                     errand.trouble.note(host.reply)
                 addresses = self._sessions.order(host.addresses, errand.line)[:tries]
                 tries -= len(addresses)
-                while addresses:
+                while addresses := self._worth_trying(errand, addresses):
                     if self._reactor.seconds() >= until:
                         errand.trouble.leave_open()
                         return
                     await self._try_host(errand, way, host.target, addresses)
-                    if not errand.left:
+                    if not errand.left and not errand.put_off:
                         return
+
+    def _worth_trying(self, errand: _Errand, addresses: list[str]) -> list[str]:
+        """Without those that have told all that is left to ask."""
+        return addresses if errand.left else [one for one in addresses if one not in errand.heard]
 
     async def _try_host(self, errand: _Errand, way: Way, target: Target, addresses: list[str]) -> None:
         """One session with a host, if any of its addresses gives one; what was tried is taken out of `addresses`."""
@@ -223,6 +230,9 @@ class SmtpDelivery:
         )
         if connection is None:
             return
+        if connection.address not in errand.heard:
+            errand.left += errand.put_off
+            errand.put_off = []
         await self._use(errand, connection)
         if not errand.left:
             return
@@ -254,6 +264,9 @@ class SmtpDelivery:
         try:
             errand.left = await errand.attempt.use(connection, errand.left, manner.max_recipients)
         finally:
+            errand.put_off += errand.attempt.put_off
+            if errand.attempt.put_off:
+                errand.heard.add(connection.address)
             # One that takes no more of this message is of little use to the next.
             most = 0 if errand.attempt.spent else manner.max_messages
             self._sessions.give_back(errand.line, connection, most)

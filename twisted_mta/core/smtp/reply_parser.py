@@ -94,9 +94,9 @@ def _reply(code: int, lines: Sequence[str]) -> Reply:
     match = _ENHANCED.match(lines[0])
     # RFC 2034 §4: the class of the status is the first digit of the code; anything else is plain text.
     if match is None or match[1][0] != str(code)[0]:
-        return Reply(code, "", "\n".join(lines))
+        return Reply(code, "", "\n".join(lines), True)
     stripped = [_strip(line, match[1]) for line in lines]
-    return Reply(code, match[1], "\n".join(stripped))
+    return Reply(code, match[1], "\n".join(stripped), True)
 
 
 def _text(raw: bytes) -> str:

@@ -178,7 +178,7 @@ def refuse_recipient(recipient: ForwardPath, extensions: Extensions) -> Reply | 
 def rcpt_refusal(reply: Reply) -> Reply:
     """RFC 5321 §4.5.3.1.10: 552 at RCPT once meant "too many recipients" and counts as 452, unless it says what it means."""
     if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
-        return Reply(452, "4.5.3", reply.text)
+        return Reply(452, "4.5.3", reply.text, reply.heard)
     return reply
 
 
