@@ -499,6 +499,15 @@ class QueueTests(Commands):
             * 2
             + ["2 messages, 2 recipients"],
         )
+        # Put off untried: why it waits is said all the same.
+        message["recipients"][0] |= {
+            "attempts": 0,
+            "last_reply": "451 4.4.1 not tried, since y is out of reach",
+        }
+        self.assertEqual(
+            list(listing_lines([message], 1800.0))[1],
+            "    x\ufffd@y (smtp, from o@x): next attempt in 30 minutes: 451 4.4.1 not tried, since y is out of reach",
+        )
         message["held_until"] = 3600.0
         first = "Q1  10 octets, 30 minutes old, from <>, held until Thu, 1 Jan 1970 01:00:00 +0000"
         self.assertEqual(next(listing_lines([message], 1800.0)), first)

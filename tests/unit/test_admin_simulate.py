@@ -151,7 +151,9 @@ class SimulateTests(Commands):
         self.assertIn("    not tried\n", self.simulate(*slow)[1])
 
     def test_a_message_goes_to_those_whom_its_header_names(self) -> None:
-        self.message.write_text("To: Carol <carol@example.org>,\n\tdave@example.net\nCc: eve@example.com\n\nhi\n")
+        self.message.write_text(
+            "To: Carol <carol@example.org>,\n\tdave@example.net\nCc: eve@example.com\n\nhi\n"
+        )
         [found] = self.simulated("--message", str(self.message))["messages"]
         named = ["carol@example.org", "dave@example.net", "eve@example.com"]
         self.assertEqual([each["address"] for each in found["recipients"]], named)

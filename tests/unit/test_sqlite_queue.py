@@ -18,6 +18,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
 from twisted_mta.core.envelope import TlsWish
+from twisted_mta.core.selection import Status as Standing
+from twisted_mta.core.selection import status
 from twisted_mta.interfaces import DamagedBody, StoreFull, Update
 from twisted_mta.store.queue import SQLiteQueueStore, schema
 from twisted_mta.store.queue.bodies import WRITE_SIZE, BodyFiles, BodyWriter, FileBody, MemoryBody
@@ -476,6 +478,10 @@ class DamageTests(StoreTestCase):
         first, second = self.run_async(store.listing())
         self.assertEqual(str(first.recipients[0].address), "damaged-row-1@invalid")
         self.assertIn("damaged, set aside: ", first.recipients[0].last_reply)
+        statuses = [status(first.message, one) for one in first.recipients]
+        self.assertEqual(
+            statuses, [Standing.HELD, Standing.NEW], "what can't be read is not said to be tried next"
+        )
         self.assertEqual(first.message.hold, "")
         self.assertIn("damaged: message 'b' has a value of a wrong type", second.message.hold)
         self.assertEqual(len(second.recipients), 2)

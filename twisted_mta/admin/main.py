@@ -198,7 +198,7 @@ def _add_init(init: argparse.ArgumentParser) -> None:
 _SIMULATE = """\
 examples:
   mta simulate --down example.org=3d --from-queue
-  mta simulate --down example.org=3d@2h --message f.eml --to carol@example.org
+  mta simulate --down example.org=3d@2h --message f.eml
   mta simulate --greylist '*=10m' --synthetic 100000 --over 1d
 """
 

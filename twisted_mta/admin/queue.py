@@ -238,7 +238,9 @@ def _recipient(recipient: dict[str, Any], now: float) -> str:
     sender = f", from {visible(recipient['sender'])}" if recipient["sender"] else ""
     text = f"{visible(recipient['address'])} ({by}{sender}): {when}"
     if recipient["attempts"]:
-        text += f", {recipient['attempts']} made: {visible(recipient['last_reply'])}"
+        text += f", {recipient['attempts']} made"
+    if recipient["last_reply"]:  # also of what was put off untried, or can't be read
+        text += f": {visible(recipient['last_reply'])}"
     return text
 
 

@@ -95,7 +95,9 @@ def _run(options: argparse.Namespace, config: Config, setup: Setup) -> Timeline:
         data = _read(options.message)
         named = options.to or header_recipients(data)
         if not named:
-            raise AdminError("--message: its header names no recipient, so say one with --to ADDRESS", EX_USAGE)
+            raise AdminError(
+                "--message: its header names no recipient, so say one with --to ADDRESS", EX_USAGE
+            )
         recipients = tuple(_address(text, "--to" if options.to else "--message") for text in named)
         detailed = len(recipients) <= DETAILED
         return Simulation(_as_fits(setup, detailed)).run([Arrival(0.0, sender, recipients, data)])

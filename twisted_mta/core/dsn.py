@@ -391,16 +391,14 @@ def _recipient_fields(message: QueuedMessage, report: Report) -> list[str]:
     fields.append(f"Action: {report.action}")
     # RFC 3464 §2.3.3: what was given up after temporary failures keeps the status of the last one.
     fields.append(_field("Status", report.status))
-    # RFC 3464 §2.3.5, §2.3.6: it is there if the diagnostic is that host's own.
-    foreign = report.remote and report.reply.heard
-    if foreign:
+    if report.remote:  # RFC 3461 §6.3 (h): for each attempt to relay, whatever came of it
         fields.append(_field("Remote-MTA", f"dns; {_remote(report.remote)}"))
     # RFC 3461 §9.2: the lines of a reply are kept apart by folding.
     lines = [f"smtp; {line}" if n == 0 else line for n, line in enumerate(_reply_lines(report.reply))]
-    if report.action in (Action.FAILED, Action.DELAYED):  # RFC 3464 §2.3.6
+    if report.action not in (Action.DELIVERED, Action.EXPANDED):  # RFC 3461 §6.3 (i)
         fields.append(_field("Diagnostic-Code", *lines))
     fields.append(f"Last-Attempt-Date: {format_date(report.attempted)}")
-    if not foreign:  # RFC 3464 §2.3.8: then the one who decided is this server
+    if not report.remote:  # RFC 3464 §2.3.8: then the one who decided is this server
         fields.append(_field("Final-Log-ID", message.id))
     if report.action is Action.DELAYED:  # RFC 3464 §2.3.9: in no other
         fields.append(f"Will-Retry-Until: {format_date(_until(message, report))}")

@@ -165,6 +165,8 @@ class QueuedRecipient:
     late: bool = False
     #: An administrator gave it up: it fails without another attempt.
     given_up: bool = False
+    #: It stands for a row that can't be read, and `last_reply` says why: nothing is tried.
+    damaged: bool = False
     #: An administrator sends it there, whatever the configuration says: "mx.example.org:25", "[192.0.2.1]:25". "": nobody does.
     hop: str = ""
     #: As in NewRecipient.

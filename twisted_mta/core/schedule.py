@@ -82,24 +82,28 @@ class Schedule:
     warn_after: float = 0.0
     jitter: float = 0.1
 
-    def next_attempt(self, now: float, attempts: int, expires: float, random: Callable[[], float]) -> float:
+    def next_attempt(
+        self, now: float, attempts: int, expires: float, random: Callable[[], float], warning: float = 0.0
+    ) -> float:
         """The time of the next attempt after `attempts` (1 or more) failed ones. `random` gives 0 <= x < 1.
 
-        Never behind `expires`: the last attempt is made when the message's time is up, then it bounces.
+        Never behind `expires`: the last attempt is made when the message's time is up, then it bounces. Nor behind
+        `warning`, if that is to come: then the sender is told, and what the last attempt found should be fresh.
         """
         delay = self.delays[min(max(attempts, 1), len(self.delays)) - 1]
         delay *= 1.0 + self.jitter * (2.0 * random() - 1.0)
         if now >= expires:
             return now + delay
-        return min(now + delay, expires)
+        following = min(now + delay, expires)
+        return min(following, warning) if now < warning else following
 
-    def forecast(self, start: float, expires: float) -> Iterator[float]:
+    def forecast(self, start: float, expires: float, warning: float = 0.0) -> Iterator[float]:
         """The times of all attempts of a message that never gets through, without jitter; the last one is at `expires`."""
         now, attempts = start, 0
         yield now
         while now < expires:
             attempts += 1
-            now = self.next_attempt(now, attempts, expires, lambda: 0.5)
+            now = self.next_attempt(now, attempts, expires, lambda: 0.5, warning)
             yield now
 
     def expired(self, now: float, expires: float) -> bool:
@@ -108,4 +112,4 @@ class Schedule:
 
     def warning_due(self, now: float, arrived: float) -> bool:
         """Whether the sender should now be told that the message is late; never if `warn_after` is 0."""
-        return 0 < self.warn_after <= now - arrived
+        return self.warn_after > 0 and now >= arrived + self.warn_after

@@ -13,7 +13,7 @@ from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, WorkItem
 class Status(enum.StrEnum):
     """How a recipient stands."""
 
-    #: An administrator or a quarantine holds the message.
+    #: An administrator or a quarantine holds the message, or this recipient of it.
     HELD = "held"
     #: Not tried yet.
     NEW = "new"
@@ -76,7 +76,7 @@ class Selection:
 
 def status(message: QueuedMessage, recipient: QueuedRecipient) -> Status:
     """How a recipient stands."""
-    if message.hold:
+    if message.hold or recipient.damaged:
         return Status.HELD
     return Status.DEFERRED if recipient.attempts else Status.NEW
 

@@ -73,12 +73,19 @@ class Judge:
     def outlook(self, message: QueuedMessage, recipient: QueuedRecipient) -> Outlook:
         """When it is tried, and when the sender is told, if nobody ever takes it."""
         expires = self.expires(message, recipient)
-        times = self.schedule_of(recipient).forecast(message.released, expires)
+        warning = self._warned_at(message, recipient)
+        times = self.schedule_of(recipient).forecast(message.released, expires, warning)
         return Outlook(
             attempts=tuple(islice(times, MAX_FORESEEN)),
-            warning=message.released + self.schedule.warn_after if self.schedule.warn_after else None,
+            warning=warning or None,
             expires=expires,
         )
+
+    def _warned_at(self, message: QueuedMessage, recipient: QueuedRecipient) -> float:
+        """When the sender is told that a recipient is late; 0.0: never, or it was."""
+        after = self.schedule.warn_after
+        asked = message.sender is not None and Notify.DELAY in recipient.notify
+        return message.released + after if after and asked and not recipient.warned else 0.0
 
     def is_over(self, message: QueuedMessage, recipient: QueuedRecipient, now: float) -> bool:
         """Whether a recipient that is not delivered now is given up."""
@@ -137,7 +144,8 @@ class Judge:
             self._tell("expired", message, recipient, outcome, now)
             failed = Failed(outcome.reply, outcome.remote, contacts=outcome.contacts)
             return update(outcome=failed), _report(recipient, outcome, Action.FAILED, now, expired=True)
-        following = schedule.next_attempt(now, recipient.attempts + 1, expires, self.random)
+        word = self._warned_at(message, recipient)
+        following = schedule.next_attempt(now, recipient.attempts + 1, expires, self.random, word)
         if outcome.doubtful:
             # RFC 1047: that host may well be busy with what it has. Then it would get the message twice.
             following = max(following, min(now + DOUBT, expires))

@@ -112,4 +112,5 @@ def _instead_of_recipient(row: int, reason: str) -> QueuedRecipient:
         next_attempt=0.0,
         last_reply=f"damaged, set aside: {reason}",
         warned=False,
+        damaged=True,
     )
