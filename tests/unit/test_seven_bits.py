@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.unit.test_smtp_delivery import A, B, Body, DeliveryCase
+from tests.unit.test_smtp_delivery import B, Body, DeliveryCase
 from twisted_mta.core.address import Address
 from twisted_mta.core.downgrade import Undowngradable
-from twisted_mta.core.queue import Failed, TryLater
+from twisted_mta.core.queue import Delivered, Failed, TryLater
 from twisted_mta.delivery import convert
 from twisted_mta.delivery.convert import CONCURRENCY, MAX_MEMORY, MAX_MESSAGE, ConvertedBody, Converter
 from twisted_mta.store.threads import InlineWorkers
@@ -83,8 +83,12 @@ class DeliveryTests(DeliveryCase):
     def test_what_can_not_be_converted(self) -> None:
         signed = b"MIME-Version: 1.0\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\xe4\r\n--b--\r\n"
         for outcome in self.eight(Body(signed), "b@x.test", "c@x.test"):
+            assert isinstance(outcome, Delivered)
+            self.assertEqual(outcome.remote, f"mx2.x.test [{B}]", "which takes eight bits")
+        self.second.extensions = ["PIPELINING"]
+        for outcome in self.eight(Body(signed), "b@x.test", "c@x.test"):
             assert isinstance(outcome, Failed)
-            self.assertEqual(outcome.remote, f"mx1.x.test [{A}]")
+            self.assertEqual(outcome.remote, f"mx2.x.test [{B}]")
             self.assertEqual(
                 str(outcome.reply),
                 "554 5.6.3 the message is 8-bit, the next host takes only 7-bit, and it can't be converted: "
@@ -133,6 +137,7 @@ class DeliveryTests(DeliveryCase):
         self.assertEqual(outcome.reply.status, "5.6.7")
 
     def test_bounced_or_sent_if_so_configured(self) -> None:
+        self.second.extensions = self.peer.extensions
         self.delivery.reconfigure(attrs.evolve(self.settings, eightbit="bounce"))
         [outcome] = self.eight(Body(TEXT), "b@x.test")
         assert isinstance(outcome, Failed)

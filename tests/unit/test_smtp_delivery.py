@@ -576,6 +576,12 @@ class HostTests(DeliveryCase):
             self.network.advance(10)
         self.assertEqual(len(self.second.messages), 4)
 
+    def test_the_next_message_is_for_the_best_host_again(self) -> None:
+        self.peer.replies = {"RCPT": ["451 4.3.2 not now"]}
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx2.x.test [{B}]"])
+        self.assertEqual(self.summary("b@x.test"), [f"Delivered 250 2.0.0 mx1.x.test [{A}]"])
+        self.assertEqual((self.peer.connections, len(self.second.sessions)), (1, 0))
+
     def test_only_those_go_on_whom_the_first_put_off(self) -> None:
         self.peer.replies = {"RCPT c@x.test": "450 4.2.1 later", "RCPT d@x.test": "550 5.1.1 no"}
         self.assertEqual(

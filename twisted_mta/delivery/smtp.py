@@ -261,6 +261,8 @@ class SmtpDelivery:
 
     async def _use(self, errand: _Errand, connection: SmtpConnection) -> None:
         manner = errand.manner
+        # One that only stands in for a better host must not get the mail that comes next.
+        stands_in = not errand.heard <= {connection.address}
         try:
             errand.left = await errand.attempt.use(connection, errand.left, manner.max_recipients)
         finally:
@@ -268,7 +270,7 @@ class SmtpDelivery:
             if errand.attempt.put_off:
                 errand.heard.add(connection.address)
             # One that takes no more of this message is of little use to the next.
-            most = 0 if errand.attempt.spent else manner.max_messages
+            most = 0 if errand.attempt.spent or stands_in else manner.max_messages
             self._sessions.give_back(errand.line, connection, most)
 
 
