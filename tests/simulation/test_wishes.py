@@ -135,7 +135,7 @@ class HoldTests(WishesCase):
         fields, _ = parts(self.world.mail("alice")[0])
         self.assertEqual(fields["Arrival-Date"], "Fri, 15 Jan 2027 08:00:00 +0000")
         self.assertEqual(fields["Future-Release-Request"], "until;2027-01-25T08:00:00Z")
-        self.assertIn(b"tried for 6 hours", self.world.mail("alice")[0])
+        self.assertIn(b"tried for 4 hours", self.world.mail("alice")[0])
         self.world.advance(5 * DAY, step=600)
         self.assertEqual(self.told(), [("delayed", "4.7.1"), ("failed", "4.7.1")])
 
