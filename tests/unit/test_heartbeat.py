@@ -417,6 +417,7 @@ def _member_that_tells() -> Any:
         "connections": 0,
         "disk of the queue": {},
         "messages coming in": {"in memory": 0, "limit": 0},
+        "services": [],
         "warnings": ["of the worker"],
     }
 
