@@ -127,11 +127,17 @@ class Transfer:
     def _chunk_refused(self, refusal: Reply) -> None:
         """RFC 3030 §2: the transaction has failed; further chunks are read and refused until RSET."""
         talk = self._talk
+        assert self._chunks is not None  # it is BDAT that has chunks
+        last = self._chunks.last
 
         def then() -> None:
             talk.state = self._outside
             self._chunks = None
-            if self._outside is State.BROKEN:
+            if last and self._lmtp and talk.state in (State.MAIL, State.BROKEN):
+                # RFC 2033 §4.3: one for each recipient; none where none was taken, as a client that pipelines expects.
+                for _ in talk.envelope.recipients:
+                    talk.reply(refusal)
+            elif talk.state is State.BROKEN:
                 talk.reply(refusal)
             else:
                 talk.error(refusal)
@@ -140,12 +146,15 @@ class Transfer:
 
     def _message_done(self, reply: Reply) -> None:
         # RFC 2033 §4.2: LMTP answers for each recipient. All of them are in one queue, so all fare alike.
-        talk = self._talk
-        count = len(talk.envelope.recipients) if talk.settings.role is Role.LMTP else 1
+        count = len(self._talk.envelope.recipients) if self._lmtp else 1
         self.reset()
-        talk.idle = 0
+        self._talk.idle = 0
         for _ in range(count):
-            talk.reply(reply)
+            self._talk.reply(reply)
+
+    @property
+    def _lmtp(self) -> bool:
+        return self._talk.settings.role is Role.LMTP
 
     def reset(self) -> None:
         """The transaction is over, and with it its message."""
