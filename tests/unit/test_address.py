@@ -34,7 +34,7 @@ class AddressTests(TestCase):
         for text in [
             "", "@", "smith", "@example.org", "smith@", "a b@example.org", ".a@example.org", "a.@example.org", "a..b@example.org",
             "a@-example.org", "a@example..org", "a@example.org..", "a@exa mple.org", "a@[192.0.2.300]", "a@[IPv6:1]", "a@[]",
-            "a@[192.0.2.1", "a" * 65 + "@example.org", "a@" + "b" * 256, '"a@example.org', "a@b@c", "a,b@example.org",
+            "a@[192.0.2.1", "a" * 256 + "@example.org", "a@" + "b" * 256, '"a@example.org', "a@b@c", "a,b@example.org",
         ]:  # fmt: skip
             with self.subTest(text), self.assertRaises(AddressError):
                 Address.parse(text)
@@ -98,13 +98,15 @@ class PathTests(TestCase):
                 parse_path(text)
 
     def test_longest(self) -> None:
-        """RFC 5321 §4.5.3.1.3 asks for 256 octets of path at least; the parts have limits of their own."""
-        longest = f"<{'a' * 64}@{'b' * 255}>"
-        self.assertIsNotNone(parse_path(longest)[0])
-        with self.assertRaises(AddressError):
-            parse_path(f"<{'a' * 64}@{'b' * 256}>")
+        """RFC 5321 §4.5.3.1.3 asks for 256 octets of path at least; the parts have limits of their own. Senders of mass
+        mailers have local parts of more than 64 octets."""
+        for local in ("a" * 255, "ü" * 127, '"' + "a " * 127 + '"'):
+            self.assertIsNotNone(parse_path(f"<{local}@{'b' * 255}>")[0])
+        for local, domain in (("a" * 64, "b" * 256), ("a" * 256, "b"), ("ü" * 128, "b")):
+            with self.assertRaises(AddressError):
+                parse_path(f"<{local}@{domain}>")
 
-    @given(st.text(alphabet='ab.-_+@<>[]"é 1', max_size=20), st.integers(0, 70))
+    @given(st.text(alphabet='ab.-_+@<>[]"é 1', max_size=20), st.integers(0, 260))
     def test_the_shortcut_comes_to_the_same(self, text: str, more: int) -> None:
         for path in (f"<{text}>", f"<a@{text}> X", f"<{text}@b.c>", f"<{'a' * more}.b@c.d>", f"<a@b.{text}>"):
             try:

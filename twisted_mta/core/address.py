@@ -9,9 +9,12 @@ import attrs
 
 from twisted_mta.core.values import value
 
-#: RFC 5321 §4.5.3.1: octets in a local-part and in a domain. Together they bound a path.
+#: RFC 5321 §4.5.3.1: octets in a local-part and in a domain, of addresses that we make.
 MAX_LOCAL_PART = 64
 MAX_DOMAIN = 255
+#: Octets in a local-part of others. RFC 5321 §4.5.3.1 asks for no limit where that is possible, and the senders of mass
+#: mailers often have more than 64: they contain the recipient.
+MAX_FOREIGN_LOCAL_PART = 255
 
 # RFC 5322 §3.2.3 atext; RFC 6531 §3.3 adds every character beyond ASCII.
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]"
@@ -107,8 +110,8 @@ def _local_part(text: str) -> tuple[str, str]:
     local = match.group()
     if local.startswith('"'):
         local = _UNQUOTE.sub(r"\1", local[1:-1])
-    if len(local.encode("utf-8", "surrogateescape")) > MAX_LOCAL_PART:  # RFC 5321 §4.5.3.1.1
-        raise AddressError(f"the local part is longer than {MAX_LOCAL_PART} octets")
+    if len(local.encode("utf-8", "surrogateescape")) > MAX_FOREIGN_LOCAL_PART:
+        raise AddressError(f"the local part is longer than {MAX_FOREIGN_LOCAL_PART} octets")
     return local, text[match.end() :]
 
 
@@ -158,7 +161,7 @@ def parse_path(text: str) -> tuple[Address | None, str]:
     plain = _PLAIN_PATH.match(text)
     if plain is not None:
         local, domain = plain.groups()
-        if len(local) <= MAX_LOCAL_PART and len(domain) <= MAX_DOMAIN:
+        if len(local) <= MAX_FOREIGN_LOCAL_PART and len(domain) <= MAX_DOMAIN:
             return Address(local, domain.lower()), text[plain.end() :]
     if not text.startswith("<"):
         raise AddressError("the address must stand in angle brackets")
