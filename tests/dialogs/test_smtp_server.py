@@ -46,6 +46,8 @@ def answer(question: Any) -> Any:
         case q.RcptTo(_, recipient):
             if recipient.address.local == "unknown":
                 return Reply(550, "5.1.1", "No such user here")
+            if recipient.address.local == "later":
+                return Reply(450, "4.2.1", "Not now")
             if recipient.address.local == "shutdown":
                 return Reply(421, "4.3.2", "Closing")
             return Reply(250, "2.1.5", "Recipient OK")
@@ -67,6 +69,8 @@ def answer(question: Any) -> Any:
             return Reply(454, "4.7.0", "Too many logins")
         case q.Authenticate(_, credentials):
             return credentials == Credentials("alice", b"secret")
+        case q.Verify(argument) if argument.startswith("unknown"):
+            return Reply(550, "5.1.1", f"There is no {argument}")
         case q.Verify(argument):
             return Reply(250, "2.1.5", f"<{argument}@example.test>")
         case q.Expand(argument):

@@ -41,6 +41,7 @@ SETTINGS = {
         message_limit=2,
         error_limit=4,
         idle_limit=4,
+        refusal_limit=2,
         xclient=True,
     ),
     "plain": ServerSettings(hostname="mx", without=frozenset({"CHUNKING", "PIPELINING", "SMTPUTF8"})),

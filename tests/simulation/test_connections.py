@@ -93,7 +93,7 @@ class ConnectionTests(SynchronousTestCase):
     def test_who_may_ask(self) -> None:
         world = self.world('[limits]\nvrfy = "trusted"\nexpn = "anyone"\n[relay]\nnetworks = ["192.0.2.1"]\n')
         said = b"EHLO x\r\nVRFY bob\r\nEXPN bob\r\n"
-        for client, code in (("192.0.2.1", "250 2.1.5 <bob@example.test>"), ("192.0.2.2", "252 2.1.5 Send")):
+        for client, code in (("192.0.2.1", "250 2.1.5 <bob@example.test>"), ("192.0.2.2", "252 2.5.0 Send")):
             lines = self.connect(world, client, said).value().decode().splitlines()
             self.assertTrue(lines[-2].startswith(code), lines)
             self.assertEqual(lines[-1], "250 2.1.5 <bob@example.test>")
@@ -106,9 +106,30 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(lines[-2:], ["214-2.0.0 Ask the postmaster", "214 2.0.0 See RFC 5321"])
 
     def test_what_is_announced(self) -> None:
-        world = self.world('[limits]\ndeliver_by_minimum = "4m"\n')
+        world = self.world('[limits]\ndeliver_by_minimum = "4m"\nrecipients = 100\n')
         lines = self.connect(world, "192.0.2.1", b"EHLO x\r\n").value().decode().splitlines()
         self.assertIn("250 DELIVERBY 240", lines)
+        self.assertIn("250-LIMITS RCPTMAX=100", lines)
+
+    def test_the_messages_of_a_session(self) -> None:
+        world = self.world("[limits]\nmessages = 2\n")
+        said = b"EHLO x\r\n" + b"MAIL FROM:<dave@example.org>\r\nRSET\r\n" * 3
+        transport = self.connect(world, "192.0.2.1", said)
+        lines = transport.value().decode().splitlines()
+        self.assertIn("250-LIMITS MAILMAX=2 RCPTMAX=1000", lines)
+        codes = [line[:9] for line in lines[-5:]]
+        self.assertEqual(codes, ["250 2.1.0", "250 2.0.0", "250 2.1.0", "250 2.0.0", "421 4.7.0"])
+        self.assertTrue(transport.disconnecting)
+
+    def test_recipients_that_are_refused(self) -> None:
+        """Strangers only, and not for what may be taken later."""
+        world = self.world('[limits]\nrefused_recipients = 2\n[relay]\nnetworks = ["192.0.2.1"]\n')
+        said = b"EHLO x\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<nobody@example.test>\r\n" * 3 + b"NOOP\r\n"
+        for client, codes in (("192.0.2.1", ["550"] * 3 + ["250"]), ("192.0.2.2", ["550", "550", "421"])):
+            transport = self.connect(world, client, said)
+            lines = transport.value().decode().splitlines()
+            self.assertEqual([line[:3] for line in lines[-len(codes) :]], codes)
+            self.assertEqual(transport.disconnecting, codes[-1] == "421")
 
     def test_a_proxy_names_a_login(self) -> None:
         """It may relay then, as who has logged in."""

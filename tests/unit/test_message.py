@@ -104,6 +104,20 @@ class TraceTests(TestCase):
             field.startswith(b"Received: from client (mail.example.org?? [192.0.2.1])\r\n\tby h ")
         )
 
+    def test_priority(self) -> None:
+        """RFC 6710 §7: a clause behind all others, where there is something to say."""
+        for priority, clause in (
+            (4, b"\tpriority 4;\r\n"),
+            (-9, b"\tpriority -9;\r\n"),
+            (0, b"\tfor <bob@h>;\r\n"),
+        ):
+            field = received_field(
+                helo="client", address="192.0.2.1", hostname="h", protocol="SMTP", queue_id="Q",
+                recipient=Address("bob", "h"), timestamp=0, priority=priority,
+            )  # fmt: skip
+            self.assertIn(clause, field)
+            self.assertEqual(field.count(b"priority"), int(priority != 0))
+
     def test_no_name_and_no_ascii_recipient(self) -> None:
         field = received_field(
             helo="",

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -105,8 +106,12 @@ class ReceptionTests(SynchronousTestCase):
         self.queue = Queue()
         self.directory = make_directory(
             ["alice"],
-            {"sales": "alice, carol@example.org", "broken": "nobody"},
-            lists=[make_list("team@example.test", ["carol@example.org"], members_only=True)],
+            {"sales": "alice, carol@example.org", "broken": "nobody", "all": "people, alice"},
+            lists=[
+                make_list("team@example.test", ["carol@example.org"], members_only=True),
+                make_list("people@example.test", ["carol@example.org", "alice@example.test"]),
+                make_list("empty@example.test", []),
+            ],
         )
         self.slow = Slow()
         checks = (
@@ -287,6 +292,16 @@ class ReceptionTests(SynchronousTestCase):
         for login in ("alice+x", "sales", "carol@example.org", "", "a b", "@"):
             self.assertIsNone(self.reception.account(login), login)
 
+    def test_priority(self) -> None:
+        """RFC 6710 §4.1: in Received, and in the log."""
+        with capturedLogs() as logs:
+            sink = self.reception.message(
+                self.peer, attrs.evolve(self.envelope("alice@example.test"), priority=4)
+            )
+            self.successResultOf(Deferred.fromCoroutine(sink.finish()))
+        self.assertIn(b"\tpriority 4;\r\n", self.queue.messages[0].prefix)
+        self.assertEqual([event["priority"] for event in logs if "priority" in event], [4])
+
     def test_vrfy_and_expn(self) -> None:
         for argument, reply in (
             ("alice", "250 2.1.5 <alice@example.test>"),
@@ -297,6 +312,9 @@ class ReceptionTests(SynchronousTestCase):
             self.assertEqual(str(self.reception.verify(self.peer, argument)), reply)
         for argument, reply in (
             ("sales", "250 2.1.5 <alice@example.test> / <carol@example.org>"),
+            ("people", "250 2.1.5 <carol@example.org> / <alice@example.test>"),
+            ("all", "250 2.1.5 <carol@example.org> / <alice@example.test>"),
+            ("empty", "250 2.1.5 <empty@example.test>"),
             ("nobody", "550 5.1.1 There is no list or user nobody@example.test here"),
             ("@", "553 5.1.3 Bad address: the local part is empty or has a character that must be quoted"),
         ):

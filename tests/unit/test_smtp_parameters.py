@@ -30,9 +30,10 @@ class ParameterTests(TestCase):
         self.assertEqual(
             read_mail(Envelope(None), {"BY": "60;rt"}, CONTEXT).deliver_by, DeliverBy(1060.0, True, True)
         )
-        self.assertEqual(
-            read_mail(Envelope(None), {"BY": "-5;N"}, CONTEXT).deliver_by, DeliverBy(995.0, False)
-        )
+        for said, time in (("-5", 995.0), ("+5", 1005.0), ("0", 1000.0)):  # RFC 2852 §4: by-time has a sign
+            self.assertEqual(
+                read_mail(Envelope(None), {"BY": f"{said};N"}, CONTEXT).deliver_by, DeliverBy(time, False)
+            )
 
     @given(st.dictionaries(NAMES, VALUES, max_size=4))
     def test_only_declared_errors(self, parameters: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -198,6 +199,13 @@ class XclientTests(SessionTestCase):
         self.say(b"XCLIENT LOGIN=[UNAVAILABLE]")
         self.assertIsNone(self.peer.account)
         self.assertEqual(self.say(b"EHLO x", b"MAIL FROM:<a@b>"), ["250", "530"])
+
+    def test_the_log_names_who_speaks(self) -> None:
+        self.connect(xclient=True)
+        with capturedLogs() as logs:
+            self.say(b"XCLIENT ADDR=198.51.100.7", b"XCLIENT ADDR=198.51.100.8")
+        said = [(event["peer"], event["client"]) for event in logs if "client" in event]
+        self.assertEqual(said, [("192.0.2.1", "198.51.100.7"), ("192.0.2.1", "198.51.100.8")])
 
     def test_an_unknown_login(self) -> None:
         """Nothing of that XCLIENT counts."""

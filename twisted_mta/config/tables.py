@@ -94,8 +94,10 @@ _AUDIENCE = fields.choice("nobody", "logged-in", "trusted", "anyone")
 LIMITS: Mapping[str, Reader[Any]] = {
     "message_size": fields.size(65536),  # RFC 5321 §4.5.3.1.7
     "recipients": fields.integer(100, 1_000_000),  # RFC 5321 §4.5.3.1.8
+    "messages": fields.integer(0, 1_000_000),
     "errors": fields.integer(1, 100_000),
     "idle_commands": fields.integer(20, 1_000_000),
+    "refused_recipients": fields.integer(0, 1_000_000),
     "received_headers": fields.integer(10, 1000),
     "connections": fields.integer(1, 1_000_000),
     "connections_per_address": fields.integer(1, 1_000_000),

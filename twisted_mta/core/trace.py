@@ -32,12 +32,13 @@ def received_field(
     timestamp: float,
     tls: str = "",
     host: str = "",
+    priority: int = 0,
 ) -> bytes:
     """A Received field with its CRLF.
 
     `address` is the IP address of the client, `host` the name that it has by the DNS, if that is proven.
     `recipient` is named only where it is the only one: others may not learn of each other (RFC 5321 §7.2).
-    `timestamp` is in Unix seconds; the field gives UTC.
+    `timestamp` is in Unix seconds; the field gives UTC. A `priority` of 0 is that of all mail and not named.
     """
     # What the client said goes into a header: nothing but plain printable characters, and no parentheses.
     name = _UNSAFE.sub("?", helo)[:_MAX_NAME] or "unknown"
@@ -50,4 +51,6 @@ def received_field(
     lines.append(f"\tby {hostname} with {protocol} id {queue_id}")
     if recipient is not None and str(recipient).isascii():
         lines.append(f"\tfor <{recipient}>")
+    if priority:
+        lines.append(f"\tpriority {priority}")  # RFC 6710 §4.1, §7
     return ("\r\n".join(lines) + f";\r\n\t{format_date(timestamp)}\r\n").encode()

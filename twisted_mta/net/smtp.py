@@ -29,6 +29,8 @@ class SmtpHandler:
         self._reception = reception
         self._peer = peer
         self._trusts = trusts
+        #: Who is connected, whomever it speaks for.
+        self._speaker = peer.address
         #: Whom XCLIENT named as the login.
         self._named: Account | None = None
         #: Where the message under way goes; None between messages.
@@ -106,7 +108,7 @@ class SmtpHandler:
                 return Reply(550, "5.7.1", "XCLIENT LOGIN is no account here")
         self.log.info(
             "{peer} speaks for {client}",
-            peer=peer.address,
+            peer=self._speaker,
             client=address,
             login=account.name if account else "",
             session=peer.session_id,

@@ -212,6 +212,7 @@ class Incoming:
             recipients=", ".join([f"<{recipient.address}>" for recipient in envelope.recipients[:10]]),
             count=len(envelope.recipients),
             size=size,
+            priority=envelope.priority,  # RFC 6710 §4.1
             message_id=message.message_id or "none",
         )
         for recipient in envelope.recipients if envelope.sender is None else ():
@@ -321,6 +322,7 @@ class Incoming:
             timestamp=now,
             tls=peer.tls,
             host=peer.host if peer.host_verified else "",
+            priority=self._envelope.priority,
         )
 
     def _origin(self) -> str:

@@ -115,8 +115,10 @@ def smtp_settings(config: Config, role: Role, host: str, *, scram: bool) -> Serv
         greeting=config.greeting,
         size_limit=limits.message_size,
         recipient_limit=limits.recipients,
+        message_limit=limits.messages,
         error_limit=limits.errors,
         idle_limit=limits.idle_commands,
+        refusal_limit=limits.refused_recipients,
         times=Times(
             command=limits.smtp_timeout,
             block=limits.data_timeout,

@@ -7,14 +7,15 @@ the recipients, and answers 250 once the queue says that everything is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import attrs
 from zope.interface import implementer
 
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.envelope import Envelope, Recipient
-from twisted_mta.core.expand import expand, resolves
+from twisted_mta.core.expand import Destination, expand, resolves
+from twisted_mta.core.queue import Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.interfaces import Account, Client, IAuthenticator, IMessageSink, IReception, Peer, StoreFull
@@ -87,8 +88,13 @@ class Reception:
         places = expand(address, self._directory, rules=False).recipients
         if not places:
             return Reply(550, "5.1.1", f"There is no list or user {address} here")
-        shown = [f"<{place.address}>" for place in places[:MAX_EXPANDED]]
-        return Reply(250, "2.1.5", "\n".join(shown))
+        shown = dict.fromkeys(member for place in places for member in self._behind(place))
+        return Reply(250, "2.1.5", "\n".join(f"<{member}>" for member in list(shown)[:MAX_EXPANDED]))
+
+    def _behind(self, place: Destination) -> Sequence[Address]:
+        """RFC 5321 §3.5.1: of a mailing list its members, as they are written in it."""
+        found = self._directory.mailing_list(place.address) if place.transport is Transport.LIST else None
+        return (found.members if found is not None else ()) or (place.address,)
 
     def _named(self, argument: str) -> Address:
         """The address that VRFY or EXPN asks about; a bare name is one of ours (RFC 5321 §3.5.1)."""

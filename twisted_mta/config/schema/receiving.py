@@ -71,10 +71,14 @@ class Limits:
 
     message_size: int = 52428800
     recipients: int = 1000
+    #: Messages in one SMTP session; 0: any number.
+    messages: int = 0
     #: Wrong commands in one session until it is ended with 421.
     errors: int = 20
     #: The same for commands of SMTP that bring no message forward, in a row.
     idle_commands: int = 200
+    #: Recipients of a stranger refused for good in one session until it is ended with 421; 0: any number.
+    refused_recipients: int = 100
     #: Received fields that make a message a loop, RFC 5321 §6.3.
     received_headers: int = 50
     #: Connections at a time, at all listeners together: in all, and from one address.

@@ -11,7 +11,7 @@ from twisted_mta.core import sasl
 from twisted_mta.core.effects import NO_BINDINGS
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import questions as q
-from twisted_mta.core.smtp.commands import CommandError
+from twisted_mta.core.smtp.commands import CommandError, syntax_error
 
 _LOGGED_IN = Reply(235, "2.7.0", "You are logged in")
 _FAILED = Reply(535, "5.7.8", "Authentication failed: login or password is wrong")
@@ -65,6 +65,8 @@ class Login:
         if self.done:
             raise CommandError(Reply(503, "5.5.1", "You are logged in already"))
         name, _, initial = argument.partition(" ")
+        if not name:
+            raise syntax_error("Syntax: AUTH mechanism [initial-response]")
         exchange = self._offer.begin(name)
         if exchange is None:
             raise CommandError(Reply(504, "5.5.4", "Mechanisms offered: " + " ".join(self.mechanisms)))

@@ -109,6 +109,19 @@ def _parameters(words: list[str]) -> dict[str, str]:
     return result
 
 
+def parse_lookup(argument: str, verb: str) -> tuple[str, bool]:
+    """The argument of VRFY or EXPN, RFC 6531 §3.7.4.2: (what is asked about, whether the answer may be UTF-8).
+
+    Raises CommandError.
+    """
+    if not argument:
+        raise syntax_error(f"Syntax: {verb} address")
+    name, _, parameter = argument.rpartition(" ")
+    if name and parameter.upper() == "SMTPUTF8":
+        return name.rstrip(), True
+    return argument, False
+
+
 _CHUNK = re.compile(r"([0-9]{1,18})(?: +(LAST))?", re.I)
 
 

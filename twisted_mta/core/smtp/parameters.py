@@ -18,7 +18,7 @@ from twisted_mta.core.smtp.commands import CommandError, decode_xtext, syntax_er
 
 # RFC 6533 §3: in the utf-8 address type, \x{XX} stands for a code point.
 _ESCAPED = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
-_BY = re.compile(r"(-?[0-9]{1,9});([NR])(T?)", re.I)
+_BY = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.I)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:Z|[+-][0-9]{2}:[0-9]{2})", re.I)
 _PRIORITY = re.compile(r"-?[0-9]")
 #: RFC 3461 §4.4 and §4.2: octets of ENVID and ORCPT, encoded.

@@ -8,6 +8,7 @@ the parameters of MAIL and RCPT mean in `core.smtp.parameters`; which extensions
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from twisted_mta.core.address import Address
@@ -20,6 +21,7 @@ from twisted_mta.core.smtp.commands import (
     MAX_LINE,
     Command,
     CommandError,
+    parse_lookup,
     parse_mail,
     parse_rcpt,
     parse_xclient,
@@ -34,9 +36,12 @@ from twisted_mta.core.smtp.transfer import Transfer
 
 _OK = Reply(250, "2.0.0", "OK")
 _LINE_TOO_LONG = Reply(500, "5.5.2", f"Line longer than {MAX_LINE} octets")
+_RESPONSE_TOO_LONG = Reply(500, "5.5.6", _LINE_TOO_LONG.text)  # RFC 4954 §4
 #: RFC 5321 §7.3: where the commands are not for a client, it is told neither that an address exists nor that it does not.
-_NOT_VERIFIED = Reply(252, "2.1.5", "Send the mail and we will try")
-_NOT_EXPANDED = Reply(252, "2.1.5", "Not expanded for you; send the mail and we will try")
+_NOT_VERIFIED = Reply(252, "2.5.0", "Send the mail and we will try")
+_NOT_EXPANDED = Reply(252, "2.5.0", "Not expanded for you; send the mail and we will try")
+#: RFC 6531 §3.7.4.2: it is told only to who takes it.
+_NOT_IN_ASCII = Reply(252, "2.6.8", "The answer is not ASCII; ask again with the parameter SMTPUTF8")
 
 
 class SmtpServer:
@@ -53,6 +58,7 @@ class SmtpServer:
         self._login = auth.Login(settings.scram)
         self._trusted = settings.trusted
         self._transactions = 0
+        self._refused_recipients = 0
         #: What the client has begun so far: commands, and with them messages and logins.
         self._begun = 0
         self._shutting_down = False
@@ -144,9 +150,9 @@ class SmtpServer:
             try:
                 line = talk.input.line()
             except LineTooLong:
+                talk.error(_RESPONSE_TOO_LONG if talk.state is State.AUTH else _LINE_TOO_LONG)
                 if talk.state is State.AUTH:
                     talk.state = State.READY  # RFC 4954 §4: and the exchange is over
-                talk.error(_LINE_TOO_LONG)
                 continue
             if line is None:
                 if talk.input.flooded:
@@ -206,7 +212,7 @@ class SmtpServer:
             self._offered = frozenset(offer.split(" ", 1)[0] for offer in offers)
             self._transfer.reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
             lines = [f"{self._settings.hostname} greets {name}", *offers]
-            self._talk.effects.append(Send(Reply(250, "", "\n".join(lines)).encode()))
+            self._talk.reply(Reply(250, "", "\n".join(lines)))
 
         self._talk.ask(q.Hello(name, extended), then)
 
@@ -276,9 +282,19 @@ class SmtpServer:
             if reply.positive:
                 self._talk.envelope = self._talk.envelope.adding(recipient)
                 self._talk.state = State.RCPT
+            elif reply.permanent and self._asks_too_much():
+                reply = self._talk.last_words("4.7.0", "Too many recipients were refused, try again later")
             self._talk.reply(reply)
 
         self._talk.ask(q.RcptTo(self._talk.envelope, recipient), then)
+
+    def _asks_too_much(self) -> bool:
+        """Count one more recipient that does not exist: who tries names to find those that do should not be quick."""
+        limit = self._settings.refusal_limit
+        if not limit or self._trusted or self._login.done or self._settings.role is Role.LMTP:
+            return False
+        self._refused_recipients += 1
+        return self._refused_recipients > limit
 
     def _data(self, argument: str) -> None:
         self._transfer.data(argument)
@@ -307,20 +323,24 @@ class SmtpServer:
         self._talk.reply(Reply(214, "2.0.0", "\n".join(filter(None, lines))))
 
     def _vrfy(self, argument: str) -> None:
-        if not argument:
-            raise syntax_error("Syntax: VRFY address")
+        name, utf8 = parse_lookup(argument, "VRFY")
         if not self._admitted(self._settings.vrfy):
             self._talk.reply(_NOT_VERIFIED)
             return
-        self._talk.ask(q.Verify(argument), self._talk.reply)
+        self._talk.ask(q.Verify(name), partial(self._found, utf8))
 
     def _expn(self, argument: str) -> None:
-        if not argument:
-            raise syntax_error("Syntax: EXPN address")
+        name, utf8 = parse_lookup(argument, "EXPN")
         if not self._admitted(self._settings.expn):
             self._talk.reply(_NOT_EXPANDED)
             return
-        self._talk.ask(q.Expand(argument), self._talk.reply)
+        self._talk.ask(q.Expand(name), partial(self._found, utf8))
+
+    def _found(self, utf8: bool, reply: Reply) -> None:
+        """The answer to VRFY or EXPN; `utf8`: the client takes one beyond ASCII."""
+        if reply.positive and not utf8 and not reply.text.isascii():
+            reply = _NOT_IN_ASCII
+        self._talk.reply(reply, utf8=utf8)
 
     def _admitted(self, audience: Audience) -> bool:
         return audience.admits(logged_in=self._login.done, trusted=self._trusted)
@@ -336,6 +356,7 @@ class SmtpServer:
             self._transfer.reset()
             self._talk.idle = 0
             self._login.done, self._trusted = standing.logged_in, standing.trusted
+            self._refused_recipients = 0
             self._talk.state = State.CONNECTED
             self._offered = frozenset()
             self._talk.ask(q.Connected(), self._connected)

@@ -58,6 +58,8 @@ class ServerSettings:
     error_limit: int = 20
     #: Commands that bring no message forward, in a row. One whose messages are refused may well send RSET after each.
     idle_limit: int = 200
+    #: Recipients refused for good in one session, of clients that are strangers; 0: as many as the client likes.
+    refusal_limit: int = 0
     times: Times = Times()  # noqa: RUF009  frozen
     #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
     tls_available: bool = False

@@ -41,8 +41,11 @@ class Talk:
         effects, self.effects = self.effects, []
         return effects
 
-    def reply(self, reply: Reply) -> None:
-        """Answer a command."""
+    def reply(self, reply: Reply, *, utf8: bool = False) -> None:
+        """Answer a command; `utf8`: one whose answer may be more than ASCII."""
+        if not utf8 and not reply.text.isascii():
+            # RFC 6531 §3.7.4.2: no reply is, but to VRFY and EXPN that ask for it.
+            reply = _in_ascii(reply)
         self.effects.append(Send(reply.encode()))
         if reply.code == 421:
             # RFC 5321 §4.2.3: 421 tells that the channel closes, whoever decided it.
@@ -70,7 +73,7 @@ class Talk:
 
     def close(self, reply: Reply) -> None:
         """Say this, and end the session."""
-        self.effects.append(Send(reply.encode()))
+        self.effects.append(Send(_in_ascii(reply).encode()))
         self._end()
 
     def _end(self) -> None:
@@ -88,3 +91,7 @@ class Talk:
         self.envelope = _NO_ENVELOPE
         if self.state is not State.CLOSED:
             self.state = State.READY
+
+
+def _in_ascii(reply: Reply) -> Reply:
+    return Reply(reply.code, reply.enhanced, reply.text.encode("ascii", "backslashreplace").decode())
