@@ -20,6 +20,8 @@ from twisted_mta.service.trace_control import trace_handlers
 from twisted_mta.testing.smtp_peer import SmtpPeer
 from twisted_mta.testing.world import World
 
+#: The message that goes to files and commands.
+OUTLET = 6
 #: A filter in front of the server, which says who the client really is.
 _FILTER = "10.9.9.9"
 _CLIENTS = ("192.0.2.7", "198.51.100.7", "127.0.0.1", "2001:db8::7")
@@ -139,7 +141,8 @@ class Site:
         names += [f"{name}@second.test" for name in _NAMES if chance.random() < 0.2]
         names += [f"owner-{name}" for name in _NAMES if chance.random() < 0.1]
         names += [name for name in ("@example.test", "@second.test") if chance.random() < 0.15]
-        return "".join(
+        outlets = f'outlet: {self.out}/box, {self.out}/md/, "|/bin/take it"\n'
+        return outlets + "".join(
             f"{name}: {', '.join(self._target() for _ in range(chance.randint(1, 4)))}\n" for name in names
         )
 
@@ -289,6 +292,8 @@ class Site:
             )
         if chance.random() < 0.25:
             recipient = chance.choice((*_REMOTE, *_ASTRAY))
+        if number == OUTLET:
+            recipient = "outlet@example.test"
         if self.callout and not login and client != "192.0.2.7" and chance.random() < 0.3:
             late = "late" if 'unanswered = "defer"' in self.config else "nobody"
             recipient = f"{chance.choice(('nobody', late, 'erin', 'postmaster'))}@two.example"

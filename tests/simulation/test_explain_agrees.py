@@ -20,7 +20,7 @@ _AT_A_TIME = 50
 _ONLY = os.environ.get("MTA_SEED")
 _NOT_TRIED = re.compile(r"not tried, since \S+ is out of reach: ")
 #: Messages for each site.
-_MESSAGES = 6
+_MESSAGES = 7
 
 
 @pytest.mark.parametrize("first", range(0, _SEEDS, _AT_A_TIME) if _ONLY is None else [int(_ONLY)])
