@@ -113,6 +113,38 @@ class FailureTests(_Case):
         self.assertEqual(os.listdir(self.root), [])
 
 
+class NamelessTests(_Case):
+    """Nobody sees a dot-lock without the process that has it: after a kill nobody could judge it."""
+
+    def test_it_has_a_name_only_when_the_process_is_in_it(self) -> None:
+        seen: list[tuple[list[str], bytes]] = []
+
+        def link(source: str, name: str, *, dst_dir_fd: int) -> None:
+            before = os.listdir(self.root)
+            real_link(source, name, dst_dir_fd=dst_dir_fd)
+            seen.append((before, (self.root / name).read_bytes()))
+
+        real_link = os.link
+        with mock.patch.object(os, "link", link):
+            self.assertTrue(self.append())
+        self.assertEqual(seen, [([], b"%d\n" % os.getpid())])
+
+    def test_a_file_system_that_can_not(self) -> None:
+        with mock.patch.object(os, "link", side_effect=OSError(errno.EOPNOTSUPP, "not here")):
+            self.assertTrue(self.append())
+            self.lock_of_another(os.getppid())
+            with self.assertRaises(Locked):
+                self.append()
+            (self.root / "log.lock").unlink()
+            with mock.patch.object(os, "write", side_effect=OSError(errno.ENOSPC, "full")):
+                self.assertRaises(OSError, self.append)
+        self.assertEqual(os.listdir(self.root), ["log"])
+
+    def lock_of_another(self, process: int) -> None:
+        (self.root / "log.lock").write_text(f"{process}\n")
+        os.utime(self.root / "log.lock", (NOW, NOW))
+
+
 class RepetitionTests(_Case):
     def test_a_message_that_is_there_is_not_added_again(self) -> None:
         self.append(letter(b"Subject: before\r\n\r\n"))

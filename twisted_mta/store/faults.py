@@ -49,7 +49,7 @@ STEPS: Mapping[str, str] = {
     "maildir.rename": "a mailbox gets another name",
     "maildir.trash": "a mailbox is removed",
     "file.sync-directory": "the fsync of the directory above one that is made for a file of an alias",
-    "mbox.lock": "the dot-lock of an mbox is made",
+    "mbox.lock": "the dot-lock of an mbox, with the process in it, gets its name",
     "mbox.write": "octets are appended to it",
     "mbox.sync": "its fsync",
     "mbox.sync-directory": "the fsync of the directory of a new one",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import os
 import stat
@@ -38,6 +39,8 @@ log = Logger()
 _CHUNK = 65536
 _FROM = b"From "
 _BLANK = b"\n\n"
+#: Where a file system has no files without a name, or /proc does not give them one.
+_NOT_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 #: Seconds until a dot-lock is nobody's any more, whatever is written in it.
 STALE = 300.0
 
@@ -118,7 +121,6 @@ def _dot_lock(directory: int, name: str, now: float) -> Iterator[_DotLock]:
     """Raises Locked."""
     lock = f"{name}.lock"
     torn = None
-    fault("mbox.lock")
     try:
         descriptor = _create(directory, lock)
     except FileExistsError:
@@ -134,7 +136,6 @@ def _dot_lock(directory: int, name: str, now: float) -> Iterator[_DotLock]:
         except FileExistsError:
             raise Locked(f"{lock} is there again") from None
     try:
-        os.write(descriptor, f"{os.getpid()}\n".encode())
         yield _DotLock(descriptor, torn)
     finally:
         os.close(descriptor)
@@ -143,7 +144,38 @@ def _dot_lock(directory: int, name: str, now: float) -> Iterator[_DotLock]:
 
 
 def _create(directory: int, lock: str) -> int:
-    return os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    """The dot-lock, whose descriptor is returned, with our process id in it. Raises FileExistsError."""
+    try:
+        return _create_whole(directory, lock)
+    except OSError as error:
+        if error.errno not in _NOT_NAMELESS:
+            raise
+    # A kill before the number is in it leaves one that nobody can judge before it is STALE.
+    descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    try:
+        _sign(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(lock, dir_fd=directory)
+        raise
+    return descriptor
+
+
+def _create_whole(directory: int, lock: str) -> int:
+    """It gets its name when the number is in it."""
+    descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    try:
+        _sign(descriptor)
+        fault("mbox.lock")
+        os.link(f"/proc/self/fd/{descriptor}", lock, dst_dir_fd=directory)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _sign(descriptor: int) -> None:
+    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 def _abandoned(directory: int, lock: str, now: float) -> list[bytes] | None:
