@@ -22,7 +22,7 @@ from tests.crash.mail import Entry, Lost, MailTrial
 from tests.crash.mailboxes import MailboxTrial
 from tests.crash.nursery import Nursery
 
-_EPISODES = 12
+_EPISODES = 20
 
 
 @pytest.fixture(scope="module")
