@@ -74,7 +74,9 @@ def compare(site: Site, mail: Mail, number: int) -> Counter[str]:
     places, remote = site.copies(number)
     assert set(told["places"]) == places
     foretold = sorted((each["address"], each["reply"]) for each in told["failures"])
-    assert set(told["remote"]) - {name for name, _ in foretold} == remote
+    # Who is reached in two ways, by an alias and by a list, may get the one copy and not the other.
+    failing = {name for name, _ in foretold}
+    assert set(told["remote"]) - failing <= remote <= set(told["remote"])
     history = site.history(reply.text.rpartition(" ")[2])
     failures = sorted((name, text) for name, text in history if not text.startswith("2"))
     assert _met_once(foretold) == _met_once(failures)
