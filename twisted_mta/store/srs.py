@@ -46,7 +46,7 @@ def load_forwarding(config: Config) -> tuple[Forwarding, str]:
                 expire=settings.srs_expire,
             )
         except FileNotFoundError:
-            pass
+            pass  # the first start makes it
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             trouble = f"senders of forwarded mail are not rewritten: {why}"
