@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from benchmarks import connections, crowd, list_post, plot, queue_scale
-from benchmarks.common import Rates, memory, write_json
+from benchmarks.common import Rates, apart, memory, write_json
 from benchmarks.receive import receive
 from benchmarks.relay import relay
 from benchmarks.submission import submission
@@ -84,6 +84,31 @@ def _ratios(rates: Rates, comparison: Comparison) -> Sequence[float]:
     return [ours / theirs for ours, theirs in pairs]
 
 
+def measure(options: argparse.Namespace) -> tuple[Sequence[str], Mapping[str, Any]]:
+    """The lines of the table, and what was measured, by name."""
+    table = [_row("What", "Peer", "twisted_mta", "Ratio", "Goal"), _row(*["---"] * 5)]
+    results: dict[str, Any] = {}
+    for name, comparison in COMPARISONS.items():
+        if name not in options.only:
+            continue
+        found = results[name] = comparison.run(options)
+        for mode, rates in found.items():
+            theirs, ours = (statistics.median(rates[who]) for who in (comparison.theirs, comparison.ours))
+            ratio = statistics.median(_ratios(rates, comparison))
+            goal = comparison.goals[mode]
+            table.append(
+                _row(f"{name}, {mode}", f"{theirs:.0f}/s", f"{ours:.0f}/s", f"{ratio:.2f}", f"{goal:.2f}")
+            )
+        if options.plots is not None:
+            drawing = plot.document(list(plot.rates(found, comparison.ours)))
+            (options.plots / f"{name.replace(' ', '-')}.svg").write_text(drawing, encoding="utf-8")
+    if "memory" in options.only:
+        results["memory"] = _sizes(options)
+        for what, (octets, goal) in results["memory"].items():
+            table.append(_row(what, "", f"{octets / 1e3:,.0f} kB", "", f"{goal / 1e3:,.0f} kB"))
+    return table, results
+
+
 def main() -> None:
     """Measure what was asked for, print the table, write the rest."""
     parser = argparse.ArgumentParser(
@@ -113,26 +138,8 @@ def main() -> None:
     options.members = 2000 if options.quick else 10_000
     options.queued = 20_000 if options.quick else 1_000_000
     connections.allow_files(options.idle + 500)
-    table = [_row("What", "Peer", "twisted_mta", "Ratio", "Goal"), _row(*["---"] * 5)]
-    results: dict[str, Any] = {}
-    for name, comparison in COMPARISONS.items():
-        if name not in options.only:
-            continue
-        found = results[name] = comparison.run(options)
-        for mode, rates in found.items():
-            theirs, ours = (statistics.median(rates[who]) for who in (comparison.theirs, comparison.ours))
-            ratio = statistics.median(_ratios(rates, comparison))
-            goal = comparison.goals[mode]
-            table.append(
-                _row(f"{name}, {mode}", f"{theirs:.0f}/s", f"{ours:.0f}/s", f"{ratio:.2f}", f"{goal:.2f}")
-            )
-        if options.plots is not None:
-            drawing = plot.document(list(plot.rates(found, comparison.ours)))
-            (options.plots / f"{name.replace(' ', '-')}.svg").write_text(drawing, encoding="utf-8")
-    if "memory" in options.only:
-        results["memory"] = _sizes(options)
-        for what, (octets, goal) in results["memory"].items():
-            table.append(_row(what, "", f"{octets / 1e3:,.0f} kB", "", f"{goal / 1e3:,.0f} kB"))
+    with apart():
+        table, results = measure(options)
     print("\n".join(table))
     write_json(options.json, results, messages=options.messages, rounds=options.rounds)
 
