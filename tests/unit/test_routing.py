@@ -6,8 +6,10 @@ import unittest
 import unittest.mock
 
 from twisted_mta.core.address import Address
+from twisted_mta.core.domains import Domain
 from twisted_mta.core.envelope import DEFAULT_NOTIFY, Notify, Recipient
 from twisted_mta.core.expand import Destination, Kind, expand, resolves, route
+from twisted_mta.core.expand.lookup import is_elsewhere
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.rules import Rules
 from twisted_mta.testing.directory import make_directory, make_list
@@ -51,6 +53,30 @@ class MailboxTests(unittest.TestCase):
             {f"{name}@example.test" for name in ("alice", "ALICE", "alice+x", "dave")}
             | {"other@second.test"},
         )
+
+    def test_what_is_elsewhere_is_told_from_what_is_not_without_the_long_way(self) -> None:
+        directory = make_directory(
+            ["alice"],
+            {"away": "x@example.org"},
+            special=[Domain(name="relayed.test", relay=True)],
+            literals=["[192.0.2.1]"],
+        )
+        names = [
+            Address(name, domain)
+            for name in ("alice", "away", "postmaster", "x")
+            for domain in ("example.test", "relayed.test", "example.org", "[192.0.2.1]", "[192.0.2.2]", "")
+        ]
+        for address in names:
+            plan = expand(address, directory)
+            elsewhere = plan.root.kind is Kind.REMOTE
+            self.assertEqual(is_elsewhere(address, directory), elsewhere, address)
+            if elsewhere:
+                only = (Destination(address, Transport.SMTP, address),)
+                self.assertEqual(
+                    (plan.recipients, plan.recipients[0].via, plan.problems), (only, (), ()), address
+                )
+        found = {address.domain for address in names if is_elsewhere(address, directory)}
+        self.assertEqual(found, {"example.org", "[192.0.2.2]"})
 
     def test_what_is_remembered_is_bounded(self) -> None:
         directory = make_directory(["alice"])

@@ -72,9 +72,9 @@ def member_bounce_address(address: Address, member: Address) -> Address:
     need SMTPUTF8 all the way back), or in need of quotes.
     """
     plain = bounce_address(address)
-    local = f"{plain.local}+{member.local}={member.domain}"
-    fits = len(local) <= MAX_LOCAL_PART and local.isascii() and str(plain.with_local(local))[0] != '"'
-    return plain.with_local(local) if fits else plain
+    own = plain.with_local(f"{plain.local}+{member.local}={member.domain}")
+    fits = len(own.local) <= MAX_LOCAL_PART and own.is_ascii and str(own)[0] != '"'
+    return own if fits else plain
 
 
 def bounced_member(address: Address) -> tuple[Address, Address] | None:

@@ -213,6 +213,12 @@ def home(address: Address, directory: Lookups) -> Address:
     return address
 
 
+def is_elsewhere(address: Address, directory: Lookups) -> bool:
+    """Whether an address is in no domain of ours, as most members of a list are: then `expand` would give nothing but the
+    address itself, in twice the time of everything else that is done to route it."""
+    return directory.domain(address.domain) is None and canonical(address, directory) is address
+
+
 def leads_to_mailbox(address: Address, directory: Lookups) -> bool:
     """Whether mail for an address goes into the mailbox of that very account and nowhere else, whoever sends it: then
     `expand` would give nothing but the address itself, and `resolves` nothing."""

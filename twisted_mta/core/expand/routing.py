@@ -8,7 +8,7 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Notify, Recipient
-from twisted_mta.core.expand.lookup import Lookups, too_large
+from twisted_mta.core.expand.lookup import Lookups, is_elsewhere, too_large
 from twisted_mta.core.expand.plan import Destination, Problem
 from twisted_mta.core.expand.walk import expand, place
 from twisted_mta.core.lists import MailingList
@@ -49,6 +49,8 @@ def _destinations(
     large = too_large(address, size, directory)
     if large is not None:
         return (), (large,)
+    if is_elsewhere(address, directory):
+        return (Destination(address, Transport.SMTP, address),), ()
     if directory.is_mailbox(address):
         return (Destination(address, Transport.LOCAL, address),), ()
     plan = expand(address, directory)

@@ -85,7 +85,7 @@ def pack_address(address: Address) -> str | bytes:
 
 def unpack_address(value: Any) -> Address:
     """The reverse of `pack_address`. Raises CorruptRow."""
-    packed = read_text(value)
+    packed = value if type(value) is str else read_text(value)
     # A literal may have an @ inside, but no second bracket.
     at = packed.rfind("@[") if packed.endswith("]") else packed.rfind("@")
     if at < 0:
@@ -178,26 +178,29 @@ def _read_by(time: Any, mode: Any) -> DeliverBy | None:
     return DeliverBy(time, mode.startswith("R"), mode.endswith("T"))
 
 
-def recipient_row(
-    recipient: NewRecipient, row: int, message: NewMessage, owner: str | None
-) -> tuple[Any, ...]:
-    """The values for INSERT_RECIPIENT."""
-    same = recipient.original == recipient.address
-    return (
-        row,
-        message.id,
-        owner,
-        message.released,
-        recipient.transport.value,
-        recipient.notify.value,
-        pack_address(recipient.address),
-        None if same else pack_address(recipient.original),
-        text(recipient.orcpt),
-        encode(recipient.via) if recipient.via else None,
-        None if recipient.sender is None else pack_address(recipient.sender),
-        recipient.prefix or None,
-        text(recipient.target) if recipient.target else None,
-    )
+def recipient_rows(message: NewMessage, first: int, owner: str | None) -> list[tuple[Any, ...]]:
+    """The values for INSERT_RECIPIENT of each recipient, in rows from `first` on."""
+    name, due = message.id, message.released
+    return [
+        (
+            row,
+            name,
+            owner,
+            due,
+            one.transport._value_,  # `value` is a call of Python
+            one.notify._value_,
+            pack_address(one.address),
+            None
+            if one.original is one.address or one.original == one.address
+            else pack_address(one.original),
+            text(one.orcpt) if one.orcpt else "",
+            encode(one.via) if one.via else None,
+            None if one.sender is None else pack_address(one.sender),
+            one.prefix or None,
+            text(one.target) if one.target else None,
+        )
+        for row, one in enumerate(message.recipients, first)
+    ]
 
 
 def queued_message(message: NewMessage, body: int, size: int) -> QueuedMessage:
@@ -304,10 +307,10 @@ def read_message(row: Sequence[Any]) -> QueuedMessage:
 
 
 def _octets(value: Any) -> bytes:
-    """b"" for NULL. Raises TypeError."""
-    if value is not None and not isinstance(value, bytes):
+    """Raises TypeError."""
+    if not isinstance(value, bytes):
         raise TypeError(f"{value!r} is no octets")
-    return value or b""
+    return value
 
 
 def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
@@ -339,18 +342,20 @@ def read_recipient(row: Sequence[Any]) -> QueuedRecipient:
             transport=_TRANSPORTS[transport],
             original=address if original is None else unpack_address(original),
             notify=_NOTIFIES[notify],
-            orcpt=read_text(orcpt),
+            orcpt=read_text(orcpt)
+            if orcpt
+            else "",  # as most: a call for nothing, thousands of times for a list
             status=Status.QUEUED,
             attempts=int(attempts),
             next_attempt=float(next_attempt),
-            last_reply=read_text(last_reply),
+            last_reply=read_text(last_reply) if last_reply else "",
             warned=bool(warned),
             late=bool(late),
             given_up=bool(given_up),
-            hop=read_text(hop),
+            hop=read_text(hop) if hop else "",
             sender=None if sender is None else unpack_address(sender),
-            prefix=_octets(prefix),
-            target=read_text(target),
+            prefix=b"" if prefix is None else _octets(prefix),
+            target=read_text(target) if target else "",
         )
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptRow(f"recipient {number}: {error!r}") from None

@@ -152,10 +152,7 @@ class Tables:
             if not message.recipients:  # a list without members; nothing would ever remove it
                 continue
             self._cursor.execute(rows.INSERT_MESSAGE, rows.message_row(message, body, size, shared, row))
-            values = [
-                rows.recipient_row(recipient, number, message, None if message.held else owner)
-                for number, recipient in enumerate(message.recipients, row)
-            ]
+            values = rows.recipient_rows(message, row, None if message.held else owner)
             self._cursor.executemany(rows.INSERT_RECIPIENT, values)
             row += len(values)
         self._next_row = row
