@@ -110,16 +110,24 @@ class SplitTests(TestCase):
 
 
 class DataReaderTests(TestCase):
-    @given(st.lists(st.sampled_from([b".", b"\r\n", b"a", b"..", b"\r\n."]), max_size=20).map(b"".join))
-    def test_stuffed_text_comes_out_as_it_was(self, text: bytes) -> None:
+    @given(
+        st.lists(st.sampled_from([b".", b"\r\n", b"a", b"..", b"\r\n."]), max_size=20).map(b"".join),
+        st.integers(1, 100),
+    )
+    def test_stuffed_text_comes_out_as_it_was(self, text: bytes, step: int) -> None:
         text = text if not text or text.endswith(b"\r\n") else text + b"\r\n"
         stuffed = (b"\r\n" + text).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n"
         reader = DataReader()
         out, rest = b"", b""
-        for octet in range(len(stuffed)):
-            piece, rest = reader.feed(stuffed[octet : octet + 1])
+        for start in range(0, len(stuffed), step):
+            piece, rest = reader.feed(stuffed[start : start + step])
             out += piece
         self.assertEqual((out, rest, reader.done), (text, b"", True))
+
+    def test_what_follows_the_end(self) -> None:
+        for text in (b"", b"a\r\n", b".\r\na\r\n"):
+            stuffed = (b"\r\n" + text).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n"
+            self.assertEqual(DataReader().feed(stuffed + b"QUIT\r\n..\r\n"), (text, b"QUIT\r\n..\r\n"))
 
     def test_terminators(self) -> None:
         """Only CRLF . CRLF ends a message: each other spelling is body, and the message is refused."""

@@ -7,6 +7,7 @@ Only ``<CRLF>.<CRLF>`` ends a message after DATA (RFC 5321 §4.1.1.4). What stan
 from __future__ import annotations
 
 _END = b"\r\n.\r\n"
+_DOT = b"\r\n."
 #: What the end of a piece may be the beginning of.
 _PARTIAL_ENDS = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 
@@ -25,19 +26,22 @@ class DataReader:
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """(message octets, what follows the end). The second is empty until `done`."""
         buffer = self._carry + data
-        end = buffer.find(_END)
+        # Most mail has no dot at the beginning of a line but that of its end: one search finds that there is none.
+        dot = buffer.find(_DOT)
+        end = dot if dot < 0 or buffer.startswith(_END, dot) else buffer.find(_END, dot)
         if end >= 0:
             self.done = True
-            return self._give(buffer[: end + 2]), buffer[end + 5 :]
+            return self._give(buffer[: end + 2], dot), buffer[end + 5 :]
         hold = next((len(partial) for partial in _PARTIAL_ENDS if buffer.endswith(partial)), 0)
         cut = len(buffer) - hold
         self._carry = buffer[cut:]
-        return self._give(buffer[:cut]), b""
+        return self._give(buffer[:cut], dot), b""
 
-    def _give(self, piece: bytes) -> bytes:
+    def _give(self, piece: bytes, dot: int) -> bytes:
+        """`dot`: where the first line of it that begins with one is, if there is one."""
         # Nothing is held back that is longer than a line end and a dot, so a piece has each stuffed dot whole.
-        if b"\r\n." in piece:
-            piece = piece.replace(b"\r\n.", b"\r\n")
+        if 0 <= dot < len(piece) - 2:
+            piece = piece.replace(_DOT, b"\r\n")
         if self._skip and piece:
             piece = piece[self._skip :]
             self._skip = 0

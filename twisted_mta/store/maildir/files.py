@@ -84,10 +84,17 @@ class ToDisk:
         return self._convert(data)
 
     def _convert(self, data: bytes) -> bytes:
-        data = _LONE_CRLF.sub(b"\n", data) if b"\r\r\n" in data else data.replace(b"\r\n", b"\n")
-        self.size += len(data)
-        self.virtual += len(data) + data.count(b"\n") - data.count(b"\r\n")
-        return data
+        # Nearly all mail has no CR or LF but in pairs. To find so by making the pairs anew takes a fifth of the time of
+        # looking for each of them and of counting.
+        lines = data.replace(b"\r", b"")
+        if lines.replace(b"\n", b"\r\n") == data:
+            self.virtual += len(data)
+        else:
+            lone = data.find(b"\r\r\n") >= 0
+            lines = _LONE_CRLF.sub(b"\n", data) if lone else data.replace(b"\r\n", b"\n")
+            self.virtual += len(lines) + lines.count(b"\n") - lines.count(b"\r\n")
+        self.size += len(lines)
+        return lines
 
 
 class MessageFile:
