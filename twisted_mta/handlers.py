@@ -21,10 +21,9 @@ from email import message_from_binary_file
 from email.message import EmailMessage
 from typing import Any, BinaryIO, TypeVar
 
-import attrs
-
 from twisted_mta.core.captures import Pattern
 from twisted_mta.core.envelope import Envelope
+from twisted_mta.core.values import value
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -140,7 +139,7 @@ class Mail:
         return found
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Handler:
     """A function and one pattern that it was registered for."""
 

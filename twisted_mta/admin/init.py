@@ -15,6 +15,7 @@ import attrs
 from twisted_mta.admin.accounts import random_password, stored_password
 from twisted_mta.admin.errors import EX_CANTCREAT, EX_DATAERR, EX_USAGE, AdminError
 from twisted_mta.config.loader import load
+from twisted_mta.core.values import value
 from twisted_mta.store.users import PasswdFile
 
 #: The demo's listeners, role and port, in the order of its file.
@@ -29,7 +30,7 @@ DEMO_PORTS = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Site:
     """What is filled into the templates."""
 
@@ -134,8 +135,8 @@ def _check_names(domain: str, hostname: str) -> None:
 
 def _template(name: str, site: Site) -> str:
     text = files("twisted_mta").joinpath("data", name).read_text("utf-8")
-    for field, value in attrs.asdict(site).items():
-        text = text.replace(f"@{field.upper()}@", value)
+    for field, content in attrs.asdict(site).items():
+        text = text.replace(f"@{field.upper()}@", content)
     return text
 
 

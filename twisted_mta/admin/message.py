@@ -10,17 +10,16 @@ from email.header import Header
 from email.utils import formatdate, getaddresses, quote
 from typing import BinaryIO
 
-import attrs
-
 from twisted_mta.admin.errors import EX_DATAERR, AdminError
 from twisted_mta.core.address import Address
+from twisted_mta.core.values import value
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 #: Octets of a header section that is looked at.
 _MAX_HEADER = 1 << 20
 
 
-@attrs.frozen
+@value
 class Prepared:
     """The message with CRLF line ends, and the recipients that its header named."""
 
@@ -125,10 +124,10 @@ def _recipients(fields: list[tuple[bytes, bytes]], names: set[bytes]) -> tuple[s
         if name in wanted
     ]
     found = []
-    for value in filter(None, map(_without_groups, values)):
-        for _, address in getaddresses([value]):
+    for listed in filter(None, map(_without_groups, values)):
+        for _, address in getaddresses([listed]):
             if not address:
-                raise AdminError(f"the recipients {value!r} can't be read", EX_DATAERR)
+                raise AdminError(f"the recipients {listed!r} can't be read", EX_DATAERR)
             found.append(address)
     return tuple(found)
 

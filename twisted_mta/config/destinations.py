@@ -11,12 +11,13 @@ from twisted_mta.config.schema import Relay, RelayDomain, Route
 from twisted_mta.core.address import Address
 from twisted_mta.core.route import Routing, most_specific
 from twisted_mta.core.tls_policy.decision import Require
+from twisted_mta.core.values import value
 
 #: Domains that are remembered with their destinations.
 _MAX_KNOWN = 10_000
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Manner:
     """How to send to a destination. The fields are those of [[relay.domain]]; None: nothing is said of it there."""
 
@@ -34,7 +35,7 @@ class Manner:
     hosts: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@value
 class Destination:
     """Where the mail for a domain goes, and how."""
 
@@ -44,7 +45,7 @@ class Destination:
     manner: Manner
 
 
-@attrs.frozen
+@value
 class Source:
     """As whom we appear to another host: from which address of each family (none: any), by which name ("": hostname)."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-import attrs
+from twisted_mta.core.values import value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Problem:
     """One thing that is wrong, or with `warning` only doubtful."""
 

@@ -11,18 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-import attrs
-
 from twisted_mta.config.schema import Config, Handlers
 from twisted_mta.core.address import Address
 from twisted_mta.core.expand import ROLES
+from twisted_mta.core.values import value
 from twisted_mta.handlers import MARK, Handler
 
 #: Where code is that is not to blame: Python's for imports, and ours.
 _NOT_THEIRS = (str(Path(importlib.__file__).parent), "<frozen importlib", str(Path(__file__).parent.parent))
 
 
-@attrs.frozen
+@value
 class Match:
     """A handler for an address, and what its names stand for."""
 
@@ -30,7 +29,7 @@ class Match:
     captures: Mapping[str, str]
 
 
-@attrs.frozen
+@value
 class HandlerTable:
     """All handlers, those whose pattern says most in front: a pattern without names before all others."""
 
@@ -55,7 +54,7 @@ class HandlerTable:
         return None
 
 
-@attrs.frozen
+@value
 class Trouble:
     """What is wrong with the module of that number (from 1)."""
 
@@ -112,10 +111,10 @@ def left_out(config: Config) -> Sequence[str]:
 def _registered(module: ModuleType) -> list[Handler]:
     """What the functions of a module are registered for, those imported from elsewhere included."""
     functions: dict[int, list[Handler]] = {}
-    for value in vars(module).values():
-        notes = getattr(value, "__dict__", {}).get(MARK) if callable(value) else None
+    for found in vars(module).values():
+        notes = getattr(found, "__dict__", {}).get(MARK) if callable(found) else None
         if notes:
-            functions.setdefault(id(value), notes)
+            functions.setdefault(id(found), notes)
     return [handler for notes in functions.values() for handler in notes]
 
 

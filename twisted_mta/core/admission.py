@@ -10,13 +10,15 @@ from typing import Any
 
 import attrs
 
+from twisted_mta.core.values import value
+
 #: Clients whose rate is remembered; beyond that the one that came least recently is forgotten.
 MAX_CLIENTS = 65536
 #: What a rate is counted by, seconds.
 _PERIOD = 60.0
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Bounds:
     """What is allowed."""
 
@@ -32,7 +34,7 @@ class Bounds:
     sure: Mapping[str, int] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@value
 class _Client:
     parsed: IPv4Address | IPv6Address
     address: str

@@ -11,9 +11,8 @@ import keyword
 import re
 from collections.abc import Mapping
 
-import attrs
-
 from twisted_mta.core.address import Address
+from twisted_mta.core.values import value
 
 #: Characters of a pattern.
 MAX_PATTERN = 320
@@ -24,7 +23,7 @@ class PatternError(ValueError):
     """A pattern that can't be used; the text says why."""
 
 
-@attrs.frozen
+@value
 class _Glob:
     """One side of the "@": `literals` with a capture between each two of them; those at the ends may be ""."""
 
@@ -52,7 +51,7 @@ class _Glob:
         return [*found, (begin, end)]
 
 
-@attrs.frozen
+@value
 class Pattern:
     """A pattern, ready to be matched. Make it with `parse`."""
 

@@ -7,11 +7,10 @@ import re
 import shlex
 from collections.abc import Mapping
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import Delivered, Failed, TryLater
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: Characters of a command's output that go into the queue, the log and the bounce.
 MAX_OUTPUT = 700
@@ -53,7 +52,7 @@ def split_command(text: str, *, shell: bool) -> tuple[str, ...]:
     return plain
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Delivery:
     """What a command is told of its message."""
 
@@ -85,7 +84,7 @@ def environment(delivery: Delivery, *, user: str, home: str, path: str) -> Mappi
     return {name: _CONTROL.sub("_", value).replace("() {", "()_{") for name, value in values.items()}
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Exit:
     """How a command ended: `code` of its exit, else the number of the `signal`; `late`: because it took too long."""
 
@@ -98,7 +97,7 @@ class Exit:
     error: str = ""
 
 
-@attrs.frozen
+@value
 class _Meaning:
     code: int
     status: str

@@ -15,10 +15,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 
-import attrs
-
 from twisted_mta.core.address import AddressError, parse_domain
 from twisted_mta.core.schedule import parse_duration
+from twisted_mta.core.values import value
 
 
 class Kind(enum.StrEnum):
@@ -35,7 +34,7 @@ class Kind(enum.StrEnum):
 _PASSING = frozenset((Kind.DOWN, Kind.TEMPFAIL))
 
 
-@attrs.frozen
+@value
 class Condition:
     """One thing that is the matter with a destination.
 

@@ -8,9 +8,10 @@ import attrs
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias
+from twisted_mta.core.values import value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Domain:
     """One domain. `name` is lower-case; ".example.org" stands for all subdomains of example.org, but not for itself."""
 

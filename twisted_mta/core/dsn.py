@@ -13,14 +13,13 @@ import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.message import format_date, header_length
 from twisted_mta.core.queue import Contact, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import format_duration
 from twisted_mta.core.smtp.transaction import escape_utf8
+from twisted_mta.core.values import value
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 _EIGHT_BIT = re.compile(rb"[\x80-\xff]")
@@ -42,7 +41,7 @@ class Action(enum.StrEnum):
     EXPANDED = "expanded"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Report:
     """What there is to tell of one recipient."""
 
@@ -74,7 +73,7 @@ class Report:
         return self.reply.status
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Notification:
     """A message to be queued, from the null reverse-path (RFC 3461 §6.1)."""
 
@@ -87,7 +86,7 @@ class Notification:
     message_id: str
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Reporter:
     """Who reports: names this server in its notifications, and says how much of a message they quote."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from twisted_mta.core.values import value
+
 
 class Finding(enum.StrEnum):
     """What a note says of the mail."""
@@ -21,7 +23,7 @@ class Finding(enum.StrEnum):
     REFUSED = "refused"
 
 
-@attrs.frozen
+@value
 class Note:
     """One decision or fact. `kind` names what it is about, for programs; `text` is one line for people."""
 

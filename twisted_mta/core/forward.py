@@ -19,6 +19,7 @@ from twisted_mta.core.message import fields
 from twisted_mta.core.queue import NewRecipient, Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.srs import Srs
+from twisted_mta.core.values import value
 
 
 class Lookups(Protocol):
@@ -28,7 +29,7 @@ class Lookups(Protocol):
     def account(self, address: Address) -> object | None: ...
 
 
-@attrs.frozen
+@value
 class HeaderTest:
     """True of messages with a field of that name (lower-case) whose value begins with that text, case ignored."""
 
@@ -44,7 +45,7 @@ class HeaderTest:
         return any(field.key == key and field.value.lower().startswith(begin) for field in fields(header))
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Forwarding:
     """[forward]. No `srs`: senders stay as they are."""
 
@@ -58,7 +59,7 @@ class Forwarding:
     refuse: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Passing:
     """The message that is passed on: its header section as received, with all that we know of it."""
 
@@ -68,7 +69,7 @@ class Passing:
     now: float
 
 
-@attrs.frozen
+@value
 class Forwarded:
     """The recipients, and for each that is not forwarded what there is to tell of it. `refused`: there is nowhere to keep it;
     of each of these `recipients` has one that will be refused by its delivery."""

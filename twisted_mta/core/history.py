@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from twisted_mta.core.queue import Arrival
+from twisted_mta.core.values import value
 
 
 class State(enum.StrEnum):
@@ -36,7 +37,7 @@ class Kind(enum.StrEnum):
     REROUTED = "rerouted"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Event:
     """One thing that happened to recipients of a message."""
 
@@ -49,7 +50,7 @@ class Event:
     data: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class PastRecipient:
     """A recipient, and the attempt that was its last."""
 
@@ -77,7 +78,7 @@ class PastRecipient:
     hop: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class PastMessage:
     """A message and all that happened to it."""
 
@@ -101,7 +102,7 @@ class PastMessage:
     events: tuple[Event, ...] = ()
 
 
-@attrs.frozen
+@value
 class Transcript:
     """What was said in a session that ended an attempt badly."""
 

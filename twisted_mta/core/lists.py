@@ -14,11 +14,10 @@ from collections.abc import Container
 from typing import Protocol
 from urllib.parse import quote
 
-import attrs
-
 from twisted_mta.core.address import MAX_LOCAL_PART, Address
 from twisted_mta.core.message import fields
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: RFC 2919 §2: octets of a list identifier.
 MAX_LIST_ID = 255
@@ -104,21 +103,21 @@ def check_address(address: Address) -> str:
 # --- Whether to distribute -----------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Distribute:
     """Send it to the members. `present` are the names of header fields that the message has, lower-case."""
 
     present: frozenset[bytes]
 
 
-@attrs.frozen
+@value
 class ToOwner:
     """Not for the members, but the owner shall see it. `why` is for the log."""
 
     why: str
 
 
-@attrs.frozen
+@value
 class Refuse:
     """Send it back."""
 

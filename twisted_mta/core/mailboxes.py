@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from twisted_mta.core.address import Address, AddressError
+from twisted_mta.core.values import value
 
 # Possessive: hostile input must not make it go back.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|\[[^\[\]\\]*+\]|[^\s"\[\]\\<>,;:@()]++|[<>,;:@]', re.S)
@@ -25,7 +26,7 @@ class MailboxesError(ValueError):
     """The field is not a list of addresses; the text says why."""
 
 
-@attrs.frozen
+@value
 class Mailbox:
     """One mailbox. The domain of a bare name ("bob") is ""; `end` is the offset in the value where it would go."""
 
@@ -33,7 +34,7 @@ class Mailbox:
     end: int
 
 
-@attrs.frozen
+@value
 class _Token:
     text: bytes
     start: int

@@ -12,9 +12,8 @@ import html
 import re
 import unicodedata
 
-import attrs
-
 from twisted_mta.core.message import fields, first_field
+from twisted_mta.core.values import value
 
 #: Bounds for hostile messages: nested parts deeper than this are not looked into, more parts are not told apart.
 MAX_DEPTH = 32
@@ -39,7 +38,7 @@ _CHARSET = re.compile(
 )
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Part:
     """One body part, or the message itself. Offsets count octets from the start of the whole message."""
 

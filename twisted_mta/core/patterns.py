@@ -17,6 +17,7 @@ import re
 import attrs
 
 from twisted_mta.core.address import Address
+from twisted_mta.core.values import value
 
 #: Groups in one pattern, and characters.
 MAX_GROUPS = 9
@@ -31,12 +32,12 @@ class PatternError(ValueError):
     """The text is no pattern; the message says why."""
 
 
-@attrs.frozen
+@value
 class _Literal:
     text: str
 
 
-@attrs.frozen
+@value
 class _Run:
     """Characters of a class (None: any), at least so many."""
 
@@ -48,7 +49,7 @@ class _Run:
         return self.allowed is None or (character in self.allowed) is not self.negated
 
 
-@attrs.frozen
+@value
 class _Choice:
     words: tuple[str, ...]
 
@@ -56,7 +57,7 @@ class _Choice:
 _Token = _Literal | _Run | _Choice
 
 
-@attrs.frozen
+@value
 class Pattern:
     """A pattern that was read; `text` is how it was written."""
 

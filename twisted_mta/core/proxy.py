@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-import attrs
+from twisted_mta.core.values import value
 
 #: The longest line of version 1, with its CRLF.
 MAX_TEXT = 107
@@ -34,7 +34,7 @@ class ProxyError(ValueError):
     """This is no PROXY header that a mail server can use; the text says why, for the log."""
 
 
-@attrs.frozen
+@value
 class ProxyHeader:
     """Who the client is. `address` "" means: nobody but the proxy itself (a health check), or it does not say."""
 

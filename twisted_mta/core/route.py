@@ -9,6 +9,7 @@ import attrs
 
 from twisted_mta.core.address import literal_ip
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: How many hosts of one domain are tried in one attempt: RFC 5321 §5.1 allows a limit, of at least two addresses.
 MAX_TARGETS = 20
@@ -48,7 +49,7 @@ class Shuffler(Protocol):
         ...
 
 
-@attrs.frozen
+@value
 class Target:
     """A host to try. `host` is a name, or an IP address as text where `literal`."""
 
@@ -79,7 +80,7 @@ def most_specific(table: Mapping[str, V], domain: str) -> V | None:
     return found
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Routing(Generic[H]):
     """The configured exceptions from "by MX"."""
 

@@ -23,6 +23,7 @@ from datetime import date
 import attrs
 
 from twisted_mta.core.address import Address, AddressError
+from twisted_mta.core.values import value
 
 #: Characters of one line, apart from those of the reply's text.
 MAX_LINE = 1000
@@ -53,7 +54,7 @@ class RulesError(Exception):
         self.problems = problems
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Vacation:
     """A reply to whoever writes."""
 
@@ -75,7 +76,7 @@ class Vacation:
         return (self.start is None or self.start <= today) and (self.end is None or today <= self.end)
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Rules:
     """The rules of one account."""
 
@@ -90,7 +91,7 @@ class Rules:
 NONE = Rules()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Limits:
     """What users may decide."""
 
@@ -100,7 +101,7 @@ class Limits:
     text: int
 
 
-@attrs.frozen
+@value
 class Parsed:
     """What a text says. `asked`: whether there was anything in it to be done."""
 
@@ -108,7 +109,7 @@ class Parsed:
     asked: bool
 
 
-@attrs.frozen
+@value
 class Changed:
     """The rules of one account before an order and after it."""
 

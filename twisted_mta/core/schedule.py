@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-import attrs
+from twisted_mta.core.values import value
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(s|m|h|d|w)")
@@ -69,7 +69,7 @@ def format_duration(seconds: float) -> str:
     return f"{count} second" + ("" if count == 1 else "s")
 
 
-@attrs.frozen
+@value
 class Schedule:
     """The delays between attempts, in seconds; the last one repeats.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import enum
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, WorkItem
+from twisted_mta.core.values import value
 
 
 class Status(enum.StrEnum):
@@ -21,7 +20,7 @@ class Status(enum.StrEnum):
     DEFERRED = "deferred"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Selection:
     """All that is given must hold. Addresses ignore case; "" and None stand for what is not given."""
 

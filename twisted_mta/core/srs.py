@@ -31,6 +31,7 @@ from collections.abc import Sequence
 import attrs
 
 from twisted_mta.core.address import MAX_LOCAL_PART, Address, AddressError, parse_domain
+from twisted_mta.core.values import value
 
 DAY = 86400.0
 #: Characters of the digest: 30 bits, to be guessed with one RCPT each.
@@ -50,14 +51,14 @@ class SrsError(Exception):
     """The address is not, or no longer, one that we made; the text says why, fit for an SMTP reply."""
 
 
-@attrs.frozen
+@value
 class Ticket:
     """What stands for a sender that is too long: the queue id of the message."""
 
     queue_id: str
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Srs:
     """Rewrites, and tells the old from the new."""
 

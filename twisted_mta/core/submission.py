@@ -13,6 +13,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.mailboxes import Mailbox, MailboxesError, parse_mailboxes
 from twisted_mta.core.message import Field, Located, fields, format_date, located_fields
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: Octets of a line without its CRLF, RFC 5322 §2.1.1.
 MAX_LINE = 998
@@ -33,7 +34,7 @@ _ADDRESSES: Mapping[bytes, str] = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Facts:
     """What is known besides the message. `now` is in Unix seconds."""
 

@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import attrs
-
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.message import format_date
 from twisted_mta.core.tls_policy.results import Failure
+from twisted_mta.core.values import value
 
 DAY = 86400
 #: Places that one domain may name for its reports; more are passed over.
@@ -26,7 +25,7 @@ MAX_CODE = 200
 _VERSION = re.compile(rb"v=TLSRPTv1[ \t]*;")
 
 
-@attrs.frozen
+@value
 class Applied:
     """The policy that a session was held to: RFC 8460 §4.4."""
 
@@ -41,7 +40,7 @@ class Applied:
 NO_POLICY = Applied("no-policy-found")
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Session:
     """One session with a mail host, or the attempt at one."""
 
@@ -63,7 +62,7 @@ class Session:
         return int(self.time // DAY)
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class FailureCount:
     """Failures that are alike in all."""
 
@@ -75,7 +74,7 @@ class FailureCount:
     count: int
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class PolicyCount:
     """The sessions of one day under one policy of a domain."""
 
@@ -85,7 +84,7 @@ class PolicyCount:
     details: tuple[FailureCount, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Reporter:
     """Who reports. `contact` is where questions go and what the reports come from."""
 
@@ -93,7 +92,7 @@ class Reporter:
     contact: Address
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Report:
     """A report about one domain and one day."""
 
@@ -225,14 +224,14 @@ def _policy(domain: str, count: PolicyCount) -> Mapping[str, Any]:
 
 def _detail(failure: FailureCount) -> Mapping[str, Any]:
     facts: dict[str, Any] = {"result-type": failure.result}
-    for key, value in (
+    for key, fact in (
         ("sending-mta-ip", failure.source),
         ("receiving-mx-hostname", failure.host),
         ("receiving-ip", failure.address),
         ("failure-reason-code", failure.code),
     ):
-        if value:
-            facts[key] = value
+        if fact:
+            facts[key] = fact
     facts["failed-session-count"] = failure.count
     return facts
 

@@ -13,6 +13,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.imap.addresses import parse_addresses
 from twisted_mta.core.message import fields, format_date
 from twisted_mta.core.rules import Vacation
+from twisted_mta.core.values import value
 
 # RFC 3834 §2: the names by which programs write, and those whose mail goes to several people. RFC 5230 §4.6 has them too.
 _PROGRAMS = re.compile(
@@ -100,7 +101,7 @@ def handle(vacation: Vacation) -> str:
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Reply:
     """A reply to be queued, from the null reverse-path."""
 

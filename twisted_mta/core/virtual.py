@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import attrs
-
 from twisted_mta.core.address import MAX_LOCAL_PART, Address, AddressError, parse_domain
 from twisted_mta.core.aliases import Action, Alias, Name, Special, Target, parse_target
 from twisted_mta.core.patterns import Pattern
+from twisted_mta.core.values import value
 
 _CAPTURE = re.compile(r"\{([0-9]+)\}")
 
@@ -18,7 +17,7 @@ class VirtualError(ValueError):
     """A rule can't be used; the message says why."""
 
 
-@attrs.frozen
+@value
 class Template:
     """A target with captures in it: the local part and the domain as written, "" for none."""
 
@@ -39,7 +38,7 @@ class Template:
         return Name(Address(local, parse_domain(put(self.domain)) if self.domain else ""), self.source)
 
 
-@attrs.frozen
+@value
 class Rule:
     """One entry of [virtual] whose key is a pattern."""
 

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
 from twisted.logger import Logger
 
@@ -15,6 +14,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.callout import MAX_TEXT, Lifetimes, Verdict, Word, no_answer, refusal
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import format_duration
+from twisted_mta.core.values import value
 from twisted_mta.delivery.enquiry import Heard
 from twisted_mta.store.callouts import CalloutFile
 from twisted_mta.store.side_file import SideFileError
@@ -32,7 +32,7 @@ PAUSE = 60.0
 MAX_DOMAINS = 1000
 
 
-@attrs.frozen
+@value
 class Answer:
     """For a client: why it is refused, or None; and what the answer rests on, for an administrator."""
 

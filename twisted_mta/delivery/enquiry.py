@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -14,6 +13,7 @@ from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Unroutable
 from twisted_mta.core.smtp.transaction import Transaction
+from twisted_mta.core.values import value
 from twisted_mta.delivery.hosts import Hosts, Way
 from twisted_mta.delivery.sessions import Line, Sessions
 from twisted_mta.net.smtp_client import SessionError, SmtpConnection
@@ -24,7 +24,7 @@ MAX_TRIES = 6
 _LATE = 0.001
 
 
-@attrs.frozen
+@value
 class Heard:
     """What came of it: the reply, the host that said it ("": nobody, it is ours), and what it says of the address."""
 

@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -19,6 +18,7 @@ from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.explanation import Finding, Note
 from twisted_mta.core.queue import Delivered, Failed, Outcome, QueuedMessage, QueuedRecipient, TryLater
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 from twisted_mta.handlers import Defer, Handler, Mail, Refusal
 from twisted_mta.interfaces import Foreseen, IDelivery, IForesight, IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
@@ -33,7 +33,7 @@ _BUG = TryLater(Reply(451, "4.3.0", "an error in the application; it will be tri
 _BUSY = TryLater(Reply(451, "4.3.2", "the application is busy; try again later"))
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Letter:
     """A message for handlers, whether it is in the queue already or still on its way in."""
 

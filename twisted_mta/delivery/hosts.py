@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 
-import attrs
 from twisted.internet.defer import Deferred
 
 from twisted_mta.config.schema import Route
@@ -26,13 +25,14 @@ from twisted_mta.core.route import (
     no_such_domain,
     ourselves,
 )
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IMailResolver
 
 #: (address, port) -> whether it is this server that listens there.
 IsOwn = Callable[[str, int], bool]
 
 
-@attrs.frozen
+@value
 class Way:
     """Where the mail for one domain goes."""
 
@@ -58,7 +58,7 @@ class Way:
         return reply if self.hop is None else _bad_route(self.domain, reply)
 
 
-@attrs.frozen
+@value
 class Host:
     """A target with its addresses as text. Without any, `reply` says why: they can't be looked up, or there are none."""
 

@@ -39,6 +39,7 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Foreseen, IDelivery, IDirectory, IForesight, IStoredBody
 from twisted_mta.store.threads import InlineWorkers, Workers
 
@@ -46,7 +47,7 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 MAX_HEADER = 256 << 10
 
 
-@attrs.frozen
+@value
 class _Findings:
     """What is to become of a message, and who gets it."""
 

@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from twisted_mta.core.values import value
+
 T = TypeVar("T")
 
 
-@attrs.frozen
+@value
 class Result(Generic[T]):
     """How a race ended: the number of the winner and what it got (None: nobody won), and who failed before, and why."""
 

@@ -18,6 +18,7 @@ from twisted_mta.config.schema import Relay, Route
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import Target, dns_name
 from twisted_mta.core.smtp.client import Login, SmtpClient, State, Timeouts
+from twisted_mta.core.values import value
 from twisted_mta.delivery.connections import ConnectionCache
 from twisted_mta.delivery.families import Families, family
 from twisted_mta.delivery.hosts import Way
@@ -33,7 +34,7 @@ T = TypeVar("T")
 STAGGER = 0.25
 
 
-@attrs.frozen
+@value
 class Line:
     """What sessions must have in common for a message to go over any of them."""
 

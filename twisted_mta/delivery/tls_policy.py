@@ -24,6 +24,7 @@ from twisted_mta.core.tls_policy.results import Failure
 from twisted_mta.core.tls_policy.sts import StsPolicy
 from twisted_mta.core.tls_policy.tlsa import TlsaRecord, strongest
 from twisted_mta.core.tls_report import NO_POLICY, Applied
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IMailResolver
 
 #: Looks at the peer of a connection whose handshake is done: `net.tls_verify.CertificateCheck`.
@@ -42,7 +43,7 @@ class Need(enum.Enum):
     PROOF = "proof"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Pin:
     """What the configuration demands of a destination."""
 
@@ -50,7 +51,7 @@ class Pin:
     hosts: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Next:
     """A host that mail is to go to, and why to that one."""
 
@@ -65,7 +66,7 @@ class Next:
     literal: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Demand:
     """What is asked of a host, with what is needed to tell about it afterwards."""
 

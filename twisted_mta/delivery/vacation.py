@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -19,6 +18,7 @@ from twisted_mta.core.queue import Delivered, NewMessage, Outcome, QueuedMessage
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.rules import Rules, Vacation
 from twisted_mta.core.vacation import addressed, correspondent, handle, reply, why_not
+from twisted_mta.core.values import value
 from twisted_mta.delivery.body import read_head
 from twisted_mta.interfaces import Foreseen, IDelivery, IDirectory, IForesight, IStoredBody
 from twisted_mta.store.answers import AnswerFile
@@ -39,7 +39,7 @@ def _parsed(name: str) -> Address:
     return Address(local, domain)
 
 
-@attrs.frozen
+@value
 class _Answer:
     """A reply that may be due: to whom, and as whom."""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
-import attrs
 from zope.interface import Attribute, Interface
 
 from twisted_mta.core.explanation import Note
 from twisted_mta.core.queue import NewMessage, Outcome, QueuedMessage, QueuedRecipient
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 from twisted_mta.interfaces.queue import IStoredBody
 
 
-@attrs.frozen
+@value
 class Foreseen:
     """What would become of a recipient."""
 
@@ -58,7 +58,7 @@ class IDelivery(Interface):
         """Finish or cut off what is under way, close cached connections."""
 
 
-@attrs.frozen
+@value
 class Consignment:
     """Recipients of one message that go to one destination."""
 

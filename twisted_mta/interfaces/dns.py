@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
-import attrs
 from zope.interface import Interface
 
 from twisted_mta.core.tls_policy.tlsa import TlsaRecord
+from twisted_mta.core.values import value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Proof:
     """What DNSSEC says of a look-up."""
 

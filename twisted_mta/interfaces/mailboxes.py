@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-import attrs
 from zope.interface import Attribute, Interface
 
+from twisted_mta.core.values import value
 from twisted_mta.interfaces.people import Account
 
 
@@ -22,7 +22,7 @@ class MailboxExists(MailboxError):
     """CREATE or RENAME to a name that is taken."""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class MailboxInfo:
     """One row of LIST."""
 
@@ -33,7 +33,7 @@ class MailboxInfo:
     subscribed: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class MailboxStatus:
     """The figures of STATUS, RFC 3501 §6.3.10."""
 
@@ -44,7 +44,7 @@ class MailboxStatus:
     unseen: int
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class MessageEntry:
     """One message of an open mailbox."""
 
@@ -60,7 +60,7 @@ class MessageEntry:
     unique_name: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class MailboxChanges:
     """What happened since the last look, to be told in this order."""
 

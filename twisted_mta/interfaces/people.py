@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Container, Sequence
 
-import attrs
 from zope.interface import Interface
 
 from twisted_mta.core.address import Address
@@ -15,9 +14,10 @@ from twisted_mta.core.lists import MailingList
 from twisted_mta.core.rules import Rules
 from twisted_mta.core.sasl import Claim, Secret
 from twisted_mta.core.srs import SrsError, Ticket
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Account:
     """One user with a mailbox. `name` is the login and the primary address ("alice@example.test")."""
 
@@ -105,7 +105,7 @@ class AuthenticationUnavailable(Exception):
     [UNAVAILABLE], POP3 -ERR [SYS/TEMP]. The text is fit for the client."""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Client:
     """Who wants to log in: for limits and logs, and for app passwords that are good for one service only."""
 

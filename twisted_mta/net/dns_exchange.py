@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 from twisted.internet import error, protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -15,13 +14,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.python.failure import Failure
 
+from twisted_mta.core.values import value
 from twisted_mta.net.dns_message import BadMessage, Question, Response, parse_response
 
 #: Datagrams that do not belong to the question before it is asked over TCP, where none can be forged.
 MAX_STRAY = 8
 
 
-@attrs.frozen
+@value
 class Server:
     """A recursive name server."""
 

@@ -6,8 +6,9 @@ import re
 import struct
 from typing import Any
 
-import attrs
 from twisted.names import dns
+
+from twisted_mta.core.values import value
 
 #: What a server may send us in one datagram, octets: it passes every path without fragmentation (RFC 6891 §6.2.5).
 UDP_PAYLOAD = 1232
@@ -30,7 +31,7 @@ class BadMessage(Exception):
     """What came is no answer that we can use."""
 
 
-@attrs.frozen
+@value
 class Question:
     """One question of class IN: `name` is in lower case without the final dot, `type` a number of twisted.names.dns."""
 
@@ -50,7 +51,7 @@ class Question:
         return _HEADER.pack(*head[:5], 1) + wire[_HEADER.size :] + opt
 
 
-@attrs.frozen
+@value
 class Answer:
     """What the DNS says to a Question. `records` are payloads of the asked type, aliases resolved."""
 
@@ -65,7 +66,7 @@ class Answer:
     name: str = ""
 
 
-@attrs.frozen
+@value
 class Response:
     """A response that belongs to its question."""
 

@@ -9,7 +9,6 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import attrs
 from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from twisted.internet import protocol
@@ -28,6 +27,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IMailResolver
 
 #: Seconds for one connection; there may be other addresses.
@@ -46,7 +46,7 @@ class HttpsError(Exception):
         self.untrusted = untrusted
 
 
-@attrs.frozen
+@value
 class Answer:
     """What a server said. `media_type` is in lower case, without its parameters."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Protocol
 
-import attrs
 from zope.interface import implementer
 
 from twisted_mta.config.schema import Rates
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.rates import Counter, Ledger
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account, IPolicyCheck, Peer
 from twisted_mta.policy.base import Accepting
 
@@ -21,7 +21,7 @@ Alarm = Callable[[str, str], None]
 Limit = tuple[str, Rates]
 
 
-@attrs.frozen
+@value
 class Excess:
     """A limit that one more message would exceed."""
 
@@ -81,7 +81,7 @@ class LocalMeter:
 
 
 @implementer(IPolicyCheck)
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class RateCheck(Accepting):
     """Counts what is accepted of each account and each domain. It must be the last check: what it lets pass is counted."""
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, ClassVar
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -23,6 +22,7 @@ from twisted_mta.config.schema import Network
 from twisted_mta.core.envelope import Envelope, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.route import LookupFailed, NoSuchDomain
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IMailResolver, IPolicyCheck, Peer
 from twisted_mta.policy.base import Accepting, Verdict, is_loopback, is_stranger
 
@@ -43,7 +43,7 @@ class Finding(enum.Enum):
     NONE = "no such name"
 
 
-@attrs.frozen
+@value
 class Host:
     """What the DNS says about an address. A `name` without Finding.NAME may be anybody's."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import attrs
 from zope.interface import implementer
 
 from twisted_mta.config.schema import Grant
@@ -15,6 +14,7 @@ from twisted_mta.core.expand import canonical, expand, resolves
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import Facts, authors, fix_header
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account, IDirectory, IPolicyCheck, Peer
 from twisted_mta.policy.base import Accepting
 
@@ -60,7 +60,7 @@ class SenderRules:
 
 
 @implementer(IPolicyCheck)
-@attrs.frozen
+@value
 class SenderCheck(Accepting):
     """RFC 6409 §6.1: a login sends as itself, so that nobody writes in another's name, and a bounce reaches who sent."""
 
@@ -96,7 +96,7 @@ class SenderCheck(Accepting):
         return Reply(553, "5.7.1", f"Sender address <{address}>{where} is not owned by {account.name}")
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class HeaderMender:
     """`service.rules.Rules.mend`: puts the header of what users submit right, see `core.submission`."""
 

@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from twisted_mta.config.schema import Config
 from twisted_mta.core.sasl import Claim, Proof, Secret
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client, IAuthenticator
 from twisted_mta.service.failures import Failures
 from twisted_mta.service.watched import Unusable, Watched
@@ -34,7 +35,7 @@ FLUSH = 60.0
 _LINE = re.compile(r":[0-9]+\b")
 
 
-@attrs.frozen
+@value
 class LoadedAccounts:
     """What the files say."""
 

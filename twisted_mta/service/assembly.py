@@ -6,8 +6,6 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 
-import attrs
-
 from twisted_mta.config.handlers import load_handlers
 from twisted_mta.config.schema import Config
 from twisted_mta.core.envelope import Recipient
@@ -15,6 +13,7 @@ from twisted_mta.core.expand import route
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.queueids import QueueIds
 from twisted_mta.core.smtp.client import Login
+from twisted_mta.core.values import value
 from twisted_mta.delivery.callouts import Callouts
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
@@ -62,7 +61,7 @@ _HANDLER_THREADS = 16
 _CANNOT_START = (AlreadyRunning, QueueFileError, SideFileError, OSError, UnicodeDecodeError)
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class _Opened:
     """What lasts, opened, and the threads that work on it."""
 

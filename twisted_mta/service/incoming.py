@@ -17,6 +17,7 @@ from twisted_mta.core.queue import Arrival, NewMessage, NewRecipient, Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.submission import SubmissionError
 from twisted_mta.core.trace import received_field, with_protocol
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IBodyWriter, IDirectory, IMessageSink, IQueue, Peer, StoreFull
 from twisted_mta.service.inline import InlineHandlers
 from twisted_mta.service.room import Room
@@ -39,7 +40,7 @@ _received = LogEvent(
 _SUBMISSION = frozenset(("submission", "submissions"))
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Intake:
     """What a message on its way in needs of the server. `ids` makes queue ids, `seconds` tells the Unix time."""
 

@@ -24,6 +24,7 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.schedule import Schedule
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Update
 from twisted_mta.store.log_events import LogEvent
 
@@ -36,7 +37,7 @@ DOUBT = 1800.0
 MAX_FORESEEN = 100
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Outlook:
     """What becomes of a recipient that is never delivered, as Unix seconds: the first attempts, the warning, the end."""
 

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from twisted_mta.core.pace import Pace, Sign, State
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 #: Destinations that are remembered while nothing goes on there.
 MAX_KNOWN = 10_000
@@ -51,7 +52,7 @@ class Paced(Protocol):
 J = TypeVar("J", bound=Paced)
 
 
-@attrs.frozen
+@value
 class Limits:
     """What the configuration says of a destination: attempts at once and in a minute; the schedule, for probes."""
 

@@ -8,6 +8,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from twisted_mta.core.queue import Transport
+from twisted_mta.core.values import value
 from twisted_mta.delivery.callouts import Callouts
 from twisted_mta.delivery.local import LocalDelivery
 from twisted_mta.delivery.smtp import SmtpDelivery
@@ -32,7 +33,7 @@ from twisted_mta.store.threads import InlineWorkers, Workers
 MAX_WARNINGS = 20
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Shard:
     """A part of the queue, and what works on it."""
 

@@ -11,6 +11,7 @@ import attrs
 
 from twisted_mta.config.schema import Config, Dns
 from twisted_mta.core.smtp.client import Login
+from twisted_mta.core.values import value
 from twisted_mta.delivery.smtp import SmtpDelivery
 from twisted_mta.delivery.tls_policy import Check
 from twisted_mta.delivery.tls_steps import TlsSteps
@@ -26,7 +27,7 @@ from twisted_mta.store.queue import SQLiteQueueStore
 from twisted_mta.store.threads import InlineWorkers, Workers
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Platform:
     """What a server stands on: the real thing, or a simulation (`twisted_mta.testing.world`)."""
 

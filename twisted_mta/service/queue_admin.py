@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from twisted_mta.core.queue import Order, QueuedMessage, QueuedRecipient, WorkItem
 from twisted_mta.core.selection import Selection
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IQueueStore, IStoredBody
 
 #: Messages that are looked at in one go.
@@ -20,7 +21,7 @@ MAX_IDS = 1000
 Chosen = tuple[WorkItem, Sequence[QueuedRecipient]]
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Named:
     """Which messages are meant: those with these ids (None: all), as far as the selection means them."""
 

@@ -12,6 +12,7 @@ from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
 from twisted_mta.core.smtp.client import Login
+from twisted_mta.core.values import value
 from twisted_mta.net.dns import StubResolver
 from twisted_mta.net.tls import ServerTls, TlsError
 from twisted_mta.service.accounts import LoadedAccounts
@@ -27,7 +28,7 @@ log = Logger()
 REFUSED = "the last reload changed nothing"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Reloaded:
     """What a reload did."""
 
@@ -40,7 +41,7 @@ class Reloaded:
     restart: dict[str, str] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Prepared:
     """A configuration that was read with everything it names, and can be put in force."""
 

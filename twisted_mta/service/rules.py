@@ -9,6 +9,7 @@ import attrs
 from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IPolicyCheck, Peer
 from twisted_mta.policy.base import Accepting
 
@@ -22,7 +23,7 @@ log = Logger()
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Rules:
     """What a configuration says about receiving; replaced whole on reload."""
 

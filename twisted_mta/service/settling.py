@@ -24,6 +24,7 @@ from twisted_mta.core.queue import (
     TryLater,
 )
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IQueueStore, IStoredBody, Update
 from twisted_mta.service.jobs import Attempt, Job
 from twisted_mta.service.notices import Notices
@@ -35,7 +36,7 @@ STORE_PAUSE = 5.0
 BUG = TryLater(Reply(451, "4.3.0", "internal error of this server; it will be tried again"))
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Settled:
     """What the queue manager is to do next."""
 

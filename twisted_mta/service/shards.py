@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from twisted_mta.config.schema import QUEUE, SHARD, Config
+from twisted_mta.core.values import value
 from twisted_mta.service.lock import DataLock
 
 _NAME = re.compile(rf"{SHARD}([1-9][0-9]{{0,5}})")
@@ -33,7 +34,7 @@ def shards_in(data: Path) -> Sequence[int]:
     return sorted(numbers + [int(match[1]) for match in map(_NAME.fullmatch, names) if match])
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Place:
     """Which part of the server this process is."""
 

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -24,6 +23,7 @@ from twisted_mta.config.diff import NEEDS_RESTART, keep
 from twisted_mta.config.errors import ConfigErrors
 from twisted_mta.config.loader import load_with_warnings
 from twisted_mta.config.schema import Config
+from twisted_mta.core.values import value
 from twisted_mta.net.commands import CommandRunner, HelperCommands, NoCommands, inherited
 from twisted_mta.net.tls import TlsError
 from twisted_mta.service.channel import Channel, read_line, send_line
@@ -37,7 +37,7 @@ from twisted_mta.service.shards import Place
 from twisted_mta.service.start import StartError
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Orders:
     """The first line of the parent."""
 

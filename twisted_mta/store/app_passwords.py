@@ -21,6 +21,7 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.core.values import value
 from twisted_mta.store.edits import editing
 from twisted_mta.store.users import MAX_FILE, Stamp, UserError, stamp_of
 
@@ -36,7 +37,7 @@ _LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f:]{1,64}")
 _USED = re.compile(r"([0-9a-f]{16}) (\d{4}-\d\d-\d\d)")
 
 
-@attrs.frozen
+@value
 class AppPassword:
     """One line. `account` is folded."""
 

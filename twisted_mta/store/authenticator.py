@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from twisted_mta.core.sasl import Claim, Proof, ScramKeys, Secret
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, Client, IAuthenticator
 from twisted_mta.store.app_passwords import AppPassword, AppPasswordFile, LastUse
 from twisted_mta.store.passwords import MAX_PASSWORD, UnusableHash, hash_password, verify
@@ -32,7 +33,7 @@ class WorkersLike(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class ScramSettings:
     """How SCRAM is done."""
 
@@ -44,7 +45,10 @@ class ScramSettings:
     key: bytes = attrs.field(default=b"", repr=False)
 
 
-@attrs.frozen
+_SCRAM = ScramSettings()
+
+
+@value
 class _Right:
     """A password that was right: the account's own, or one of its app passwords."""
 
@@ -77,7 +81,7 @@ class PasswdAuthenticator:
         *,
         apps: AppPasswordFile | None = None,
         last_use: LastUse | None = None,
-        scram: ScramSettings = ScramSettings(),
+        scram: ScramSettings = _SCRAM,
         remember: float = 300.0,
         max_waiting: int = 100,
         max_remembered: int = 10_000,

@@ -25,6 +25,7 @@ from twisted_mta.core.forward import Forwarding
 from twisted_mta.core.lists import MailingList, bounced_member, check_address, owner_addresses
 from twisted_mta.core.rules import Rules
 from twisted_mta.core.srs import SrsError, Ticket
+from twisted_mta.core.values import value
 from twisted_mta.core.virtual import Rule
 from twisted_mta.interfaces import Account, IDirectory
 from twisted_mta.store.alias_files import Loader, load_domain
@@ -53,7 +54,7 @@ def account_table(users: Users) -> Mapping[str, Account]:
 
 
 @implementer(IDirectory)
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Directory:
     """One snapshot. Every look-up is a few dictionary accesses."""
 

@@ -29,6 +29,7 @@ from twisted.logger import Logger
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.mbox import MboxLines, from_line
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IStoredBody
 from twisted_mta.store.below import NotAllowed, directory_below
 from twisted_mta.store.faults import fault
@@ -49,7 +50,7 @@ class Locked(Exception):
     """Another program is at work on the file: try again in a moment."""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Letter:
     """A message as it is to stand in an mbox."""
 

@@ -15,6 +15,7 @@ from twisted_mta.core.address import Address
 from twisted_mta.core.expand import Kind
 from twisted_mta.core.expand.lookup import find
 from twisted_mta.core.rules import NONE, Limits, Rules, RulesError, format_rules, parse_rules, within
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IDirectory
 from twisted_mta.store.durable import make_directories, sync_directory
 from twisted_mta.store.edits import replace, sweep
@@ -24,7 +25,7 @@ from twisted_mta.store.stamps import Stamps, look_at
 MAX_FILE = 1 << 20
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class RuleFiles:
     """The rules of all accounts."""
 

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.sasl import ScramKeys
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account
 from twisted_mta.store.edits import editing
 from twisted_mta.store.passwords import SCRAM_SCHEME, is_locked, scram_salt
@@ -47,7 +48,7 @@ class UserError(Exception):
     """An edit that can't be done; the text says why, fit for the administrator."""
 
 
-@attrs.frozen
+@value
 class User:
     """One line of the file."""
 
@@ -79,7 +80,7 @@ def _parse(text: str) -> ScramKeys | None:
         return None
 
 
-@attrs.frozen
+@value
 class Users:
     """What one version of the file says."""
 

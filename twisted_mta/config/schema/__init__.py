@@ -46,6 +46,7 @@ from twisted_mta.config.schema.sending import (
 )
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Alias
+from twisted_mta.core.values import value
 from twisted_mta.core.virtual import Rule
 
 __all__ = [
@@ -100,7 +101,7 @@ SRS_FILE = "srs-secret"
 TLS = "tls.sqlite"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Config:
     """The whole file."""
 

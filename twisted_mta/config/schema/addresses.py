@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import Target
 from twisted_mta.core.forward import HeaderTest
+from twisted_mta.core.values import value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Accounts:
     """[accounts]: who has a mailbox."""
 
@@ -30,7 +29,7 @@ class Accounts:
     remember_logins: float = 300.0
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class MailingList:
     """[[list]]: a simple mailing list."""
 
@@ -47,7 +46,7 @@ class MailingList:
     verp: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Domain:
     """[[domain]]: a domain about which more is to be said than that its mail ends here."""
 
@@ -83,7 +82,7 @@ class Domain:
         return domain.endswith(self.name) if self.name.startswith(".") else domain == self.name
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Forward:
     """[forward]: mail that an alias, or a user's own rule, sends on to another host."""
 
@@ -103,7 +102,7 @@ class Forward:
     instead: str = "keep"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class UserRules:
     """[rules]: what users may decide about their own mail."""
 
@@ -117,7 +116,7 @@ class UserRules:
     text: int = 10_000
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Commands:
     """[delivery.command]: programs that aliases name ("|program"). Off without a user and a directory."""
 
@@ -134,7 +133,7 @@ class Commands:
     path: str = "/usr/local/bin:/usr/bin:/bin"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Delivery:
     """[delivery]: where mail may go besides mailboxes, lists and other hosts."""
 
@@ -143,7 +142,7 @@ class Delivery:
     command: Commands = Commands()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Handlers:
     """[handlers]: functions of an application that get mail (`twisted_mta.handlers`)."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
-import attrs
-
 from twisted_mta.config.schema.common import Network
 from twisted_mta.core.address import Address
+from twisted_mta.core.values import value
 
 
 class Role(enum.StrEnum):
@@ -34,7 +33,7 @@ class Role(enum.StrEnum):
         return self.value.removesuffix("s") if self.implicit_tls else self.value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Listen:
     """[[listen]]: one listening socket. `endpoint` is a Twisted server endpoint string ("tcp:25:interface=127.0.0.1")."""
 
@@ -45,7 +44,7 @@ class Listen:
     proxy_networks: tuple[Network, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Certificate:
     """[[tls.sni]]: PEM files for clients that ask for one of the names in the certificate."""
 
@@ -53,7 +52,7 @@ class Certificate:
     key: Path
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Tls:
     """[tls]: PEM files; without them STARTTLS is not offered, and nobody can log in."""
 
@@ -65,7 +64,7 @@ class Tls:
     sni: tuple[Certificate, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Limits:
     """[limits]: what one client, message or session may cost."""
 
@@ -122,7 +121,7 @@ class Limits:
     memory: int = 67108864
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Checks:
     """[checks]: what strangers must be like: "off", "log" (tell what would be refused), or "require"."""
 
@@ -132,7 +131,7 @@ class Checks:
     helo: str = "log"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Rates:
     """[submission.domain], and the same keys of [submission]: what may be sent in an hour and in a day; 0: no limit."""
 
@@ -142,7 +141,7 @@ class Rates:
     recipients_per_day: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Grant:
     """[[submission.grant]]: addresses that an account may send as besides its own; "@example.org" is a whole domain."""
 
@@ -150,7 +149,7 @@ class Grant:
     addresses: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Submission:
     """[submission]: what users who log in may send.
 
@@ -179,7 +178,7 @@ class Submission:
         )
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Callout:
     """[callout]: what the servers of relay domains are asked, and for how long their answers count."""
 

@@ -10,9 +10,10 @@ import attrs
 from twisted_mta.config.schema.common import Network
 from twisted_mta.core.address import Address
 from twisted_mta.core.tls_policy.decision import Require
+from twisted_mta.core.values import value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Route:
     """A value of [relay.routes], and the smarthost. `mx` False: connect to `host` itself without an MX look-up."""
 
@@ -25,7 +26,7 @@ class Route:
     password_file: Path | None = None
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class RelayDomain:
     """[[relay.domain]]: how mail goes to some destinations. None: as [relay] and [queue] say."""
 
@@ -45,7 +46,7 @@ class RelayDomain:
     hosts: tuple[str, ...] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class RelaySource:
     """[[relay.source]]: the address and the name under which the mail of some senders goes out."""
 
@@ -57,7 +58,7 @@ class RelaySource:
     helo: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class RelayTimeouts:
     """[relay.timeouts]: seconds to wait for other mail servers; RFC 5321 §4.5.3.2 asks for these at least."""
 
@@ -70,7 +71,7 @@ class RelayTimeouts:
     final: float = 600.0
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Relay:
     """[relay]: who may send through us besides logged-in users, and where everything goes."""
 
@@ -114,7 +115,7 @@ class Relay:
     sources: tuple[RelaySource, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Queue:
     """[queue]: how long and how often."""
 
@@ -138,7 +139,7 @@ class Queue:
     transcripts: int = 3
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Dns:
     """[dns]: the resolver. No servers: those of /etc/resolv.conf."""
 
@@ -150,7 +151,7 @@ class Dns:
     validating: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class TlsReports:
     """[tls_reports]: what other domains are told of their TLS (RFC 8460)."""
 

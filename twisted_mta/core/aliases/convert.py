@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-import attrs
-
 from twisted_mta.core.aliases.parse import MAX_TEXT, parse_aliases
 from twisted_mta.core.aliases.targets import (
     Alias,
@@ -20,6 +18,7 @@ from twisted_mta.core.aliases.targets import (
     Target,
     shorten,
 )
+from twisted_mta.core.values import value
 
 #: A line without a colon behind the name: name, targets.
 _TABLE = re.compile(r"([^\s:\"]+)[ \t]+(?!:(?:[ \t]|$))(\S.*)")
@@ -36,7 +35,7 @@ _DETAIL = re.compile(r"\+[*+]@")
 _PLAIN = re.compile(r'[^\s",#\\]+')
 
 
-@attrs.frozen
+@value
 class Converted:
     """A file in our format, comments kept, and what of the old one could not be taken."""
 

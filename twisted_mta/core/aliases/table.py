@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases.parse import MAX_PROBLEMS
 from twisted_mta.core.aliases.targets import Alias, AliasFile, AliasProblem, shorten
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class AliasTable:
     """Entries of all files by what they are looked up with, each key folded."""
 

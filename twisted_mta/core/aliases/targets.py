@@ -5,9 +5,8 @@ from __future__ import annotations
 import enum
 import re
 
-import attrs
-
 from twisted_mta.core.address import Address
+from twisted_mta.core.values import value
 
 #: How much of a bad line a problem quotes.
 _QUOTED = 120
@@ -16,7 +15,7 @@ _QUOTED = 120
 UNREADABLE = re.compile(r"[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
 
 
-@attrs.frozen
+@value
 class Name:
     """A target that is an address. `address.domain` is "" where only a name was written; `source` is "aliases:12".
 
@@ -31,7 +30,7 @@ class Name:
         return f"\\{self.address}" if self.final else str(self.address)
 
 
-@attrs.frozen
+@value
 class Include:
     """A target that stands for the targets in a file, by its path as written."""
 
@@ -42,7 +41,7 @@ class Include:
         return f":include:{self.path}"
 
 
-@attrs.frozen
+@value
 class File:
     """A target that is a file: an mbox, or a Maildir where the path was written with a slash at its end.
 
@@ -57,7 +56,7 @@ class File:
         return self.path + "/" * self.maildir
 
 
-@attrs.frozen
+@value
 class Command:
     """A target that is a program: the command line after the bar, its outer quotes gone."""
 
@@ -76,7 +75,7 @@ class Action(enum.StrEnum):
     DEFER = "defer"
 
 
-@attrs.frozen
+@value
 class Special:
     """A target that takes no mail: it vanishes, or is refused for good or for now. `text` is for the sender, may be "",
     and is printable ASCII."""
@@ -92,7 +91,7 @@ class Special:
 Target = Name | Include | File | Command | Special
 
 
-@attrs.frozen
+@value
 class Alias:
     """One entry. `name.domain` is "" for a name that holds in all domains, `name.local` is "" for ``@domain``."""
 
@@ -107,7 +106,7 @@ class Alias:
         return f"{self.file}:{self.line}"
 
 
-@attrs.frozen
+@value
 class AliasProblem:
     """Something in a file that was passed over. `line` counts from 1; 0 is for the file as a whole."""
 
@@ -122,7 +121,7 @@ class AliasProblem:
         return f"{where}: {self.why}" + (f": {self.text}" if self.text else "")
 
 
-@attrs.frozen
+@value
 class AliasFile:
     """What a file says: entries in its order, and what could not be read."""
 
@@ -130,7 +129,7 @@ class AliasFile:
     problems: tuple[AliasProblem, ...]
 
 
-@attrs.frozen
+@value
 class IncludeFile:
     """What an include file says."""
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import attrs
 
+from twisted_mta.core.values import value
+
 #: Addresses in one field beyond these are left out.
 MAX_ADDRESSES = 2000
 #: Comments nest no deeper than this.
@@ -20,7 +22,7 @@ _COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+|\\", re.S)
 _UNQUOTE = re.compile(rb"\\(.)", re.S)
 
 
-@attrs.frozen
+@value
 class EnvelopeAddress:
     """The four members of an address structure. A group starts with host None and ends with all None."""
 

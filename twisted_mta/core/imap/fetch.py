@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import attrs
-
 from twisted_mta.core.imap import bodystructure
 from twisted_mta.core.imap.entries import Entry
 from twisted_mta.core.imap.grammar import BadSyntax, Scanner
 from twisted_mta.core.imap.responses import astring, date_time, flag_list, literal
 from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.mime import Part, parse_structure
+from twisted_mta.core.values import value
 
 #: Data items in one FETCH, numbers in one section, names in one HEADER.FIELDS.
 MAX_ITEMS = 100
@@ -24,7 +23,7 @@ class TooMuch(ValueError):
     """So many overlapping sections of a message were asked for that the answer would not fit into memory."""
 
 
-@attrs.frozen
+@value
 class Section:
     """What stands in the brackets of BODY[...]."""
 
@@ -47,7 +46,7 @@ class Section:
         return label
 
 
-@attrs.frozen
+@value
 class Item:
     """One data item. `name` is "FLAGS", "UID", "ENVELOPE", ..., or "BODY[]" for any section."""
 

@@ -11,9 +11,8 @@ import datetime
 import re
 from collections.abc import Iterator, Sequence
 
-import attrs
-
 from twisted_mta.core.imap.names import decode_name
+from twisted_mta.core.values import value
 
 MONTHS = (b"JAN", b"FEB", b"MAR", b"APR", b"MAY", b"JUN", b"JUL", b"AUG", b"SEP", b"OCT", b"NOV", b"DEC")
 SYSTEM_FLAGS = ("\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft")
@@ -43,7 +42,7 @@ class BadSyntax(ValueError):
     """The command breaks the grammar; the text says where, fit for an IMAP BAD."""
 
 
-@attrs.frozen
+@value
 class SequenceSet:
     """Message numbers or UIDs as a client names them: (first, last) pairs, None for ``*``."""
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
-
 from twisted_mta.core.imap.entries import Entry
 from twisted_mta.core.imap.fetch import Item
 from twisted_mta.core.imap.search import Key
 from twisted_mta.core.sasl import Claim, Lookup
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Refused:
     """NO, to any question. `code` is a response code such as "TRYCREATE", without the brackets, or ""."""
 
@@ -27,14 +26,14 @@ class Refused:
 # --- Questions -----------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
 class Login:
     """Is this right? Answer: True or False. With True the session belongs to that account from now on."""
 
     claim: Claim
 
 
-@attrs.frozen
+@value
 class Select:
     """Close the mailbox that is open, if any, and open this one. Answer: Opened."""
 
@@ -42,7 +41,7 @@ class Select:
     read_only: bool
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Opened:
     """A mailbox as SELECT found it."""
 
@@ -53,24 +52,24 @@ class Opened:
     read_only: bool
 
 
-@attrs.frozen
+@value
 class Leave:
     """Close the open mailbox; with `expunge` remove its deleted messages first (CLOSE). Answer: None."""
 
     expunge: bool
 
 
-@attrs.frozen
+@value
 class ListMailboxes:
     """Answer: a sequence of Listed."""
 
 
-@attrs.frozen
+@value
 class ListSubscriptions:
     """Answer: a sequence of names, whether or not they exist."""
 
 
-@attrs.frozen
+@value
 class Subscribe:
     """Answer: None."""
 
@@ -78,21 +77,21 @@ class Subscribe:
     on: bool
 
 
-@attrs.frozen
+@value
 class Create:
     """Answer: None."""
 
     name: str
 
 
-@attrs.frozen
+@value
 class Delete:
     """Answer: None."""
 
     name: str
 
 
-@attrs.frozen
+@value
 class Rename:
     """Answer: None."""
 
@@ -100,14 +99,14 @@ class Rename:
     new: str
 
 
-@attrs.frozen
+@value
 class Status:
     """Answer: Figures."""
 
     name: str
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class BeginAppend:
     """May a message of this size come? Answer: None; its octets follow as BodyChunks, then FinishAppend."""
 
@@ -118,14 +117,14 @@ class BeginAppend:
     size: int
 
 
-@attrs.frozen
+@value
 class FinishAppend:
     """All octets were given: store the message (answer: Appended), or without `keep` forget it (answer: None)."""
 
     keep: bool
 
 
-@attrs.frozen
+@value
 class Appended:
     """Where a message was stored."""
 
@@ -133,29 +132,29 @@ class Appended:
     uid: int
 
 
-@attrs.frozen
+@value
 class Refresh:
     """What happened to the open mailbox? Answer: Changes. Refused means that the mailbox is lost."""
 
 
-@attrs.frozen
+@value
 class BeginIdle:
     """Call `ImapServer.mailbox_changed` whenever something may have changed, until EndIdle. Answer: Changes until now."""
 
 
-@attrs.frozen
+@value
 class EndIdle:
     """Answer: None."""
 
 
-@attrs.frozen
+@value
 class Expunge:
     """Remove deleted messages, among `uids` if given. Answer: the UIDs that are gone."""
 
     uids: tuple[int, ...] | None
 
 
-@attrs.frozen
+@value
 class Fetch:
     """Answer in parts: sequences of Fetched in order, then FetchDone (or Refused)."""
 
@@ -165,7 +164,7 @@ class Fetch:
     mark_seen: bool
 
 
-@attrs.frozen
+@value
 class Fetched:
     """One message: what stands inside of the parentheses of its FETCH response."""
 
@@ -173,14 +172,14 @@ class Fetched:
     data: bytes
 
 
-@attrs.frozen
+@value
 class FetchDone:
     """The end of a Fetch. `missing`: some messages could not be read, they are gone."""
 
     missing: bool = False
 
 
-@attrs.frozen
+@value
 class Store:
     """Change flags; `mode` is "set", "add" or "remove". Answer: the Entries as they are now."""
 
@@ -189,7 +188,7 @@ class Store:
     mode: str
 
 
-@attrs.frozen
+@value
 class Copy:
     """Answer: Copied."""
 
@@ -197,7 +196,7 @@ class Copy:
     target: str
 
 
-@attrs.frozen
+@value
 class Copied:
     """The UIDs that the copies got, in the order of the originals."""
 
@@ -205,7 +204,7 @@ class Copied:
     uids: Sequence[int]
 
 
-@attrs.frozen
+@value
 class Search:
     """Answer in parts: sequences of the UIDs that match, by rising UID."""
 

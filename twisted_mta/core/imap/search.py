@@ -18,6 +18,7 @@ from twisted_mta.core.imap.grammar import MONTHS, BadSyntax, Scanner, SequenceSe
 from twisted_mta.core.imap.responses import moment
 from twisted_mta.core.message import fields, header_length
 from twisted_mta.core.mime import MAX_HEADER, body_text, decode_words, fold, header_text, parse_structure
+from twisted_mta.core.values import value
 
 #: Keys in one search, and how deep they may nest.
 MAX_KEYS = 256
@@ -35,7 +36,7 @@ class BadCharset(ValueError):
 _EMPTY = SequenceSet(())
 
 
-@attrs.frozen
+@value
 class Key:
     """One search key. Which of the members mean something depends on `name`."""
 

@@ -10,8 +10,6 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-import attrs
-
 from twisted_mta.core.effects import Ask, Close, Effect, Pace, Send
 from twisted_mta.core.imap import questions as q
 from twisted_mta.core.imap.entries import Changes
@@ -20,6 +18,7 @@ from twisted_mta.core.imap.responses import human
 from twisted_mta.core.imap.view import View
 from twisted_mta.core.imap.wire import Event, Limits, LiteralAhead, Wire
 from twisted_mta.core.sasl import Offer
+from twisted_mta.core.values import value
 
 #: What a client that is not logged in may send in one command.
 STRANGER = Limits(line=8192, command=16384, waste=65536)
@@ -34,7 +33,7 @@ class State(enum.Flag):
     LOGOUT = enum.auto()
 
 
-@attrs.frozen
+@value
 class Rule:
     """One command."""
 
@@ -53,7 +52,7 @@ class Rule:
     literal: Callable[[Session, Scanner, LiteralAhead], bool] = lambda session, scanner, ahead: False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class ImapTimes:
     """How long a client may take, in seconds."""
 
@@ -65,7 +64,7 @@ class ImapTimes:
     message: float = 3600.0
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class ImapSettings:
     """What one listener's sessions have in common."""
 
@@ -86,10 +85,10 @@ class ImapSettings:
     name: str = "twisted_mta"
     times: ImapTimes = ImapTimes()
     #: What one command may cost after login.
-    limits: Limits = Limits()  # noqa: RUF009  frozen
+    limits: Limits = Limits()
 
 
-@attrs.frozen
+@value
 class Asked:
     """What is to be done with the answer to a question."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import enum
 import re
 
-import attrs
+from twisted_mta.core.values import value
 
 _ANNOUNCED = re.compile(rb"\{([0-9]{1,20})(\+?)\}\Z")
 #: A line that is passed over still has to be looked at for a literal at its end: this many octets of it.
 _TAIL = 32
 
 
-@attrs.frozen
+@value
 class Limits:
     """Octets that one command may have."""
 
@@ -28,14 +28,14 @@ class Limits:
     waste: int = 67108864
 
 
-@attrs.frozen
+@value
 class Command:
     """A whole command, its literals in place, without the final CRLF."""
 
     data: bytes
 
 
-@attrs.frozen
+@value
 class LiteralAhead:
     """The line ended in a literal's size. Answer with `accept`, `stream` or `refuse` before anything else."""
 
@@ -46,7 +46,7 @@ class LiteralAhead:
     synchronising: bool
 
 
-@attrs.frozen
+@value
 class Chunk:
     """Octets of a streamed literal; `last` with its end."""
 
@@ -54,14 +54,14 @@ class Chunk:
     last: bool
 
 
-@attrs.frozen
+@value
 class Overlong:
     """A line or command was too long and is passed over; `start` is how it began."""
 
     start: bytes
 
 
-@attrs.frozen
+@value
 class Wasted:
     """Too much was passed over: give up on this client."""
 

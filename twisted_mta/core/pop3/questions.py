@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from twisted_mta.core import sasl
+from twisted_mta.core.values import value
 
 
-@attrs.frozen
+@value
 class Refusal:
     """A negative answer to any question. `code` is a response code of RFC 2449 §8 ("SYS/TEMP"), or ""."""
 
@@ -15,14 +16,14 @@ class Refusal:
     text: str
 
 
-@attrs.frozen
+@value
 class Login:
     """Is this right? Answer: a sequence of `Drop`, the messages of the maildrop; or a Refusal."""
 
     claim: sasl.Claim
 
 
-@attrs.frozen
+@value
 class Retrieve:
     """A message, or with `lines` its header and so many lines of its body: see `top`. Answer: octets with CRLF line ends,
     in as many parts as you like (one at least); or a Refusal in place of the first."""
@@ -31,7 +32,7 @@ class Retrieve:
     lines: int | None = None
 
 
-@attrs.frozen
+@value
 class Listing:
     """Send this long answer no faster than the peer reads, so that a pipeline of LISTs can't fill our memory. Answer: these
     octets, in as many parts as you like (one at least)."""
@@ -39,7 +40,7 @@ class Listing:
     octets: bytes = attrs.field(repr=False)
 
 
-@attrs.frozen
+@value
 class Update:
     """Remove these for good. Answer: None, or a Refusal."""
 
@@ -50,7 +51,7 @@ class Update:
 Question = Login | sasl.Lookup | Retrieve | Listing | Update
 
 
-@attrs.frozen
+@value
 class Drop:
     """One message of the maildrop. `size` is in octets, `name` the unique-id of RFC 1939 §7."""
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from twisted_mta.core import sasl
 from twisted_mta.core.effects import NO_BINDINGS, Ask, Close, Effect, Pace, Send, StartTLS
 from twisted_mta.core.pop3.maildrop import Maildrop, Stuffer, is_number
 from twisted_mta.core.pop3.questions import Drop, Listing, Login, Question, Refusal, Retrieve, Update
 from twisted_mta.core.pop3.replies import Wrong, err, lines, ok
 from twisted_mta.core.pop3.states import ALLOWED, Pop3Times, State, pace
+from twisted_mta.core.values import value
 
 #: RFC 2449 §4: octets of a command, CRLF included.
 MAX_COMMAND = 255
@@ -26,7 +25,7 @@ MAX_RESPONSE = 12288
 MAX_GARBAGE = 65536
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Pop3Settings:
     """What a session is told about its listener."""
 
@@ -36,7 +35,7 @@ class Pop3Settings:
     #: Whether SCRAM is offered (under TLS, as all logins).
     scram: bool = False
     error_limit: int = 20
-    times: Pop3Times = Pop3Times()  # noqa: RUF009  frozen
+    times: Pop3Times = Pop3Times()
 
 
 _IN_THE_CLEAR = Refusal("AUTH", "Send STLS first: passwords never travel in the clear")

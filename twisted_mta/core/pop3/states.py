@@ -5,12 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-import attrs
-
 from twisted_mta.core.effects import Pace
+from twisted_mta.core.values import value
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Pop3Times:
     """How long a client may take for a command, in seconds."""
 

@@ -8,26 +8,28 @@ from typing import Any
 
 import attrs
 
+from twisted_mta.core.values import value
+
 
 class SaslError(ValueError):
     """The response is not what the mechanism allows; the text says why (it never quotes the response)."""
 
 
-@attrs.frozen
+@value
 class Challenge:
     """Send these octets (not yet base64). Answer: the client's response, decoded (bytes)."""
 
     data: bytes
 
 
-@attrs.frozen
+@value
 class Lookup:
     """What is stored of this login for SCRAM? Answer: a `scram.Secret`, made up for logins that have none."""
 
     login: str
 
 
-@attrs.frozen
+@value
 class Credentials:
     """What the client claims; is it right? `login` is the authentication identity (authcid).
 
@@ -38,7 +40,7 @@ class Credentials:
     password: bytes = attrs.field(repr=False)
 
 
-@attrs.frozen
+@value
 class Proof:
     """The mechanism itself saw whether the client knows the password of `login`. Answer: as for Credentials.
 

@@ -17,6 +17,7 @@ import attrs
 from twisted_mta.core.sasl.base import SaslError, decode_base64, encode_base64
 from twisted_mta.core.sasl.prep import Unprepared, saslprep
 from twisted_mta.core.sasl.scram import MIN_ITERATIONS
+from twisted_mta.core.values import value
 
 #: What a server may make us compute; some tenths of a second.
 MAX_ITERATIONS = 1_000_000
@@ -24,7 +25,7 @@ MAX_ITERATIONS = 1_000_000
 _MAX_SALT, _MAX_MESSAGE = 1024, 8192
 
 
-@attrs.frozen
+@value
 class Derive:
     """RFC 5802 §3: compute SaltedPassword, which is PBKDF2 with SHA-256 and takes its time, and send it."""
 
@@ -33,7 +34,7 @@ class Derive:
     iterations: int
 
 
-@attrs.frozen
+@value
 class Login:
     """Who we are to a server."""
 
@@ -41,7 +42,7 @@ class Login:
     password: str = attrs.field(repr=False)
 
 
-@attrs.frozen
+@value
 class Circumstances:
     """What SCRAM needs besides: new nonces (printable, no comma), and the connection's bindings by type, the best first."""
 
@@ -54,7 +55,7 @@ class Circumstances:
 ClientMechanism = Generator[bytes | Derive, Any, None]
 
 
-@attrs.frozen
+@value
 class Choice:
     """A mechanism by its name. With `initial` the first that it yields goes along with the name."""
 

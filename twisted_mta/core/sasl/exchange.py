@@ -17,13 +17,14 @@ import attrs
 from twisted_mta.core.sasl import plain
 from twisted_mta.core.sasl.base import Mechanism, SaslError, Step, decode_base64
 from twisted_mta.core.sasl.scram import scram
+from twisted_mta.core.values import value
 
 
 class Cancelled(SaslError):
     """The client gave up the exchange."""
 
 
-@attrs.frozen
+@value
 class Done:
     """The client has proved who it is, as the last claim says."""
 
@@ -56,7 +57,7 @@ class Exchange:
             return Done()
 
 
-@attrs.frozen
+@value
 class Offer:
     """The mechanisms of a session as it stands now."""
 

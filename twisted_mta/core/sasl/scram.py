@@ -24,6 +24,7 @@ from twisted_mta.core.sasl.base import (
     utf8,
 )
 from twisted_mta.core.sasl.prep import Unprepared, saslprep
+from twisted_mta.core.values import value
 
 #: RFC 7677 §4: fewer are too few. More than the other make a slip in the file stop every client.
 MIN_ITERATIONS, MAX_ITERATIONS = 4096, 10_000_000
@@ -37,7 +38,7 @@ _BINDING = re.compile(rb"[A-Za-z0-9.-]{1,64}")
 _ATTRIBUTE = re.compile(rb"[A-Za-z]=[^\0,]+")
 
 
-@attrs.frozen
+@value
 class ScramKeys:
     """What is stored of a password. RFC 5802 §3."""
 
@@ -86,7 +87,7 @@ class ScramKeys:
         return hmac.compare_digest(derived.stored_key, self.stored_key)
 
 
-@attrs.frozen
+@value
 class Secret:
     """The answer to a Lookup. `nonce`: new for each exchange, printable ASCII without a comma."""
 
@@ -94,7 +95,7 @@ class Secret:
     nonce: bytes
 
 
-@attrs.frozen
+@value
 class ClientFirst:
     """client-first-message of RFC 5802 §7."""
 
@@ -127,7 +128,7 @@ class ClientFirst:
         return cls(flag, name, header, b",".join(bare), login, nonce)
 
 
-@attrs.frozen
+@value
 class ClientFinal:
     """client-final-message of RFC 5802 §7."""
 

@@ -5,33 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
-
 from twisted_mta.core import sasl
 from twisted_mta.core.effects import NO_BINDINGS
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.commands import CommandError, syntax_error
+from twisted_mta.core.values import value
 
 _LOGGED_IN = Reply(235, "2.7.0", "You are logged in")
 _FAILED = Reply(535, "5.7.8", "Authentication failed: login or password is wrong")
 
 
-@attrs.frozen
+@value
 class Prompt:
     """Send this line, and wait for the client's answer."""
 
     line: bytes
 
 
-@attrs.frozen
+@value
 class Question:
     """Ask the world; its answer goes to `Login.answer`."""
 
     question: sasl.Lookup | q.Authenticate
 
 
-@attrs.frozen
+@value
 class Over:
     """The exchange has ended. `wrong`: by an error of the client, which counts as one."""
 

@@ -46,6 +46,7 @@ from twisted_mta.core.smtp.reply_parser import ReplyError, ReplyParser
 from twisted_mta.core.smtp.sending import Sending
 from twisted_mta.core.smtp.transaction import Transaction, parse_extensions
 from twisted_mta.core.smtp.whole import Whole
+from twisted_mta.core.values import value
 
 __all__ = [
     "AUTH_STATES",
@@ -398,7 +399,7 @@ class SmtpClient:
 _Handler = Callable[[SmtpClient, Reply], None]
 
 
-@attrs.frozen
+@value
 class _Row:
     """`timeout` names a field of Timeouts. `on` says what is done on a reply by its first digit; others are an error."""
 

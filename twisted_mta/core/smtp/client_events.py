@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 from collections import deque
 
-import attrs
-
 from twisted_mta.core.effects import Close, Send, StartTLS
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.sasl.client import Derive
@@ -55,7 +53,7 @@ class TlsUse(enum.Enum):
     REQUIRED = "required"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Timeouts:
     """Seconds to wait for the peer. RFC 5321 §4.5.3.2 says what is the least."""
 
@@ -82,12 +80,12 @@ class SendText:
     data: bytes
 
 
-@attrs.frozen
+@value
 class SessionReady:
     """The session can carry transactions."""
 
 
-@attrs.frozen
+@value
 class SessionFailed:
     """The session is over, other than by `quit`. `reply` is the peer's, or ours where it said nothing (4yz)."""
 
@@ -95,7 +93,7 @@ class SessionFailed:
     reply: Reply
 
 
-@attrs.frozen
+@value
 class ReadyForBody:
     """The peer waits for the text of the message: `SmtpClient.body` any number of times, then `end_body`."""
 

@@ -15,6 +15,7 @@ import attrs
 from twisted_mta.core.envelope import DeliverBy, Envelope, Notify, Recipient
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.commands import CommandError, decode_xtext, syntax_error
+from twisted_mta.core.values import value
 
 # RFC 6533 §3: in the utf-8 address type, \x{XX} stands for a code point.
 _ESCAPED = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
@@ -26,7 +27,7 @@ _MAX_ENVID = 100
 _MAX_ORCPT = 500
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Context:
     """What the reading of parameters depends on. Sizes in octets, times in seconds."""
 
@@ -163,11 +164,11 @@ _MAIL: Mapping[str, tuple[str, _MailReader]] = {
 
 def read_mail(envelope: Envelope, parameters: Mapping[str, str], context: Context) -> Envelope:
     """The envelope with the parameters of MAIL. Raises CommandError."""
-    for name, value in parameters.items():
+    for name, text in parameters.items():
         extension, read = _MAIL.get(name, ("?", _auth))
         if extension and extension not in context.offered:
             raise _unknown(name)
-        envelope = read(envelope, value, context)
+        envelope = read(envelope, text, context)
     if envelope.deliver_by and envelope.hold_until > envelope.deliver_by.time:
         raise syntax_error("The message is to be held until after its time is up")
     return envelope
@@ -215,11 +216,11 @@ _RCPT: Mapping[str, Callable[[Recipient, str], Recipient]] = {"NOTIFY": _notify,
 
 def read_rcpt(recipient: Recipient, parameters: Mapping[str, str], context: Context) -> Recipient:
     """The recipient with the parameters of RCPT, all of which belong to DSN. Raises CommandError."""
-    for name, value in parameters.items():
+    for name, text in parameters.items():
         read = _RCPT.get(name)
         if read is None or "DSN" not in context.offered:
             raise _unknown(name)
-        recipient = read(recipient, value)
+        recipient = read(recipient, text)
     return recipient
 
 

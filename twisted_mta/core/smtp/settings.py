@@ -10,6 +10,7 @@ import attrs
 
 from twisted_mta.core.effects import Pace
 from twisted_mta.core.smtp.states import State, Times, paces
+from twisted_mta.core.values import value
 
 
 class Role(enum.StrEnum):
@@ -44,7 +45,7 @@ class Audience(enum.StrEnum):
         return logged_in or self is Audience.ANYONE or (trusted and self is Audience.TRUSTED)
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class ServerSettings:
     """One listener. Sizes in octets, times in seconds."""
 
@@ -60,7 +61,7 @@ class ServerSettings:
     idle_limit: int = 200
     #: Recipients refused for good in one session, of clients that are strangers; 0: as many as the client likes.
     refusal_limit: int = 0
-    times: Times = Times()  # noqa: RUF009  frozen
+    times: Times = Times()
     #: Whether STARTTLS can be offered (it is not on a connection that has TLS already).
     tls_available: bool = False
     #: Whether SCRAM is among the mechanisms of AUTH.

@@ -7,10 +7,9 @@ import enum
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 
-import attrs
-
 from twisted_mta.core.effects import Pace
 from twisted_mta.core.replies import Reply
+from twisted_mta.core.values import value
 
 
 class State(enum.Enum):
@@ -71,7 +70,7 @@ def misplaced(verb: str, state: State) -> Reply | None:
     return HELO_FIRST if state is State.CONNECTED else refusal
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Times:
     """How long a client may take, in seconds."""
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
-import attrs
-
 from twisted_mta.core.address import Address
 from twisted_mta.core.envelope import Notify
 from twisted_mta.core.replies import Reply
@@ -37,7 +35,7 @@ class ForwardPath(Protocol):
     def orcpt(self) -> str: ...
 
 
-@attrs.frozen
+@value
 class TimeLeft:
     """RFC 2852 §4, as of when MAIL is sent. Negative `seconds`: the time has passed."""
 
@@ -90,7 +88,7 @@ def size_limit(extensions: Extensions) -> int:
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 20 else 0
 
 
-@attrs.frozen
+@value
 class PeerLimits:
     """What a peer says that it takes; 0: it names no limit."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from twisted_mta.core.tls_policy.sts import Mode, StsPolicy
+from twisted_mta.core.values import value
 
 #: Seconds for which a fetch that failed is not repeated, while the id is the same.
 RETRY = 300.0
@@ -14,7 +15,7 @@ REFRESH = 86400.0
 UNUSED = 31 * 86400.0
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class StsEntry:
     """One domain. Times are Unix seconds; 0.0: never."""
 

@@ -12,6 +12,7 @@ from twisted_mta.core.tls_policy.names import any_matches, is_within
 from twisted_mta.core.tls_policy.results import Failure, Result
 from twisted_mta.core.tls_policy.sts import Mode, StsPolicy
 from twisted_mta.core.tls_policy.tlsa import TlsaRecord
+from twisted_mta.core.values import value
 
 
 class Require(enum.StrEnum):
@@ -49,7 +50,7 @@ class DaneState(enum.Enum):
     FAILED = "failed"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Dane:
     """The TLSA records of one host."""
 
@@ -62,7 +63,7 @@ class Dane:
     why: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Case:
     """What is known of a domain and one of its hosts."""
 
@@ -81,7 +82,7 @@ class Case:
     required: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class HostPolicy:
     """What is asked of one host. All of it must hold."""
 

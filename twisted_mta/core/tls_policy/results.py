@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-import attrs
+from twisted_mta.core.values import value
 
 
 class Result(enum.StrEnum):
@@ -23,7 +23,7 @@ class Result(enum.StrEnum):
     STS_WEBPKI_INVALID = "sts-webpki-invalid"
 
 
-@attrs.frozen
+@value
 class Failure:
     """What is wrong with a host or its certificate."""
 

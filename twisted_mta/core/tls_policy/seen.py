@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import attrs
 
+from twisted_mta.core.values import value
 
-@attrs.frozen(kw_only=True)
+
+@value(kw_only=True)
 class Sighting:
     """One session in which mail could be sent, or what kept it from that. Times are Unix seconds."""
 
@@ -25,7 +27,7 @@ class Sighting:
     usable: bool = True
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Seen:
     """What is known of one domain: its last sighting, and what came before."""
 

@@ -6,9 +6,8 @@ import enum
 import re
 from collections.abc import Sequence
 
-import attrs
-
 from twisted_mta.core.tls_policy.names import any_matches, is_pattern
+from twisted_mta.core.values import value
 
 #: RFC 8461 §3.3: the suggested bound, in octets.
 MAX_POLICY = 65536
@@ -37,7 +36,7 @@ class Mode(enum.StrEnum):
     NONE = "none"
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class StsPolicy:
     """What a domain publishes."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256, sha512
 
-import attrs
+from twisted_mta.core.values import value
 
 #: Certificate usages that mail can use: RFC 7672 §3.1.
 DANE_TA, DANE_EE = 2, 3
@@ -27,7 +27,7 @@ class BadDer(ValueError):
     """The octets are no certificate."""
 
 
-@attrs.frozen
+@value
 class TlsaRecord:
     """One record."""
 

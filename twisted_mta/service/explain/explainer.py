@@ -18,6 +18,7 @@ from twisted_mta.core.explanation import Finding, Note, as_json
 from twisted_mta.core.message import format_date
 from twisted_mta.core.queue import Transport
 from twisted_mta.core.sasl import Claim, Secret
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account, Client, IAuthenticator, IDelivery, Peer
 from twisted_mta.net.smtp import session_settings
 from twisted_mta.policy.base import is_within
@@ -35,7 +36,7 @@ STRANGER = "203.0.113.1"
 MAX_STEPS = 1000
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Question:
     """The mail to be explained."""
 
@@ -53,7 +54,7 @@ class Question:
     message: bytes = b""
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Explainer:
     """Asks the parts of a server, or parts that were made for this only. Nothing that it asks changes anything."""
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -21,6 +20,7 @@ from twisted_mta.config.schema import Config
 from twisted_mta.core.queue import QueuedMessage, QueuedRecipient, Transport
 from twisted_mta.core.rates import Ledger
 from twisted_mta.core.schedule import Schedule
+from twisted_mta.core.values import value
 from twisted_mta.delivery.callouts import Callouts
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.local import LocalDelivery
@@ -50,7 +50,7 @@ _NOT_ASKED = (
 )
 
 
-@attrs.frozen
+@value
 class _Queue:
     """The schedule of the configuration; nothing is known of any destination."""
 

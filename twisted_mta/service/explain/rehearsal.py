@@ -18,6 +18,7 @@ from twisted_mta.core.replies import Reply
 from twisted_mta.core.smtp.reply_parser import ReplyParser
 from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import Role, ServerSettings
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IBodyWriter, IPolicyCheck, IQueue, IReception, Peer
 from twisted_mta.net.smtp import SmtpHandler
 from twisted_mta.policy.base import Accepting
@@ -126,7 +127,7 @@ def finding_of(reply: Reply) -> Finding:
     return Finding.REFUSED if reply.permanent else Finding.LATER
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Lines:
     """What the client says."""
 

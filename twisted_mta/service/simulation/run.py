@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -16,6 +15,7 @@ from twisted_mta.core.envelope import Recipient
 from twisted_mta.core.expand import route
 from twisted_mta.core.queue import NewMessage, QueuedMessage, QueuedRecipient, Transport, WorkItem
 from twisted_mta.core.queueids import QueueIds
+from twisted_mta.core.values import value
 from twisted_mta.delivery.list import ListDelivery
 from twisted_mta.delivery.settled import SettledDelivery, discarded, expanded, refused
 from twisted_mta.interfaces import IDirectory, IStoredBody, Update
@@ -28,7 +28,7 @@ from twisted_mta.store.queue.memory import MemoryQueueStore
 from twisted_mta.store.threads import InlineWorkers
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Setup:
     """The server that is simulated, and the world around it. `random` gives 0 <= x < 1; times are Unix seconds."""
 
@@ -47,7 +47,7 @@ class Setup:
     detailed: bool = True
 
 
-@attrs.frozen
+@value
 class Arrival:
     """A message that comes in."""
 

@@ -18,6 +18,7 @@ from twisted_mta.core.queue import (
     TryLater,
     WorkItem,
 )
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Update
 
 #: Recipients up to which each single event is kept.
@@ -44,7 +45,7 @@ _WHAT: dict[type, What] = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class Event:
     """One attempt for one recipient, or what it was put off for, once or several times. Times are Unix seconds."""
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import attrs
 
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import MailboxChanges, MailboxError, MailboxStatus, MessageEntry, NoSuchMailbox
 from twisted_mta.store.faults import fault
 from twisted_mta.store.maildir.files import (
@@ -43,7 +44,7 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 _PLAIN_UNIQUE = re.compile(r"[!-~]{1,70}")
 
 
-@attrs.frozen
+@value
 class Incoming:
     """A complete file in the mailbox's tmp/, about to become a message."""
 
@@ -55,7 +56,7 @@ class Incoming:
     date: float
 
 
-@attrs.frozen
+@value
 class View:
     """What a session sees of a mailbox; replaced whole by each look."""
 

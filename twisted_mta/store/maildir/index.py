@@ -17,6 +17,7 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.core.values import value
 from twisted_mta.store.faults import fault
 
 FILE = "twisted-mta-index.sqlite"
@@ -51,7 +52,7 @@ class IndexLost(Exception):
     """The file was damaged and has been set aside; begin again, and everything is as after a first look."""
 
 
-@attrs.frozen
+@value
 class Record:
     """One message as the index knows it."""
 

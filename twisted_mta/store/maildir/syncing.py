@@ -19,6 +19,7 @@ from typing import Protocol
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.core.values import value
 from twisted_mta.store.faults import fault
 
 #: Files from which on they are synced as a whole.
@@ -125,7 +126,7 @@ class Syncs:
         return True
 
 
-@attrs.frozen
+@value
 class Batch:
     """What may be synced as a whole in one batch."""
 

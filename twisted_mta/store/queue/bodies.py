@@ -10,13 +10,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_mta.core.message import header_length
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import IBodyWriter, IStoredBody
 from twisted_mta.store.durable import make_directories, sync_directory
 from twisted_mta.store.faults import fault
@@ -46,7 +46,7 @@ class Runner(Protocol):
 
 
 @implementer(IStoredBody)
-@attrs.frozen
+@value
 class MemoryBody:
     """A body that is in memory."""
 
@@ -61,7 +61,7 @@ class MemoryBody:
 
 
 @implementer(IStoredBody)
-@attrs.frozen
+@value
 class FileBody:
     """A body in a file."""
 

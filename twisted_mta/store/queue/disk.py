@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import StoreFull
 
 #: Seconds for which an answer about the free space holds.
@@ -17,7 +17,7 @@ _LIFETIME = 1.0
 _FACTOR = 2
 
 
-@attrs.frozen
+@value
 class DiskStatus:
     """What the disk is like; all octets. `refusal` says why no mail is taken, "" where it is."""
 

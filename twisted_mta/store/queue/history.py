@@ -16,6 +16,7 @@ import attrs
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.history import Event, Kind, PastMessage, PastRecipient, State, Transcript, word
 from twisted_mta.core.queue import Contact, Delivered, Expanded, Failed, Outcome, TryLater
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Update
 from twisted_mta.store.queue import rows
 
@@ -48,7 +49,7 @@ _LEFT = (
 )
 
 
-@attrs.frozen(kw_only=True)
+@value(kw_only=True)
 class HistoryRules:
     """What is kept."""
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import attrs
-
+from twisted_mta.core.values import value
 from twisted_mta.store.durable import sync_directory
 from twisted_mta.store.queue.schema import VERSION, QueueFileError, connect, decode
 
@@ -20,7 +19,7 @@ _TABLES = (("body", "id"), ("message", "id"), ("recipient", "row"))
 _FILES = ("queue.sqlite", "queue.sqlite-wal", "queue.sqlite-shm")
 
 
-@attrs.frozen
+@value
 class Salvaged:
     """What came of it."""
 

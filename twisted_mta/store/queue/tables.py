@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_mta.core.queue import Expanded, NewMessage, Order, TryLater, WorkItem
+from twisted_mta.core.values import value
 from twisted_mta.interfaces import Update
 from twisted_mta.store.faults import fault
 from twisted_mta.store.queue import rows
@@ -42,7 +42,7 @@ _IS_DOOMED = "row = ? AND (SELECT doomed FROM message WHERE id = recipient.messa
 _DOOMED = f"DELETE FROM recipient WHERE {_IS_DOOMED}"  # noqa: S608  a constant
 
 
-@attrs.frozen
+@value
 class Held:
     """What is remembered of a claimed row; rows of one message may share it."""
 
@@ -52,7 +52,7 @@ class Held:
     file: str
 
 
-@attrs.frozen
+@value
 class BodyRow:
     """A body as it enters the tables: octets, or the name of a file that is on the disk."""
 
