@@ -8,7 +8,14 @@ from unittest import TestCase
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twisted_mta.core.address import Address, AddressError, literal_ip, parse_domain, parse_path
+from twisted_mta.core.address import (
+    Address,
+    AddressError,
+    _plain_path,
+    literal_ip,
+    parse_domain,
+    parse_path,
+)
 
 LOCALS = st.text(string.printable[:95], min_size=1, max_size=30)
 
@@ -116,6 +123,17 @@ class PathTests(TestCase):
             if found[0] is not None and not path.startswith(("<@", "< ")):
                 # RFC 5321 App. C: a source route is dropped; a path with one takes the long way.
                 self.assertEqual(parse_path("<@route.example:" + path[1:]), found)
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        """Whoever sends may choose what it is: in number, and in length."""
+        known = _plain_path.cache_info()
+        assert known.maxsize is not None
+        for number in range(known.maxsize + 100):
+            parse_path(f"<{number}@example.org>")
+        self.assertEqual(_plain_path.cache_info().currsize, known.maxsize)
+        before = _plain_path.cache_info()
+        self.assertEqual(parse_path(f"<{'a' * 200}@example.org>"), (Address("a" * 200, "example.org"), ""))
+        self.assertEqual(_plain_path.cache_info(), before)
 
     def test_what_is_remembered_of_an_address_is_no_part_of_it(self) -> None:
         asked = Address("Bob", "example.test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import attrs
 
@@ -29,11 +30,15 @@ _DOMAIN = re.compile(rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*")
 _LITERAL = re.compile(
     r"\[(?:(IPv6:)([0-9A-Fa-f:.]+)|([0-9]+(?:\.[0-9]+){3})|([A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+))\]", re.I
 )
-#: Most paths: a shortcut for `parse_path`, which would come to the same.
+#: Most paths: see `_plain_path`.
 _PLAIN_PATH = re.compile(
     r"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++)*+)@"
     r"([A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*)>"
 )
+#: How many of them are remembered, and the longest, in characters: less than a megabyte in all. A mailbox gets mail again
+#: and again, and to read a path takes fifty times as long as to look it up. What was made of the address is kept with it.
+_REMEMBERED = 1024
+_MAX_REMEMBERED = 128
 _SOURCE_ROUTE = re.compile(rf"@{_DOMAIN.pattern}(?:,@{_DOMAIN.pattern})*:")
 _UNQUOTE = re.compile(r"\\(.)")
 
@@ -152,17 +157,24 @@ def literal_ip(domain: str) -> str:
     return inner if _LITERAL.fullmatch(domain) and ":" not in inner else ""
 
 
+@lru_cache(_REMEMBERED)
+def _plain_path(text: str) -> Address | None:
+    """A shortcut for `parse_path`, which comes to the same: the address of a path as most are, else None."""
+    plain = _PLAIN_PATH.fullmatch(text)
+    return None if plain is None else Address(plain[1], plain[2].lower())
+
+
 def parse_path(text: str) -> tuple[Address | None, str]:
     """Read a Path in angle brackets at the start of `text`: (address, what follows).
 
     ``<>`` gives None; ``<postmaster>`` gives an Address with domain ""; a source route is read and dropped
     (RFC 5321 App. C). Raises AddressError. Whether null or bare paths are allowed here is the caller's to know.
     """
-    plain = _PLAIN_PATH.match(text)
-    if plain is not None:
-        local, domain = plain.groups()
-        if len(local) <= MAX_FOREIGN_LOCAL_PART and len(domain) <= MAX_DOMAIN:
-            return Address(local, domain.lower()), text[plain.end() :]
+    end = text.find(">") + 1
+    if end <= _MAX_REMEMBERED:
+        plain = _plain_path(text[:end])
+        if plain is not None:
+            return plain, text[end:]
     if not text.startswith("<"):
         raise AddressError("the address must stand in angle brackets")
     inner = text[1:].lstrip(" ")

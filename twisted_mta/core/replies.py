@@ -22,6 +22,8 @@ class Reply:
     heard: bool = attrs.field(default=False, eq=False, repr=False)
     #: What `str` gives, once it was asked for: the log wants it for each recipient, and many get the same reply.
     _line: str = attrs.field(default="", init=False, eq=False, repr=False)
+    #: What `encode` gives: most replies are constants, said again and again.
+    _wire: bytes = attrs.field(default=b"", init=False, eq=False, repr=False)
 
     @property
     def positive(self) -> bool:
@@ -45,15 +47,14 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply on the wire, CRLF at the end of each line; the enhanced code stands on each line (RFC 2034 §4)."""
-        if "\n" not in self.text and self.enhanced:  # nearly all
-            return f"{self.code} {self.enhanced} {self.text}\r\n".encode("utf-8", "replace")
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        lines = self.text.split("\n")
-        last = len(lines) - 1
-        # RFC 5321 §4.2: all lines but the last have a hyphen behind the code.
-        return "".join(
-            f"{self.code}{' ' if i == last else '-'}{prefix}{line}\r\n" for i, line in enumerate(lines)
-        ).encode("utf-8", "replace")
+        if not self._wire:
+            status = f"{self.enhanced} " if self.enhanced else ""
+            *lines, last = self.text.split("\n")
+            # RFC 5321 §4.2: all lines but the last have a hyphen behind the code.
+            before = "".join([f"{self.code}-{status}{line}\r\n" for line in lines])
+            wire = f"{before}{self.code} {status}{last}\r\n".encode("utf-8", "replace")
+            object.__setattr__(self, "_wire", wire)
+        return self._wire
 
     def __str__(self) -> str:
         if not self._line:

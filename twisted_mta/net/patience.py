@@ -40,12 +40,16 @@ class Patience:
     def peer_turn(self, pace: Pace, count: int = 0) -> None:
         """The peer has just moved, or we are done: it is its turn. `count` tells one thing that it does from the next."""
         now = self._clock.seconds()
+        left = self._left
         if count != self._count or pace.doing != self._doing:
-            self._doing, self._count, self._left = pace.doing, count, pace.whole
+            self._doing, self._count, left = pace.doing, count, pace.whole
         elif self._since is not None:
-            self._left -= now - self._since
-        self._since = now
-        self._start(now + max(0.0, min(pace.silence, self._left)))
+            left -= now - self._since
+        self._since, self._left = now, left
+        silence = pace.silence
+        self._end = end = now + (silence if silence < left else max(0.0, left))
+        if end < self._wakes:
+            self._look_earlier(now)
 
     def our_turn(self) -> None:
         """The peer may be silent."""
@@ -55,7 +59,10 @@ class Patience:
     def at_most(self, seconds: float) -> None:
         """The peer has to take what we sent, or to close its side. Does not count as time of what it is doing."""
         self._stand_still()
-        self._start(self._clock.seconds() + seconds)
+        now = self._clock.seconds()
+        self._end = now + seconds
+        if self._end < self._wakes:
+            self._look_earlier(now)
 
     def stop(self) -> None:
         """The session is over."""
@@ -69,12 +76,10 @@ class Patience:
             self._left -= self._clock.seconds() - self._since
         self._since = None
 
-    def _start(self, end: float) -> None:
-        self._end = end
-        if end < self._wakes:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wake(self._clock.seconds())
+    def _look_earlier(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake(now)
 
     def _wake(self, now: float) -> None:
         delay = min(self._end - now, _LOOK_EVERY)

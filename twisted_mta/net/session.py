@@ -140,7 +140,8 @@ class Session(protocol.Protocol):
             # One read more is buffered by the core, then the peer has to wait for us.
             self._pause_reading()
         self.perform(self._core.receive(data))
-        self._await_peer()
+        if self._waiting is None:
+            self._arm()
 
     def handshakeCompleted(self) -> None:
         handle: Any = self.transport.getHandle()
@@ -210,19 +211,18 @@ class Session(protocol.Protocol):
                 self._flush(out)
 
     def _perform_one(self, effect: BodyChunk | StartTLS | Close, out: list[bytes]) -> None:
-        match effect:
-            case BodyChunk(data):
-                pending = self._handler.body(data)
-                if pending is not None:
-                    self._pause_reading()  # a question can take one read more; a message has as much as there is room
-                    self._wait(pending, _nothing)
-            case StartTLS():
-                self._flush(out)
-                self._handshaking = True
-                self.transport.startTLS(self._tls)
-            case Close():
-                self._flush(out)
-                self._close()
+        if isinstance(effect, BodyChunk):
+            pending = self._handler.body(effect.data)
+            if pending is not None:
+                self._pause_reading()  # a question can take one read more; a message has as much as there is room
+                self._wait(pending, _nothing)
+            return
+        self._flush(out)
+        if isinstance(effect, StartTLS):
+            self._handshaking = True
+            self.transport.startTLS(self._tls)
+        else:
+            self._close()
 
     def _close(self) -> None:
         self._closing = True
@@ -241,10 +241,11 @@ class Session(protocol.Protocol):
             self.log.failure("a question of the session failed")
             self._effects.extendleft(reversed(self._core.fault()))
             return
-        kind = type(answer)  # most are there at once, so it must not cost much to see that
-        if hasattr(kind, "__await__"):
+        # Most are there at once, so it must not cost much to see that; to ask a type for what it has not costs ten times
+        # as much as to ask a value.
+        if hasattr(answer, "__await__"):
             self._wait(answer, self._core.answer)
-        elif hasattr(kind, "__anext__"):
+        elif hasattr(answer, "__anext__"):
             self._flush(out)
             self._wait(self._pump(answer), _nothing)
         else:
@@ -252,10 +253,7 @@ class Session(protocol.Protocol):
 
     def _put_first(self, effects: Sequence[Effect]) -> None:
         """Effects go ahead of what may already be queued behind the question that they came from."""
-        if self._effects:
-            self._effects.extendleft(reversed(effects))
-        else:
-            self._effects.extend(effects)
+        self._effects.extendleft(reversed(effects))
 
     async def _pump(self, parts: AsyncIterator[object]) -> None:
         """Give a long answer to the core part by part, no faster than the peer reads."""
@@ -325,13 +323,14 @@ class Session(protocol.Protocol):
     def _arm(self) -> None:
         if self._lost:
             return
-        pace = self._handshake if self._handshaking else self._core.pace
+        core = self._core
+        pace = self._handshake if self._handshaking else core.pace
         if self._closing:
             self._patience.at_most(min(pace.silence, _LINGER))
         elif self._write_blocked:
             self._patience.at_most(pace.silence)
         else:
-            self._patience.peer_turn(pace, self._core.begun)
+            self._patience.peer_turn(pace, core.begun)
 
     def time_out(self) -> None:
         """End the session as one whose peer took too long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import attrs
 from twisted.logger import Logger
@@ -76,32 +77,31 @@ def _stage(checks: Sequence[IPolicyCheck], method: str) -> Sequence[Ask]:
     return [getattr(check, method) for check in checks if getattr(type(check), method, None) is not idle]
 
 
-def judge(stage: Sequence[Ask], otherwise: Reply | None, peer: Peer, *what: object) -> Verdict:
-    """The first refusal of a stage, else `otherwise`; without a detour as long as the checks answer at once."""
+def judge(stage: Sequence[Ask], otherwise: Reply | None, *what: Any) -> Verdict:
+    """The first refusal of a stage, else `otherwise`; without a detour as long as the checks answer at once.
+
+    `what` is what IPolicyCheck says that a check gets at that stage: the peer, and more.
+    """
     for index, ask in enumerate(stage):
-        verdict = ask(peer, *what)
+        verdict = ask(*what)
         if verdict is None:
             continue
         if isinstance(verdict, Reply):
-            return refused(peer, verdict)
-        return _judge_on(verdict, stage[index + 1 :], otherwise, peer, *what)
+            return refused(what[0], verdict)
+        return _judge_on(verdict, stage[index + 1 :], otherwise, *what)
     return otherwise
 
 
 async def _judge_on(
-    pending: Awaitable[Reply | None],
-    stage: Sequence[Ask],
-    otherwise: Reply | None,
-    peer: Peer,
-    *what: object,
+    pending: Awaitable[Reply | None], stage: Sequence[Ask], otherwise: Reply | None, *what: Any
 ) -> Reply | None:
     refusal = await pending
     for ask in stage:
         if refusal is not None:
             break
-        verdict = ask(peer, *what)
+        verdict = ask(*what)
         refusal = verdict if verdict is None or isinstance(verdict, Reply) else await verdict
-    return otherwise if refusal is None else refused(peer, refusal)
+    return otherwise if refusal is None else refused(what[0], refusal)
 
 
 def refused(peer: Peer, reply: Reply) -> Reply:

@@ -7,10 +7,10 @@ without its angle brackets.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from twisted_mta.core.address import Address, AddressError, parse_path
 from twisted_mta.core.replies import Reply
-from twisted_mta.core.values import value
 
 #: RFC 5321 §4.5.3.1.4 allows 512 octets, extensions add to it, and RFC 4954 §4 asks for 12288 with AUTH.
 MAX_LINE = 12288
@@ -18,8 +18,6 @@ MAX_LINE = 12288
 # RFC 5321 §4.1.2: esmtp-param; the value may hold anything printable but "=" and space.
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_FROM = re.compile(r"FROM\s*:\s*", re.I)
-_TO = re.compile(r"TO\s*:\s*", re.I)
 
 
 class CommandError(Exception):
@@ -35,55 +33,49 @@ def syntax_error(text: str) -> CommandError:
     return CommandError(Reply(501, "5.5.4", text))
 
 
-@value
-class Command:
-    """One command line. `verb` is in capitals; `argument` is stripped of white space around it."""
+def parse_command(line: bytes) -> tuple[str, str]:
+    """A line without its CRLF: (the verb in capitals, the argument without white space around it).
 
-    verb: str
-    argument: str
-
-    @classmethod
-    def parse(cls, line: bytes) -> Command:
-        """Read a line without its CRLF. Raises CommandError where it is not text."""
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            raise CommandError(Reply(500, "5.5.2", "Commands are ASCII or UTF-8 text")) from None
-        if not text.isprintable() and _CONTROL.search(text):
+    Raises CommandError where it is not text.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CommandError(Reply(500, "5.5.2", "Commands are ASCII or UTF-8 text")) from None
+    if not text.isprintable():
+        if _CONTROL.search(text):
             raise CommandError(Reply(500, "5.5.2", "Control characters have no place in a command"))
-        verb, _, argument = text.strip().replace("\t", " ").partition(" ")
-        return cls(verb.upper(), argument.strip())
+        text = text.replace("\t", " ")
+    verb, _, argument = text.strip().partition(" ")
+    return verb.upper(), argument.strip()
 
 
-@value
-class PathArgument:
-    """The argument of MAIL or RCPT. `address` None is ``<>``; parameter names are in capitals."""
+def parse_mail(argument: str) -> tuple[Address | None, Mapping[str, str]]:
+    """``FROM:<reverse-path> [parameters]``: (the address, None for ``<>``; parameters by name in capitals).
 
-    address: Address | None
-    parameters: dict[str, str]
-
-
-def parse_mail(argument: str) -> PathArgument:
-    """``FROM:<reverse-path> [parameters]``. Raises CommandError."""
-    return _path_argument(argument, _FROM, "MAIL FROM:<address>", "5.1.7")
+    Raises CommandError.
+    """
+    return _path_argument(argument, "FROM", "MAIL FROM:<address>", "5.1.7")
 
 
-def parse_rcpt(argument: str) -> PathArgument:
-    """``TO:<forward-path> [parameters]``; never None or empty. Raises CommandError."""
-    result = _path_argument(argument, _TO, "RCPT TO:<address>", "5.1.3")
-    if result.address is None:
+def parse_rcpt(argument: str) -> tuple[Address, Mapping[str, str]]:
+    """``TO:<forward-path> [parameters]``, as for `parse_mail`; never ``<>``. Raises CommandError."""
+    address, parameters = _path_argument(argument, "TO", "RCPT TO:<address>", "5.1.3")
+    if address is None:
         raise CommandError(Reply(501, "5.1.3", "A recipient can't be empty"))
-    if not result.address.domain and result.address.local.lower() != "postmaster":
+    if not address.domain and address.local.lower() != "postmaster":
         # RFC 5321 §4.1.1.3: only postmaster may stand without a domain.
         raise CommandError(Reply(553, "5.1.3", "A recipient needs a domain: <user@example.org>"))
-    return result
+    return address, parameters
 
 
-def _path_argument(argument: str, keyword: re.Pattern[str], usage: str, status: str) -> PathArgument:
-    match = keyword.match(argument)
-    if match is None:
+def _path_argument(
+    argument: str, keyword: str, usage: str, status: str
+) -> tuple[Address | None, Mapping[str, str]]:
+    word, colon, text = argument.partition(":")
+    if not colon or word.rstrip().upper() != keyword:
         raise syntax_error(f"Syntax: {usage}")
-    text = argument[match.end() :]
+    text = text.lstrip()
     if text and not text.startswith("<"):
         bare, _, rest = text.partition(" ")
         text = f"<{bare}> {rest}"
@@ -91,9 +83,14 @@ def _path_argument(argument: str, keyword: re.Pattern[str], usage: str, status: 
         address, rest = parse_path(text)
     except AddressError as error:
         raise CommandError(Reply(501, status, f"Bad address: {error}")) from None
-    if rest and not rest.startswith(" "):
+    if not rest:
+        return address, _NO_PARAMETERS
+    if not rest.startswith(" "):
         raise syntax_error(f"Syntax: {usage} and a space before parameters")
-    return PathArgument(address, _parameters(rest.split()))
+    return address, _parameters(rest.split())
+
+
+_NO_PARAMETERS: Mapping[str, str] = {}
 
 
 def _parameters(words: list[str]) -> dict[str, str]:

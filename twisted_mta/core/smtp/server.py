@@ -19,8 +19,8 @@ from twisted_mta.core.smtp import auth
 from twisted_mta.core.smtp import questions as q
 from twisted_mta.core.smtp.commands import (
     MAX_LINE,
-    Command,
     CommandError,
+    parse_command,
     parse_lookup,
     parse_mail,
     parse_rcpt,
@@ -30,7 +30,7 @@ from twisted_mta.core.smtp.commands import (
 from twisted_mta.core.smtp.lines import LineTooLong
 from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt
 from twisted_mta.core.smtp.settings import Audience, Role, ServerSettings, extensions
-from twisted_mta.core.smtp.states import DEAF, ONGOING, State, misplaced
+from twisted_mta.core.smtp.states import ALLOWED, DEAF, ONGOING, State, misplaced
 from twisted_mta.core.smtp.talk import Talk
 from twisted_mta.core.smtp.transfer import Transfer
 
@@ -59,8 +59,8 @@ class SmtpServer:
         self._trusted = settings.trusted
         self._transactions = 0
         self._refused_recipients = 0
-        #: What the client has begun so far: commands, and with them messages and logins.
-        self._begun = 0
+        #: See Core: commands, and with them messages and logins.
+        self.begun = 0
         self._shutting_down = False
         self._commands = _TABLES[settings.role is Role.LMTP, settings.xclient]
         self._paces = settings.paces
@@ -71,11 +71,6 @@ class SmtpServer:
     def pace(self) -> Pace:
         """See Core."""
         return self._paces[self._talk.state]
-
-    @property
-    def begun(self) -> int:
-        """See Core."""
-        return self._begun
 
     def greet(self) -> list[Effect]:
         """See Core."""
@@ -141,6 +136,8 @@ class SmtpServer:
     def _run(self) -> None:
         """Work off the input until it needs more, an answer, or the session is over."""
         talk = self._talk
+        if not talk.input.data and talk.state is not State.BODY:
+            return  # after nearly every answer: no more was sent
         while talk.asked is None and talk.state not in DEAF:
             if talk.state is State.BODY:
                 if self._transfer.waits:
@@ -161,21 +158,21 @@ class SmtpServer:
             self._line(line)
 
     def _line(self, line: bytes) -> None:
-        if self._talk.state not in ONGOING:
-            self._begun += 1
-        if self._talk.state is State.AUTH:
+        state = self._talk.state
+        if state not in ONGOING:
+            self.begun += 1
+        if state is State.AUTH:
             self._auth_move(self._login.respond(line))
             return
         try:
-            command = Command.parse(line)
-            perform = self._commands.get(command.verb)
+            verb, argument = parse_command(line)
+            perform = self._commands.get(verb)
             if perform is None:
                 # RFC 5321 §4.2.4: 500 for a command that is not recognised.
-                raise CommandError(Reply(500, "5.5.1", f"Unknown command {command.verb[:20]!r}"))
-            refusal = misplaced(command.verb, self._talk.state)
-            if refusal is not None:
-                raise CommandError(refusal)
-            perform(self, command.argument)
+                raise CommandError(Reply(500, "5.5.1", f"Unknown command {verb[:20]!r}"))
+            if state not in ALLOWED[verb][0]:
+                raise CommandError(misplaced(verb, state))
+            perform(self, argument)
         except CommandError as error:
             self._talk.error(error.reply)
 
@@ -245,16 +242,17 @@ class SmtpServer:
             # RFC 9422 §4.1: it was told MAILMAX, or could have asked.
             self._talk.reply(self._talk.last_words("4.7.0", "Too many messages in one session"))
             return
-        path = parse_mail(argument)
-        if path.parameters and not self._offered:
-            # RFC 5321 §4.1.1.11: parameters only after EHLO.
-            raise CommandError(Reply(555, "5.5.4", "Parameters need EHLO"))
-        envelope = Envelope(path.address)
-        if path.parameters:
-            envelope = read_mail(envelope, path.parameters, self._context())
-        if path.address is not None and not path.address.domain:
+        sender, parameters = parse_mail(argument)
+        envelope = Envelope(sender)
+        if parameters:
+            if not self._offered:
+                # RFC 5321 §4.1.1.11: parameters only after EHLO.
+                raise CommandError(Reply(555, "5.5.4", "Parameters need EHLO"))
+            envelope = read_mail(envelope, parameters, self._context())
+        if sender is not None and not sender.domain:
             raise CommandError(Reply(553, "5.1.7", "The sender needs a domain: <user@example.org>"))
-        _needs_ascii(path.address, envelope)
+        if not argument.isascii():
+            _needs_ascii(sender, envelope)
 
         def then(reply: Reply) -> None:
             if reply.positive:
@@ -266,27 +264,28 @@ class SmtpServer:
         self._talk.ask(q.MailFrom(envelope), then)
 
     def _rcpt(self, argument: str) -> None:
-        path = parse_rcpt(argument)
-        assert path.address is not None  # parse_rcpt gives an address
-        recipient = Recipient(path.address)
-        if path.parameters:
-            recipient = read_rcpt(recipient, path.parameters, self._context())
-        _needs_ascii(path.address, self._talk.envelope)
-        if len(self._talk.envelope.recipients) >= self._settings.recipient_limit:
+        talk = self._talk
+        address, parameters = parse_rcpt(argument)
+        recipient = Recipient(address)
+        if parameters:
+            recipient = read_rcpt(recipient, parameters, self._context())
+        if not argument.isascii():
+            _needs_ascii(address, talk.envelope)
+        if len(talk.envelope.recipients) >= self._settings.recipient_limit:
             # RFC 5321 §4.5.3.1.10: 452, and the client sends the rest in another transaction.
             text = "Too many recipients in one transaction, send the rest in another"
-            self._talk.reply(Reply(452, "4.5.3", text))
+            talk.reply(Reply(452, "4.5.3", text))
             return
 
         def then(reply: Reply) -> None:
             if reply.positive:
-                self._talk.envelope = self._talk.envelope.adding(recipient)
-                self._talk.state = State.RCPT
+                talk.envelope = talk.envelope.adding(recipient)
+                talk.state = State.RCPT
             elif reply.permanent and self._asks_too_much():
-                reply = self._talk.last_words("4.7.0", "Too many recipients were refused, try again later")
-            self._talk.reply(reply)
+                reply = talk.last_words("4.7.0", "Too many recipients were refused, try again later")
+            talk.reply(reply)
 
-        self._talk.ask(q.RcptTo(self._talk.envelope, recipient), then)
+        talk.ask(q.RcptTo(talk.envelope, recipient), then)
 
     def _asks_too_much(self) -> bool:
         """Count one more recipient that does not exist: who tries names to find those that do should not be quick."""

@@ -62,12 +62,9 @@ ALLOWED: Mapping[str, tuple[frozenset[State], Reply]] = {
 }
 
 
-def misplaced(verb: str, state: State) -> Reply | None:
-    """What to answer to a command that is not allowed in `state`; None if it is."""
-    allowed, refusal = ALLOWED[verb]
-    if state in allowed:
-        return None
-    return HELO_FIRST if state is State.CONNECTED else refusal
+def misplaced(verb: str, state: State) -> Reply:
+    """What to answer to a command that is not allowed in `state`."""
+    return HELO_FIRST if state is State.CONNECTED else ALLOWED[verb][1]
 
 
 @value(kw_only=True)
