@@ -202,7 +202,8 @@ class Session(protocol.Protocol):
                 if isinstance(effect, Send):
                     out.append(effect.data)
                 elif isinstance(effect, Ask):
-                    self._ask(effect.question, out)
+                    # What comes of the answer goes ahead of what may be queued behind the question.
+                    queue.extendleft(reversed(self._ask(effect.question, out)))
                 else:
                     self._perform_one(effect, out)
         finally:
@@ -234,13 +235,13 @@ class Session(protocol.Protocol):
         self.transport.loseConnection()
         self._arm()
 
-    def _ask(self, question: Any, out: list[bytes]) -> None:
+    def _ask(self, question: Any, out: list[bytes]) -> Sequence[Effect]:
+        """What comes of the answer; nothing as yet where there is none at once."""
         try:
             answer = self._handler.ask(question)
         except Exception:  # noqa: BLE001  one session's bug must not take the others down
             self.log.failure("a question of the session failed")
-            self._effects.extendleft(reversed(self._core.fault()))
-            return
+            return self._core.fault()
         # Most are there at once, so it must not cost much to see that; to ask a type for what it has not costs ten times
         # as much as to ask a value.
         if hasattr(answer, "__await__"):
@@ -249,11 +250,8 @@ class Session(protocol.Protocol):
             self._flush(out)
             self._wait(self._pump(answer), _nothing)
         else:
-            self._put_first(self._core.answer(answer))
-
-    def _put_first(self, effects: Sequence[Effect]) -> None:
-        """Effects go ahead of what may already be queued behind the question that they came from."""
-        self._effects.extendleft(reversed(effects))
+            return self._core.answer(answer)
+        return ()
 
     async def _pump(self, parts: AsyncIterator[object]) -> None:
         """Give a long answer to the core part by part, no faster than the peer reads."""
@@ -301,16 +299,16 @@ class Session(protocol.Protocol):
             self._go_on(self._core.fault())
 
     def _go_on(self, effects: Sequence[Effect]) -> None:
-        self._put_first(effects)
+        self._effects.extendleft(reversed(effects))
         if not self._performing:
             self.perform(())
         if self._waiting is None:
-            self._await_peer()
+            self._arm()
             self._resume_reading()
 
     def _flush(self, out: list[bytes]) -> None:
         if out and not self._lost:
-            self.transport.write(b"".join(out) if len(out) > 1 else out[0])
+            self.transport.write(b"".join(out))
             out.clear()
 
     # --- deadlines and flow --------------------------------------------------------------------
@@ -325,12 +323,10 @@ class Session(protocol.Protocol):
             return
         core = self._core
         pace = self._handshake if self._handshaking else core.pace
-        if self._closing:
-            self._patience.at_most(min(pace.silence, _LINGER))
-        elif self._write_blocked:
-            self._patience.at_most(pace.silence)
-        else:
+        if not self._closing and not self._write_blocked:
             self._patience.peer_turn(pace, core.begun)
+        else:
+            self._patience.at_most(min(pace.silence, _LINGER) if self._closing else pace.silence)
 
     def time_out(self) -> None:
         """End the session as one whose peer took too long."""

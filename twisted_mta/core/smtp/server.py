@@ -43,6 +43,9 @@ _NOT_EXPANDED = Reply(252, "2.5.0", "Not expanded for you; send the mail and we 
 #: RFC 6531 §3.7.4.2: it is told only to who takes it.
 _NOT_IN_ASCII = Reply(252, "2.6.8", "The answer is not ASCII; ask again with the parameter SMTPUTF8")
 
+#: What is asked for each line: to get a member from its Enum costs as much as a call.
+_AUTH, _BODY = State.AUTH, State.BODY
+
 
 class SmtpServer:
     """One session; implements `core.effects.Core`. `seconds` tells the Unix time."""
@@ -79,22 +82,26 @@ class SmtpServer:
 
     def receive(self, data: bytes) -> list[Effect]:
         """See Core."""
-        if self._talk.state in DEAF:
+        talk = self._talk
+        if talk.state in DEAF:
             return []
-        self._talk.input.data += data
+        talk.input.data += data
         self._run()
-        return self._talk.take_effects()
+        return talk.take_effects()
 
     def answer(self, answer: Any, *, more: bool = False) -> list[Effect]:
         """See Core. No answer here comes in parts."""
-        if self._talk.asked is None or more:
+        talk = self._talk
+        then = talk.asked
+        if then is None or more:
             raise RuntimeError("no question is open, or it has no answer in parts")
-        then, self._talk.asked = self._talk.asked, None
+        talk.asked = None
         then(answer)
         if self._shutting_down:
-            self._talk.state = State.CLOSED  # whatever the answer began
-        self._run()
-        return self._talk.take_effects()
+            talk.state = State.CLOSED  # whatever the answer began
+        if talk.input.data or talk.state is _BODY:
+            self._run()
+        return talk.take_effects()
 
     def fault(self) -> list[Effect]:
         """See Core."""
@@ -102,7 +109,7 @@ class SmtpServer:
             raise RuntimeError("no question is open")
         self._talk.asked = None
         reply = self._transfer.fault()
-        if self._talk.state is State.AUTH:
+        if self._talk.state is _AUTH:
             self._talk.state = State.READY
         if reply is not None:
             self._talk.reply(reply)
@@ -136,10 +143,8 @@ class SmtpServer:
     def _run(self) -> None:
         """Work off the input until it needs more, an answer, or the session is over."""
         talk = self._talk
-        if not talk.input.data and talk.state is not State.BODY:
-            return  # after nearly every answer: no more was sent
         while talk.asked is None and talk.state not in DEAF:
-            if talk.state is State.BODY:
+            if talk.state is _BODY:
                 if self._transfer.waits:
                     return
                 self._transfer.read()
@@ -147,8 +152,8 @@ class SmtpServer:
             try:
                 line = talk.input.line()
             except LineTooLong:
-                talk.error(_RESPONSE_TOO_LONG if talk.state is State.AUTH else _LINE_TOO_LONG)
-                if talk.state is State.AUTH:
+                talk.error(_RESPONSE_TOO_LONG if talk.state is _AUTH else _LINE_TOO_LONG)
+                if talk.state is _AUTH:
                     talk.state = State.READY  # RFC 4954 §4: and the exchange is over
                 continue
             if line is None:
@@ -161,7 +166,7 @@ class SmtpServer:
         state = self._talk.state
         if state not in ONGOING:
             self.begun += 1
-        if state is State.AUTH:
+        if state is _AUTH:
             self._auth_move(self._login.respond(line))
             return
         try:

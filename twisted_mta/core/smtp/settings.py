@@ -82,6 +82,8 @@ class ServerSettings:
     xclient: bool = False
     #: Extensions to leave out, by keyword.
     without: frozenset[str] = frozenset()
+    #: Whether AUTH is offered (under TLS only), and mail refused without it.
+    submission: bool = attrs.field(init=False, eq=False, repr=False)
     #: What `times` say for each state.
     paces: Mapping[State, Pace] = attrs.field(init=False, eq=False, repr=False)
 
@@ -89,9 +91,8 @@ class ServerSettings:
     def _make_paces(self) -> Mapping[State, Pace]:
         return paces(self.times)
 
-    @property
-    def submission(self) -> bool:
-        """Whether AUTH is offered (under TLS only), and mail refused without it."""
+    @submission.default
+    def _is_submission(self) -> bool:
         return self.role is Role.SUBMISSION
 
 
