@@ -7,8 +7,9 @@ from functools import lru_cache
 
 # In the order of ASCII, so that ids sort as the numbers in them do.
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_PAIRS = tuple(high + low for high in _DIGITS for low in _DIGITS)
-_BASE = len(_PAIRS)
+# All pairs of them one after the other: as a tuple of pairs it would be 230 kB.
+_PAIRS = "".join(high + low for high in _DIGITS for low in _DIGITS)
+_BASE = len(_PAIRS) // 2
 #: Ten digits of base 62 hold the microseconds until the year 28000.
 _TIME_PAIRS = 5
 _RANDOM_PAIRS = 2
@@ -53,5 +54,5 @@ def _encode(number: int, pairs: int) -> str:
     text = ""
     for _ in range(pairs):
         number, rest = divmod(number, _BASE)
-        text = _PAIRS[rest] + text
+        text = _PAIRS[2 * rest : 2 * rest + 2] + text
     return text
