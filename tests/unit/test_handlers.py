@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +82,18 @@ class RegistrationTests(SynchronousTestCase):
         for make, why in bad:
             with self.assertRaisesRegex(ValueError, why):
                 make()
+
+
+class ImportTests(SynchronousTestCase):
+    """In a fresh process: here, everything has been imported."""
+
+    def test_what_parses_mail_is_there_from_the_first_handler_on(self) -> None:
+        code = (
+            "import sys; import twisted_mta.service.server; from twisted_mta.handlers import rcpt\n"
+            "print('email.policy' in sys.modules); rcpt('a@b.example'); print('email.policy' in sys.modules)"
+        )
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+        self.assertEqual(said.stdout.split(), ["False", "True"])
 
 
 class MailTests(SynchronousTestCase):
