@@ -239,6 +239,34 @@ class BoundTests(TestCase):
         self.assertIn(b"501 5.5.4", Run().feed(b"EHLO " + b"x" * 256 + b"\r\n").output)
 
 
+class OffersTests(TestCase):
+    def offers(self, settings: ServerSettings, *, tls: bool = False, now: float = 0.0) -> bytes:
+        core = SmtpServer(settings, lambda: now)
+        if tls:
+            core.secured()
+        core.greet()
+        core.answer(None)
+        core.receive(b"EHLO client\r\n")
+        [said] = core.answer(None)
+        assert isinstance(said, Send)
+        return said.data
+
+    def test_sessions_with_the_same_settings_are_offered_what_is_theirs(self) -> None:
+        """It is remembered what was offered, but not for those that are different."""
+        settings = ServerSettings(hostname="mx", tls_available=True)
+        first = self.offers(settings)
+        self.assertIn(b"STARTTLS", first)
+        secured = self.offers(settings, tls=True)
+        self.assertNotIn(b"STARTTLS", secured)
+        self.assertIn(b"REQUIRETLS", secured)
+        self.assertEqual(self.offers(settings), first)
+
+    def test_how_long_a_message_can_be_held_is_told_anew(self) -> None:
+        settings = ServerSettings(hostname="mx", role=Role.SUBMISSION, hold_limit=60)
+        self.assertIn(b"FUTURERELEASE 60 1970-01-01T00:01:00Z", self.offers(settings))
+        self.assertIn(b"FUTURERELEASE 60 1970-01-01T00:02:00Z", self.offers(settings, now=60.0))
+
+
 class SurfaceTests(TestCase):
     def test_refused_connection(self) -> None:
         core = SmtpServer(ServerSettings(hostname="mx"))

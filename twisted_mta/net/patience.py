@@ -66,7 +66,6 @@ class Patience:
 
     def stop(self) -> None:
         """The session is over."""
-        self.our_turn()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._wakes = None, math.inf

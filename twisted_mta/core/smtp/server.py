@@ -29,7 +29,7 @@ from twisted_mta.core.smtp.commands import (
 )
 from twisted_mta.core.smtp.lines import LineTooLong
 from twisted_mta.core.smtp.parameters import Context, read_mail, read_rcpt
-from twisted_mta.core.smtp.settings import Audience, Role, ServerSettings, extensions
+from twisted_mta.core.smtp.settings import NO_OFFERS, Audience, Offers, Role, ServerSettings, extensions
 from twisted_mta.core.smtp.states import ALLOWED, DEAF, ONGOING, State, misplaced
 from twisted_mta.core.smtp.talk import Talk
 from twisted_mta.core.smtp.transfer import Transfer
@@ -210,20 +210,19 @@ class SmtpServer:
             self._transfer.drop(welcome)
 
         def welcome() -> None:
-            offers = self._extensions() if extended else []
-            self._offered = frozenset(offer.split(" ", 1)[0] for offer in offers)
+            offers = self._extensions() if extended else NO_OFFERS
+            self._offered = offers.keywords
             self._transfer.reset()  # RFC 5321 §4.1.4: EHLO in a session has the effect of RSET
-            lines = [f"{self._settings.hostname} greets {name}", *offers]
-            self._talk.reply(Reply(250, "", "\n".join(lines)))
+            self._talk.reply(Reply(250, "", f"{self._settings.hostname} greets {name}{offers.text}"))
 
         self._talk.ask(q.Hello(name, extended), then)
 
-    def _extensions(self) -> list[str]:
+    def _extensions(self) -> Offers:
         return extensions(
             self._settings,
             tls=self._tls,
             now=self._seconds(),
-            mechanisms=self._login.mechanisms,
+            mechanisms=self._login.mechanisms if self._settings.submission else (),
             expn=self._admitted(self._settings.expn),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
@@ -91,20 +91,50 @@ class ServerSettings:
     def _make_paces(self) -> Mapping[State, Pace]:
         return paces(self.times)
 
+    #: See `extensions`.
+    offers: dict[object, Offers] = attrs.field(init=False, eq=False, repr=False, factory=dict)
+
     @submission.default
     def _is_submission(self) -> bool:
         return self.role is Role.SUBMISSION
 
 
+@value
+class Offers:
+    """What stands in an answer to EHLO or LHLO behind its first line: each line with an LF before it, and their keywords."""
+
+    text: str
+    keywords: frozenset[str]
+
+
+NO_OFFERS = Offers("", frozenset())
+
+
 def extensions(
-    settings: ServerSettings, *, tls: bool, now: float, mechanisms: Iterable[str] = (), expn: bool = False
-) -> list[str]:
-    """The lines of the answer to EHLO or LHLO. `now` is Unix time, `mechanisms` those of AUTH; `expn`: EXPN is possible."""
+    settings: ServerSettings, *, tls: bool, now: float, mechanisms: Sequence[str] = (), expn: bool = False
+) -> Offers:
+    """The answer to EHLO or LHLO. `now` is Unix time, `mechanisms` those of AUTH; `expn`: EXPN is possible.
+
+    It is made once for all sessions that are alike, unless it tells the time.
+    """
+    if settings.submission and settings.hold_limit:
+        return _offers(settings, tls, now, mechanisms, expn)
+    key = (tls, expn, *mechanisms)  # a handful of them
+    found = settings.offers.get(key)
+    if found is None:
+        found = settings.offers[key] = _offers(settings, tls, now, mechanisms, expn)
+    return found
+
+
+def _offers(settings: ServerSettings, tls: bool, now: float, mechanisms: Sequence[str], expn: bool) -> Offers:
     lines = [*_all(settings, tls, now, mechanisms), *(["EXPN"] if expn else [])]  # RFC 5321 §3.5.2
-    return [line for line in lines if line.partition(" ")[0] not in settings.without]
+    kept = {line.partition(" ")[0]: line for line in lines}
+    for keyword in settings.without:
+        kept.pop(keyword, None)
+    return Offers("".join(f"\n{line}" for line in kept.values()), frozenset(kept))
 
 
-def _all(settings: ServerSettings, tls: bool, now: float, mechanisms: Iterable[str]) -> Iterator[str]:
+def _all(settings: ServerSettings, tls: bool, now: float, mechanisms: Sequence[str]) -> Iterator[str]:
     yield "PIPELINING"
     yield f"SIZE {settings.size_limit}"
     yield "8BITMIME"
