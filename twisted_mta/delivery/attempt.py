@@ -95,6 +95,18 @@ class _Verdict(NamedTuple):
         return TryLater(self.reply, self.remote, self.doubtful, self.reached, contacts)
 
 
+class _Load(NamedTuple):
+    """The message as one host gets it: the same for all transactions of a session."""
+
+    #: What goes in its place; None: it goes as it is.
+    converted: ConvertedBody | None
+    #: All of it, where it is small.
+    whole: Whole | None
+    size: int
+    body_type: str
+    require_tls: bool
+
+
 class _Flight(NamedTuple):
     """A transaction that was handed to a session."""
 
@@ -182,6 +194,11 @@ class Attempt:
         )
         self._contacts.append(contact)
 
+    def _met_by(self, connection: SmtpConnection, reply: Reply) -> None:
+        """A transaction ended with this."""
+        said = "" if reply.positive else connection.transcript.text()
+        self.met(connection.remote, reply, said, connection.tls or "plaintext", connection.verified)
+
     def close(self) -> None:
         """Let go of what was made for it."""
         if self._converted is not None:
@@ -202,6 +219,7 @@ class Attempt:
         waiting = self._by_sender(indexes)
         undecided: list[int] = []
         flights: deque[_Flight] = deque()
+        load: _Load | None = None
         self.spent = False
         self.put_off = []
         while waiting or flights:
@@ -209,8 +227,10 @@ class Attempt:
                 batch = self._batch(connection, waiting, max_recipients)
                 if not batch:
                     self.spent = True
-                elif (flight := await self._send(connection, batch)) is not None:
-                    flights.append(flight)
+                    break
+                load = load or await self._load(connection, batch)
+                if load is not None:
+                    flights.append(self._send(connection, batch, load))
             if not flights:
                 break
             again, lost = await self._land(connection, flights.popleft())
@@ -241,8 +261,8 @@ class Attempt:
             if batch and senders[index] is not senders[batch[0]] and senders[index] != senders[batch[0]]:
                 break
             waiting.popleft()
-            domain = self.recipients[index].address.domain
-            if limits.domains and domain not in connection.domains:
+            domain = self.recipients[index].address.domain if limits.domains else ""
+            if domain and domain not in connection.domains:
                 if len(connection.domains) >= limits.domains:
                     elsewhere.append(index)
                     continue
@@ -251,8 +271,8 @@ class Attempt:
         waiting.extendleft(reversed(elsewhere))
         return batch
 
-    async def _send(self, connection: SmtpConnection, batch: Sequence[int]) -> _Flight | None:
-        """Send a transaction; None if it was not even tried, and is decided."""
+    async def _load(self, connection: SmtpConnection, batch: Sequence[int]) -> _Load | None:
+        """What goes over a session; None if nothing can, and the batch is decided."""
         try:
             converted = await self._body_for(connection)
         except (Undowngradable, OSError, KeyError) as error:
@@ -260,17 +280,25 @@ class Attempt:
             self._decide_all(batch, reply, connection)
             self.put_off += batch if reply.permanent else ()
             return None
-        transaction = self._envelope(batch, converted, connection)
+        size = self.message.size if converted is None else converted.size
         whole = None
-        if transaction.size <= MAX_WHOLE:
+        if size <= MAX_WHOLE:
             try:
                 whole = await self._in_memory(converted)
             except Exception:  # noqa: BLE001  a body that can't be read is this message's trouble only
                 self.log.failure("a message can't be read to be sent to {remote}", remote=connection.remote)
                 self._decide_all(batch, Reply(451, "4.3.0", "the message can't be read"), connection)
                 return None
-        reader = self._reader(converted)
-        done = connection.send(transaction, reader.read, whole)
+        as_it_is = self._eightbit == "send" and self._is_too_wide(connection)
+        body_type = "7BIT" if converted is not None or as_it_is else self.message.body_type
+        require_tls = needs_tls(self.message) or self._offers_to_require_tls(connection)
+        return _Load(converted, whole, size, body_type, require_tls)
+
+    def _send(self, connection: SmtpConnection, batch: Sequence[int], load: _Load) -> _Flight:
+        """Send a transaction."""
+        transaction = self._envelope(batch, load)
+        reader = self._reader(load.converted)
+        done = connection.send(transaction, reader.read, load.whole)
         return _Flight(batch, done, reader, self._is_traced(transaction, connection))
 
     async def _land(self, connection: SmtpConnection, flight: _Flight) -> tuple[list[int], list[int]]:
@@ -279,15 +307,25 @@ class Attempt:
             done = await flight.done
         finally:
             flight.reader.close()
+        batch, data = flight.batch, done.data
+        if (
+            data is not None
+            and data.positive
+            and done.replies.count(data) == len(batch)
+            and not flight.traced
+        ):
+            # Nearly always: they are all told the same, and share the verdict.
+            self._met_by(connection, data)
+            confirms = "DSN" in connection.core.extensions
+            verdict = _Verdict(_cut(data), connection.remote, False, confirms, False, False, True)
+            self._verdicts.update(dict.fromkeys(batch, verdict))
+            return [], []
         refusal = next((reply for reply in done.replies if not reply.positive), None)
-        said = "" if refusal is None else connection.transcript.text()
-        tls = connection.tls or "plaintext"
-        self.met(connection.remote, refusal or done.replies[0], said, tls, connection.verified)
+        self._met_by(connection, refusal or done.replies[0])
         progress = any(reply.positive for reply in done.replies)
         again: list[int] = []
         lost: list[int] = []
-        alike: Reply | None = None
-        for position, (index, reply) in enumerate(zip(flight.batch, done.replies, strict=True)):
+        for position, (index, reply) in enumerate(zip(batch, done.replies, strict=True)):
             if position in done.undecided:
                 self.lost = reply
                 lost.append(index)
@@ -295,19 +333,15 @@ class Attempt:
             if progress and _too_many(reply):
                 again.append(index)
                 continue
-            if reply is not alike or flight.traced or done.doubtful:
-                verdict = self._decide(
-                    index,
-                    reply,
-                    connection.remote,
-                    connection,
-                    final=reply.permanent,
-                    traced=flight.traced,
-                    doubtful=position in done.doubtful,
-                )
-                alike = reply
-            else:  # nearly all: what was said of the one before
-                self._settle(index, verdict)
+            self._decide(
+                index,
+                reply,
+                connection.remote,
+                connection,
+                final=reply.permanent,
+                traced=flight.traced,
+                doubtful=position in done.doubtful,
+            )
             if refusal is not None and position not in done.doubtful and _is_one_hosts_word(reply):
                 self.put_off.append(index)
         return again, lost
@@ -372,16 +406,13 @@ class Attempt:
             )
         return self._converted
 
-    def _envelope(
-        self, batch: Sequence[int], converted: ConvertedBody | None, connection: SmtpConnection
-    ) -> Transaction:
+    def _envelope(self, batch: Sequence[int], load: _Load) -> Transaction:
         chosen = tuple([self.recipients[index] for index in batch])
-        as_it_is = self._eightbit == "send" and self._is_too_wide(connection)
         return Transaction(
             sender=self.senders[batch[0]],
             recipients=chosen,
-            size=self.message.size if converted is None else converted.size,
-            body_type="7BIT" if converted is not None or as_it_is else self.message.body_type,
+            size=load.size,
+            body_type=load.body_type,
             smtputf8=self._needs_utf8,
             envid=self.message.envid,
             ret=self.message.ret,
@@ -389,7 +420,7 @@ class Attempt:
             priority=self.message.priority,
             # What failed once is sent in the old way: in case that it was the new one that the next host can't bear.
             chunking=self._chunking and not any(one.attempts for one in chosen),
-            require_tls=needs_tls(self.message) or self._offers_to_require_tls(connection),
+            require_tls=load.require_tls,
         )
 
     def _offers_to_require_tls(self, connection: SmtpConnection) -> bool:
@@ -413,16 +444,12 @@ class Attempt:
         traced: bool = False,
         doubtful: bool = False,
         reached: bool = True,
-    ) -> _Verdict:
+    ) -> None:
+        """What better hosts left open is no failure because of a worse one, which may not know the recipients."""
         # RFC 3461 §5.2.1, §5.2.2: whoever got the NOTIFY parameter sends the notice.
         confirms = connection is not None and "DSN" in connection.core.extensions
         traced = traced and self.recipients[index].notify is not Notify.NEVER
         verdict = _Verdict(_cut(reply), remote, final, confirms, traced, doubtful, reached)
-        self._settle(index, verdict)
-        return verdict
-
-    def _settle(self, index: int, verdict: _Verdict) -> None:
-        """What better hosts left open is no failure because of a worse one, which may not know the recipients."""
         before = self._verdicts.get(index)
         if before is None or before.final or verdict.reply.positive or verdict.doubtful:
             self._verdicts[index] = verdict
