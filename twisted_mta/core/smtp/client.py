@@ -121,7 +121,9 @@ class SmtpClient:
     @property
     def can_start(self) -> bool:
         """Whether `start` may be called."""
-        return self.idle or (len(self._sendings) == 1 and self._sendings[0].may_be_followed)
+        if not self._sendings:
+            return self.idle
+        return len(self._sendings) == 1 and self._sendings[0].may_be_followed
 
     @property
     def wants_body(self) -> bool:
@@ -236,15 +238,19 @@ class SmtpClient:
         self.replies += 1
         pending = self._wire.pending
         state = pending[0] if pending else self._wire.rest
-        handler = _TABLE[state].on.get(reply.code // 100)
+        row, digit = _TABLE[state], reply.code // 100
+        answered = row.of.get(digit)
         if state is State.QUIT:
             self._close()
         elif reply.code == 421:  # RFC 5321 §3.8: may answer any command
             self._over(reply, theirs=True)
-        elif handler is not None:
+        elif answered is not None:
+            pending.popleft()
+            self._deliver(answered, reply)
+        elif digit in row.on:
             if pending:
                 pending.popleft()
-            handler(self, reply)
+            row.on[digit](self, reply)
         else:
             self._garbled(f"unexpected reply, waiting for {state.value}: {reply}")
 
@@ -341,7 +347,7 @@ class SmtpClient:
 
     # --- the transaction -----------------------------------------------------------------------
 
-    def _deliver(self, answered: Callable[[Sending, Reply], None], reply: Reply) -> None:
+    def _deliver(self, answered: _Answered, reply: Reply) -> None:
         """A reply to something of the transaction."""
         # The states of a transaction are entered by `start` only, and replies come in the order of what they answer.
         sending = self._sendings[0]
@@ -397,14 +403,17 @@ class SmtpClient:
 
 
 _Handler = Callable[[SmtpClient, Reply], None]
+_Answered = Callable[[Sending, Reply], None]
 
 
 @value
 class _Row:
-    """`timeout` names a field of Timeouts. `on` says what is done on a reply by its first digit; others are an error."""
+    """`timeout` names a field of Timeouts. `on` says what is done on a reply by its first digit, `of` what the transaction
+    does; others are an error."""
 
     timeout: str
     on: Mapping[int, _Handler] = attrs.field(factory=dict)
+    of: Mapping[int, _Answered] = attrs.field(factory=dict)
 
 
 def _in(state: State) -> _Handler:
@@ -412,13 +421,8 @@ def _in(state: State) -> _Handler:
     return lambda client, reply: client._give_up(state, reply)
 
 
-def _of(answered: Callable[[Sending, Reply], None]) -> _Handler:
-    """It is the transaction's."""
-    return lambda client, reply: client._deliver(answered, reply)
-
-
-def _any_of(answered: Callable[[Sending, Reply], None]) -> Mapping[int, _Handler]:
-    return dict.fromkeys((2, 4, 5), _of(answered))
+def _of(answered: _Answered) -> Mapping[int, _Answered]:
+    return dict.fromkeys((2, 4, 5), answered)
 
 
 _C, _S = SmtpClient, Sending
@@ -436,14 +440,14 @@ _TABLE: Mapping[State, _Row] = {
     State.DERIVING: _Row(""),
     State.CANCELLED: _Row("command", _CANCELLED),
     State.IDLE: _Row(""),
-    State.RSET: _Row("command", {2: _of(_S.was_reset)}),
-    State.MAIL: _Row("command", _any_of(_S.mail_answered)),
-    State.RCPT: _Row("command", _any_of(_S.rcpt_answered)),
-    State.DATA: _Row("data", {3: _of(_S.data_accepted), 4: _of(_S.data_refused), 5: _of(_S.data_refused)}),
+    State.RSET: _Row("command", of={2: _S.was_reset}),
+    State.MAIL: _Row("command", of=_of(_S.mail_answered)),
+    State.RCPT: _Row("command", of=_of(_S.rcpt_answered)),
+    State.DATA: _Row("data", of={3: _S.data_accepted, 4: _S.data_refused, 5: _S.data_refused}),
     State.BODY: _Row("block", {4: _C._interrupted, 5: _C._interrupted}),
-    State.CHUNK: _Row("block", _any_of(_S.chunk_answered)),
-    State.FINAL: _Row("final", _any_of(_S.message_answered)),
-    State.DISCARD: _Row("final", _any_of(_S.discarded)),
+    State.CHUNK: _Row("block", of=_of(_S.chunk_answered)),
+    State.FINAL: _Row("final", of=_of(_S.message_answered)),
+    State.DISCARD: _Row("final", of=_of(_S.discarded)),
     State.QUIT: _Row("quit"),
     State.CLOSED: _Row(""),
 }

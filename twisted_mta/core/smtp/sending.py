@@ -41,7 +41,7 @@ class Sending:
         self._whole = whole
         self._chunked = can_chunk(transaction, extensions) and not transaction.probe
         #: For a message that comes in pieces.
-        self._text: DotStuffer | LineEnds = LineEnds() if self._chunked else DotStuffer()
+        self._text: DotStuffer | LineEnds | None = None
         #: Commands that have not been sent.
         self._script: deque[tuple[State, bytes]] = deque()
         #: The verdict on each recipient; None while there is none.
@@ -64,23 +64,24 @@ class Sending:
 
     def begin(self, *, dirty: bool) -> None:
         """Send the first commands; `dirty`: the peer may hold another transaction."""
-        refusal = refuse_locally(self._transaction, self._extensions)
-        for index, recipient in enumerate(self._transaction.recipients):
-            refused = refusal or refuse_recipient(recipient, self._extensions)
+        transaction, extensions = self._transaction, self._extensions
+        refusal = refuse_locally(transaction, extensions)
+        urge = unpromised(transaction, extensions)
+        rcpts: list[tuple[State, bytes]] = []
+        for index, recipient in enumerate(transaction.recipients):
+            refused = refusal or refuse_recipient(recipient, extensions)
             if refused is None:
                 self._offered.append(index)
+                rcpts.append((State.RCPT, rcpt_command(recipient, extensions, urge=urge)))
             else:
                 self._replies[index] = refused
-        if not self._offered:
+        if not rcpts:
             self._finish(None)
             return
         if dirty:
             self._script.append((State.RSET, b"RSET\r\n"))
-        self._script.append((State.MAIL, mail_command(self._transaction, self._extensions)))
-        urge = unpromised(self._transaction, self._extensions)
-        for index in self._offered:
-            command = rcpt_command(self._transaction.recipients[index], self._extensions, urge=urge)
-            self._script.append((State.RCPT, command))
+        self._script.append((State.MAIL, mail_command(transaction, extensions)))
+        self._script.extend(rcpts)
         if not self._chunked and not self._transaction.probe:
             self._script.append((State.DATA, b"DATA\r\n"))
         self.dirty = True
@@ -106,6 +107,7 @@ class Sending:
 
     def body(self, data: bytes) -> None:
         """Octets of the message, CRLF line ends, split anywhere."""
+        assert self._text is not None  # we have asked for it
         text = self._text.feed(data)
         if not text:
             return
@@ -118,6 +120,7 @@ class Sending:
 
     def end_body(self) -> None:
         """The message is complete."""
+        assert self._text is not None  # as above
         self._wire.rest = State.IDLE
         rest = self._text.finish()
         if self._chunked:
@@ -249,6 +252,7 @@ class Sending:
         if self._whole is not None:
             self._send_whole(self._whole)
         else:
+            self._text = LineEnds() if self._chunked else DotStuffer()
             self._wire.rest = State.BODY
             self._wire.out.append(ReadyForBody())
 
