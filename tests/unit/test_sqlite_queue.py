@@ -168,6 +168,15 @@ class CrashTests(StoreTestCase):
             rows += rows_of(self.run_async(put((one, two)[n % 2], message(f"m{n}"), claim=True)))
         self.assertEqual(len(set(rows)), 6)
 
+    def test_the_row_of_a_claim_is_not_used_again_by_the_process_that_has_it(self) -> None:
+        one, two = self.open(owner="one"), self.open(owner="two")
+        self.run_async(put(two, message("a")))
+        claimed = rows_of(self.run_async(one.claim_due(1000.0, 10)))
+        self.run_async(two.record([Update(row=row, outcome=DELIVERED) for row in claimed]))
+        self.assertEqual(self.run_async(two.listing()), [])
+        (row,) = rows_of(self.run_async(put(one, message("b"), claim=True)))
+        self.assertNotIn(row, claimed)
+
     def test_a_row_number_given_again_belongs_to_one_message_only(self) -> None:
         store = self.open()
         items = self.run_async(put(store, message("a", "x", "y"), claim=True))

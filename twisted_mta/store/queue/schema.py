@@ -19,6 +19,11 @@ from pathlib import Path
 
 from twisted_mta.store.faults import fault
 
+# For each NULL and each BLOB that it is given sqlite3 asks the type whether it wants to be another one, and formats an
+# AttributeError: 1,600 instructions each, twelve times a message. It does not ask where somebody has said so.
+sqlite3.register_adapter(type(None), lambda _: None)
+sqlite3.register_adapter(bytes, bytes)
+
 #: Stands as the owner of recipients whose message is held, so that nobody claims them. No process has such a name.
 HOLD = "!hold"
 

@@ -38,6 +38,10 @@ _PRUNE_BODY = (
 )
 #: Whose a recipient is that nobody works on any more.
 _FREE = f"(SELECT iif(hold IS NULL OR recipient.given_up, NULL, '{HOLD}') FROM message WHERE id = recipient.message)"  # noqa: S608  a constant
+_POSTPONED = (
+    f"UPDATE recipient SET owner = {_FREE}, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "  # noqa: S608  as above
+    "warned = max(warned, ?), late = max(late, ?) WHERE row = ?"
+)
 _IS_DOOMED = "row = ? AND (SELECT doomed FROM message WHERE id = recipient.message)"
 _DOOMED = f"DELETE FROM recipient WHERE {_IS_DOOMED}"  # noqa: S608  a constant
 
@@ -76,6 +80,8 @@ class Tables:
         self.orders = Orders(self._cursor, self.history)
         self._owner = owner
         self._next_body = self._next_row = 1
+        #: Whether it is known, in the transaction under way, that these are free.
+        self._numbered = False
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -107,9 +113,18 @@ class Tables:
     def _begin(self) -> None:
         fault("queue.begin")
         self._cursor.execute("BEGIN IMMEDIATE")
-        # Another process may have added rows. Never going back keeps a number from meaning two things to one of us.
-        (body,) = self._cursor.execute("SELECT max(id) FROM body").fetchone()
-        (row,) = self._cursor.execute("SELECT max(row) FROM recipient").fetchone()
+        self._numbered = False
+
+    def _number(self) -> None:
+        """To be called before rows are added or claimed: find the numbers for those to come."""
+        if self._numbered:
+            return
+        self._numbered = True
+        # Another process may have added rows. To go on behind all that were ever seen keeps a number from meaning two things
+        # to one of us.
+        body, row = self._cursor.execute(
+            "SELECT (SELECT max(id) FROM body), (SELECT max(row) FROM recipient)"
+        ).fetchone()
         self._next_body = max(self._next_body, (body or 0) + 1)
         self._next_row = max(self._next_row, (row or 0) + 1)
 
@@ -135,6 +150,7 @@ class Tables:
         return number, first
 
     def _insert_body(self, body: BodyRow) -> int:
+        self._number()
         number = self._next_body
         self._next_body += 1
         self._cursor.execute(
@@ -161,6 +177,7 @@ class Tables:
 
     def claim_due(self, now: float, limit: int) -> tuple[list[WorkItem], dict[int, Held]]:
         """See IQueueStore.claim_due; also what to remember of the claimed rows."""
+        self._number()
         found = self._fetch(
             f"SELECT {rows.RECIPIENT_COLUMNS} FROM recipient r WHERE owner IS NULL AND next_attempt <= ? "  # noqa: S608  only constants are put in
             "ORDER BY next_attempt, row LIMIT ?",
@@ -299,11 +316,9 @@ class Tables:
         self._record_history(done, later)
         for message, body in new:
             self._insert_messages([message], self._insert_body(body), body.size, False, None)
-        self._cursor.executemany(
-            f"UPDATE recipient SET owner = {_FREE}, attempts = attempts + 1, next_attempt = ?, last_reply = ?, "  # noqa: S608  a constant
-            "warned = max(warned, ?), late = max(late, ?) WHERE row = ?",
-            values,
-        )
+        # An executemany of nothing looks for its statement all the same.
+        if values:
+            self._cursor.executemany(_POSTPONED, values)
         self._cursor.executemany(
             "DELETE FROM recipient WHERE row BETWEEN ? AND ?", list(runs(update.row for update, _ in done))
         )
@@ -322,6 +337,7 @@ class Tables:
     def _expand(self, parent: Held, messages: Sequence[NewMessage]) -> None:
         self._cursor.execute("UPDATE message SET shared = 1 WHERE id = ?", (parent.message,))
         (size,) = self._cursor.execute("SELECT size FROM body WHERE id = ?", (parent.body,)).fetchone()
+        self._number()
         self._insert_messages(messages, parent.body, size, True, None)
 
     def _drop_doomed(self, held: Sequence[tuple[int, Held]], now: float = 0.0) -> list[str]:
