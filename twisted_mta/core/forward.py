@@ -90,10 +90,11 @@ def forward(
     recipients: Sequence[NewRecipient], message: Passing, rules: Forwarding, directory: Lookups
 ) -> Forwarded:
     """The same recipients, those that are forwarded with a sender and a trace of their own."""
-    # How many places each address is forwarded to.
-    places = Counter(one.original for one in recipients if is_forward(one, rules))
-    if not places:
+    passed = [one.original for one in recipients if is_forward(one, rules)]
+    if not passed:
         return Forwarded(tuple(recipients))
+    # How many places each address is forwarded to.
+    places = Counter(passed)
     seen = {
         field.value.decode("utf-8", "surrogateescape").casefold()
         for field in fields(message.header)

@@ -119,8 +119,8 @@ class HeaderCollector:
 
 def first_field(header: bytes, name: str) -> bytes | None:
     """The unfolded value of the topmost field of that name (case ignored); None if there is none."""
-    start = next(_values_of(header, name), None)
-    if start is None:
+    start = _find_value(header.lower(), name.lower().encode(), 0)
+    if start < 0:
         return None
     end = header.find(b"\r\n", start)
     while end >= 0 and header[end + 2 : end + 3] in (b" ", b"\t"):
@@ -130,25 +130,30 @@ def first_field(header: bytes, name: str) -> bytes | None:
 
 def count_fields(header: bytes, name: str) -> int:
     """How often a field stands in the header section."""
-    return sum(1 for _ in _values_of(header, name))
+    lower, key = header.lower(), name.lower().encode()
+    count = 0
+    at = _find_value(lower, key, 0)
+    while at >= 0:
+        count += 1
+        at = _find_value(lower, key, at)
+    return count
 
 
-def _values_of(header: bytes, name: str) -> Iterator[int]:
-    """Where the values of the fields of that name begin, behind the colon.
+def _find_value(lower: bytes, key: bytes, start: int) -> int:
+    """Where the value of the next field of a name begins, behind the colon; -1 where there is none. All in lower case.
 
-    As `fields` would find them, but by a search: a server looks for a few names in each message, and to read all of its
+    As `fields` would find it, but by a search: a server looks for a few names in each message, and to read all of its
     header for each of these took longer than everything else about it.
     """
-    key = name.lower().encode()
-    lower = header.lower()
-    at = 0 if lower.startswith(key) else _next_line(lower, key, 0)
+    at = 0 if not start and lower.startswith(key) else _next_line(lower, key, start)
     while at >= 0:
         colon = at + len(key)
         while lower[colon : colon + 1] in (b" ", b"\t"):
             colon += 1
         if lower[colon : colon + 1] == b":":
-            yield colon + 1
+            return colon + 1
         at = _next_line(lower, key, colon)
+    return -1
 
 
 def _next_line(text: bytes, key: bytes, start: int) -> int:

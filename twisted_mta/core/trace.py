@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from twisted_mta.core.address import Address
 from twisted_mta.core.message import format_date
@@ -41,16 +42,22 @@ def received_field(
     `timestamp` is in Unix seconds; the field gives UTC. A `priority` of 0 is that of all mail and not named.
     """
     # What the client said goes into a header: nothing but plain printable characters, and no parentheses.
-    name = _UNSAFE.sub("?", helo)[:_MAX_NAME] or "unknown"
+    name = _printable(helo) or "unknown"
     literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
     if host:
-        literal = f"{_UNSAFE.sub('?', host)[:_MAX_NAME]} {literal}"  # RFC 5321 §4.4: TCP-info
+        literal = f"{_printable(host)} {literal}"  # RFC 5321 §4.4: TCP-info
     lines = [f"Received: from {name} ({literal})"]
     if tls:
         lines.append(f"\t(using {tls})")
     lines.append(f"\tby {hostname} with {protocol} id {queue_id}")
-    if recipient is not None and str(recipient).isascii():
-        lines.append(f"\tfor <{recipient}>")
+    there = "" if recipient is None else str(recipient)
+    if there and there.isascii():
+        lines.append(f"\tfor <{there}>")
     if priority:
         lines.append(f"\tpriority {priority}")  # RFC 6710 §4.1, §7
     return ("\r\n".join(lines) + f";\r\n\t{format_date(timestamp)}\r\n").encode()
+
+
+@lru_cache(256)
+def _printable(name: str) -> str:
+    return _UNSAFE.sub("?", name)[:_MAX_NAME]

@@ -236,7 +236,7 @@ class Incoming:
         if _too_large_for_all(routed):
             # Whoever declares its size hears so at RCPT. A bounce might go to somebody who never sent it.
             return refused(self._peer, routed.problems[0].reply)
-        queue_id = self._id()
+        queue_id, protocol = self._id(), self._protocol()
         now = intake.seconds()
         forwarded = forward(
             [self._signed(one) for one in routed.recipients],
@@ -262,7 +262,7 @@ class Incoming:
             id=queue_id,
             sender=envelope.sender,
             recipients=forwarded.recipients,
-            prefix=self._trace(queue_id, now),
+            prefix=self._trace(queue_id, protocol, now),
             arrived=now,
             expires=max(now, envelope.hold_until) + self._rules.expire,
             body_type=envelope.body,
@@ -276,7 +276,7 @@ class Incoming:
             deliver_by=envelope.deliver_by,
             priority=envelope.priority,
             tls=_tls_wish(envelope, header),
-            arrival=self._arrival(),
+            arrival=self._arrival(protocol),
         )
 
     def _signed(self, recipient: NewRecipient) -> NewRecipient:
@@ -286,13 +286,13 @@ class Incoming:
             return recipient
         return attrs.evolve(recipient, target=peer.account.name)
 
-    def _arrival(self) -> Arrival:
+    def _arrival(self, protocol: str) -> Arrival:
         peer = self._peer
         return Arrival(
             address=peer.address,
             host=peer.host if peer.host_verified else "",
             helo=peer.helo,
-            protocol=self._protocol(),
+            protocol=protocol,
             tls=peer.tls,
             login=peer.account.name if peer.account else "",
             role=peer.role,
@@ -310,14 +310,14 @@ class Incoming:
             utf8=self._envelope.smtputf8,
         )
 
-    def _trace(self, queue_id: str, now: float) -> bytes:
+    def _trace(self, queue_id: str, protocol: str, now: float) -> bytes:
         """RFC 5321 §4.4: each server that takes a message adds a Received field on top."""
         peer, hostname, recipients = self._peer, self._rules.hostname, self._envelope.recipients
         return received_field(
             helo=peer.helo,
             address=peer.address,
             hostname=hostname,
-            protocol=self._protocol(),
+            protocol=protocol,
             queue_id=queue_id,
             recipient=recipients[0].address if len(recipients) == 1 else None,
             timestamp=now,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import itemgetter
+from types import NoneType
 from typing import Any
 
 from twisted.logger import LogEvent, LogLevel, eventAsText
@@ -83,6 +84,8 @@ def plain(event: LogEvent) -> str:
     return f"{when} {place}: {shown}{text}\n"
 
 
+#: What goes into JSON as it is. A tuple: the union of these types would be made anew for each field.
+_PLAIN = (str, int, float, bool, NoneType)
 #: What Twisted adds to each event for itself.
 _INTERNAL = (
     "log_",
@@ -113,7 +116,7 @@ def as_json(event: LogEvent) -> str:
         fields["worker"] = event["log_worker"]
     for key, value in event.items():
         if key not in _INTERNAL and not key.startswith("log_"):
-            fields[key] = value if isinstance(value, int | float | str | bool | None) else str(value)
+            fields[key] = value if isinstance(value, _PLAIN) else str(value)
     return json.dumps(fields) + "\n"
 
 

@@ -26,6 +26,8 @@ STEP = 500
 MAX_EVENTS = 10_000
 MAX_CHILDREN = 1000
 
+#: A tuple, for the union of two types is made anew wherever it is written.
+_BAD = (TryLater, Failed)
 _STATES: dict[type[Outcome], State] = {
     Delivered: State.DELIVERED,
     Failed: State.FAILED,
@@ -135,7 +137,7 @@ class HistoryTables:
         told = {
             id(update.outcome.contacts): (queue_id, update.outcome.contacts)
             for update, queue_id in ended
-            if isinstance(update.outcome, TryLater | Failed) and update.outcome.contacts
+            if isinstance(update.outcome, _BAD) and update.outcome.contacts
         }
         for queue_id, contacts in told.values():
             self._transcribe(queue_id, [one for one in contacts if one.transcript], keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import attrs
@@ -138,11 +139,12 @@ def message_row(message: NewMessage, body: int, size: int, shared: bool, first: 
 
 
 def _pack_arrival(arrival: Arrival | None) -> str | None:
-    """The fields of an arrival in their order: it is written for every message."""
+    """The fields of an arrival in their order, as JSON. By hand, for it is written for every message: to set an encoder up
+    takes ten times as long as to write these texts."""
     if arrival is None:
         return None
     one = arrival
-    fields = (
+    texts = (
         one.address,
         one.host,
         one.helo,
@@ -151,9 +153,9 @@ def _pack_arrival(arrival: Arrival | None) -> str | None:
         one.login,
         one.role,
         one.session,
-        one.checks,
     )
-    return encode(fields)
+    checks = ",".join(map(encode_basestring_ascii, one.checks))
+    return f"[{','.join(map(encode_basestring_ascii, texts))},[{checks}]]"
 
 
 def read_arrival(packed: Any) -> Arrival:
