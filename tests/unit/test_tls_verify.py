@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unittest
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
-from OpenSSL import SSL
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL, crypto
 
 from tests.certificates import Authority, Certificate, TlsServer, self_signed
 from twisted_mta.core.tls_policy.decision import HostPolicy
@@ -131,6 +135,60 @@ class PkixTests(CheckCase):
         failure = CertificateCheck(ROOT.context())(unconnected, pkix("mx.x.test"))
         assert failure is not None
         self.assertEqual(failure.text, "it has no certificate")
+
+
+class SystemAuthoritiesTests(unittest.TestCase):
+    """A directory as Debian has it: a file with all authorities, and each under the hash of its name."""
+
+    def setUp(self) -> None:
+        found = TemporaryDirectory()
+        self.addCleanup(found.cleanup)
+        self.directory = Path(found.name)
+        self.write("ca-certificates.crt", ROOT, OTHER)
+        for one in (ROOT, OTHER):
+            self.write(self.hashed(one), one)
+        self.environment = mock.patch.dict(os.environ)
+        self.environment.start()
+        self.addCleanup(self.environment.stop)
+        for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            os.environ.pop(name, None)
+
+    def write(self, name: str, *authorities: Authority) -> None:
+        pem = b"".join(one.certificate.public_bytes(Encoding.PEM) for one in authorities)
+        (self.directory / name).write_bytes(pem)
+
+    def hashed(self, authority: Authority) -> str:
+        return f"{crypto.X509.from_cryptography(authority.certificate).subject_name_hash():08x}.0"
+
+    def trusted(self) -> bool:
+        check = CertificateCheck(system_authorities(self.directory))
+        return check(handshake(OTHER.issue("mx.x.test")), pkix("mx.x.test")) is None
+
+    def test_they_are_found_by_their_hash(self) -> None:
+        self.assertTrue(self.trusted())
+
+    def test_one_that_is_new_needs_no_restart(self) -> None:
+        (self.directory / self.hashed(OTHER)).rename(self.directory / "away.0")
+        self.write("ca-certificates.crt", ROOT)
+        check = CertificateCheck(system_authorities(self.directory))
+        connection = handshake(OTHER.issue("mx.x.test"))
+        self.assertIsNotNone(check(connection, pkix("mx.x.test")))
+        (self.directory / "away.0").rename(self.directory / self.hashed(OTHER))
+        self.assertIsNone(check(connection, pkix("mx.x.test")))
+
+    def test_a_directory_without_all_of_them_is_not_used(self) -> None:
+        self.write("ca-certificates.crt", ROOT, OTHER, MIDDLE)
+        self.assertFalse(self.trusted())
+
+    def test_a_directory_without_a_bundle_is_not_used(self) -> None:
+        (self.directory / "ca-certificates.crt").unlink()
+        self.assertFalse(self.trusted())
+
+    def test_what_the_administrator_says_counts(self) -> None:
+        os.environ["SSL_CERT_FILE"] = str(self.directory / self.hashed(ROOT))
+        self.assertFalse(self.trusted())
+        os.environ["SSL_CERT_FILE"] = str(self.directory / self.hashed(OTHER))
+        self.assertTrue(self.trusted())
 
 
 class MalformedTests(CheckCase):
