@@ -48,7 +48,7 @@ class SyncsTests(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
 
     def sync(self, count: int = ENOUGH, *directories: str) -> bool:
-        with self.syncs.batch(directories or [self.top, self.top]) as batch:
+        with self.syncs.batch(directories or [self.top, self.top], count) as batch:
             return batch.sync(self.device, count)
 
     def test_from_a_few_files_on(self) -> None:
@@ -58,8 +58,19 @@ class SyncsTests(SynchronousTestCase):
 
     def test_only_what_was_open_before(self) -> None:
         self.assertFalse(self.sync(100, str(Path(self.top, "yet-to-be-made"))))
-        with self.syncs.batch([self.top]) as batch:
+        with self.syncs.batch([self.top], 100) as batch:
             self.assertFalse(batch.sync(self.device + 1, 100))
+
+    def test_a_batch_may_come_to_less_than_was_thought(self) -> None:
+        with self.syncs.batch([self.top], 100) as batch:
+            self.assertFalse(batch.sync(self.device, ENOUGH - 1))
+
+    def test_the_device_of_a_directory(self) -> None:
+        with self.syncs.batch([self.top], ENOUGH) as batch:
+            self.assertEqual(batch.device(self.top), self.device)
+            self.assertEqual(batch.device(str(Path(self.top, "yet-to-be-made"))), -1)
+        with self.syncs.batch([self.top], ENOUGH - 1) as batch:  # nobody needs it
+            self.assertEqual(batch.device(self.top), -1)
 
     def test_not_where_it_may_do_nothing(self) -> None:
         self.disk.trusted = False

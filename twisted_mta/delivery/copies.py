@@ -85,13 +85,13 @@ class Copy:
             if self.where:
                 return
         with self.body.open() as source:
-            begin = read_header(source)
-            if loops(self.prefix, self.address) or loops(begin, self.address):
+            begin = self.prefix + read_header(source)
+            if loops(begin, self.address):
                 self.outcome = Failed(looping(self.address))
                 return
-            self.where = os.path.join(path, "new")
-            self.file = file = _create(layout, os.path.join(path, "tmp", self.key))
-            file.write(self.head + self.prefix + begin)
+            self.where = f"{path}/new"
+            self.file = file = _create(layout, f"{path}/tmp/{self.key}")  # noqa: S108  the mailbox's own
+            file.write(self.head + begin)
             while chunk := source.read(CHUNK):
                 file.write(chunk)
             file.finish()
@@ -110,7 +110,7 @@ class Copy:
         """Rename it into new/."""
         if self.file is not None:
             fault("maildir.deliver")
-            os.rename(self.file.path, os.path.join(self.where, self.file.named(self.key)))
+            os.rename(self.file.path, f"{self.where}/{self.file.named(self.key)}")
             self.fresh = True
 
     def settle(self) -> None:
@@ -174,18 +174,17 @@ def find_mailbox(layout: Layout, wanted: str) -> tuple[str, str]:
 
 def deliver_together(copies: Sequence[Copy], syncs: Syncs) -> None:
     """One batch: each step for all, then the next; in the end each has an outcome, or a twin that has. Blocks."""
-    with syncs.batch(dict.fromkeys(copy.account.maildir for copy in copies)) as batch:
-        _each(copies, Copy.write)
-        _sync_files([copy for copy in copies if copy.file is not None and copy.pending], batch)
-        _each(copies, Copy.place)
-        _sync_directories([copy for copy in copies if copy.pending], batch)
+    with syncs.batch(dict.fromkeys(copy.account.maildir for copy in copies), len(copies)) as batch:
+        written = _each(copies, Copy.write)
+        _sync_files([copy for copy in written if copy.file is not None], batch)
+        placed = _each([copy for copy in written if copy.pending], Copy.place)
+        _sync_directories(placed, batch)
 
 
 def _sync_files(copies: Iterable[Copy], batch: Batch) -> None:
     by_device: dict[int, list[Copy]] = {}
     for copy in copies:
-        assert copy.file is not None
-        by_device.setdefault(copy.file.device, []).append(copy)
+        by_device.setdefault(batch.device(copy.where), []).append(copy)
     for device, group in by_device.items():
         _each(group, Copy.synced if batch.sync(device, len(group)) else Copy.sync)
 
@@ -193,7 +192,7 @@ def _sync_files(copies: Iterable[Copy], batch: Batch) -> None:
 def _sync_directories(copies: Iterable[Copy], batch: Batch) -> None:
     by_device: dict[int, dict[str, list[Copy]]] = {}
     for copy in copies:
-        device = -1 if copy.file is None else copy.file.device
+        device = -1 if copy.file is None else batch.device(copy.where)
         by_device.setdefault(device, {}).setdefault(copy.where, []).append(copy)
     for device, by_directory in by_device.items():
         whole = batch.sync(device, len(by_directory))
@@ -212,13 +211,14 @@ def _sync_directories(copies: Iterable[Copy], batch: Batch) -> None:
                 copy.settle()
 
 
-def _each(copies: Iterable[Copy], step: Callable[[Copy], None]) -> None:
+def _each(copies: Sequence[Copy], step: Callable[[Copy], None]) -> list[Copy]:
+    """Take a step with each; those for which there is another."""
     for copy in copies:
-        if copy.pending:
-            try:
-                step(copy)
-            except Exception as error:  # noqa: BLE001  trouble, or a bug, with one is not that of the others
-                copy.fail(error)
+        try:
+            step(copy)
+        except Exception as error:  # noqa: BLE001  trouble, or a bug, with one is not that of the others
+            copy.fail(error)
+    return [copy for copy in copies if copy.pending]
 
 
 def _create(layout: Layout, path: str) -> MessageFile:

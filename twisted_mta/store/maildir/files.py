@@ -81,7 +81,7 @@ class ToDisk:
     def finish(self) -> bytes:
         """What was held back."""
         data, self._held = self._held, b""
-        return self._convert(data)
+        return self._convert(data) if data else b""
 
     def _convert(self, data: bytes) -> bytes:
         # Nearly all mail has no CR or LF but in pairs. To find so by making the pairs anew takes a fifth of the time of
@@ -105,8 +105,6 @@ class MessageFile:
         self._lines = ToDisk()
         fault("maildir.create")
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        #: The file system that it is on, st_dev; known when it is finished.
-        self.device = 0
 
     def write(self, data: bytes) -> None:
         """Append octets with CRLF line ends."""
@@ -115,7 +113,6 @@ class MessageFile:
     def finish(self) -> None:
         """All was written. Not durable before `sync`."""
         self._put(self._lines.finish())
-        self.device = os.fstat(self._fd).st_dev
 
     def sync(self) -> None:
         """Wait until it is on disk, and close."""
@@ -144,10 +141,9 @@ class MessageFile:
         return self._lines.virtual
 
     def _put(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
+        while data:
             fault("maildir.write")
-            view = view[os.write(self._fd, view) :]
+            data = data[os.write(self._fd, data) :]
 
 
 def sync_directory(path: str) -> None:

@@ -7,13 +7,13 @@ the file system, so after one that took long the files are synced one by one for
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import Protocol
 
 import attrs
@@ -80,18 +80,14 @@ class Syncs:
     now: Callable[[], float] = time.monotonic
     _not_before: float = 0.0
 
-    @contextlib.contextmanager
-    def batch(self, directories: Iterable[str]) -> Iterator[Batch]:
-        """To be entered before the first file is made below these directories: syncfs tells of the trouble since then."""
-        descriptors: dict[int, int] = {}
-        try:
-            if self.now() >= self._not_before:
-                for directory in directories:
-                    self._open(directory, descriptors)
-            yield Batch(self, descriptors)
-        finally:
-            for descriptor in descriptors.values():
-                os.close(descriptor)
+    def batch(self, directories: Iterable[str], count: int) -> Batch:
+        """To be made before the first of at most `count` files below these directories: syncfs tells of the trouble since
+        then. To be left by `with`."""
+        batch = Batch(self)
+        if count >= ENOUGH and self.now() >= self._not_before:
+            for directory in directories:
+                self._open(directory, batch.descriptors)
+        return batch
 
     def _open(self, directory: str, descriptors: dict[int, int]) -> None:
         try:
@@ -132,9 +128,33 @@ class Batch:
 
     _syncs: Syncs
     #: Device -> an open directory on it.
-    _descriptors: dict[int, int]
+    descriptors: dict[int, int] = attrs.field(factory=dict)
+    #: Directory -> its device: asked once for all that a batch puts there.
+    _devices: dict[str, int] = attrs.field(factory=dict)
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+
+    def device(self, directory: str) -> int:
+        """The file system (st_dev) that a directory is on; -1 where that makes no difference."""
+        if not self.descriptors:
+            return -1
+        found = self._devices.get(directory)
+        if found is None:
+            try:
+                found = os.stat(directory).st_dev
+            except OSError:  # whoever renames something into it will tell what is wrong
+                found = -1
+            self._devices[directory] = found
+        return found
 
     def sync(self, device: int, count: int) -> bool:
-        """Put `count` files or directories of a device (st_dev) on disk, with all that is on it; False: each must be."""
-        descriptor = self._descriptors.get(device)
+        """Put `count` files or directories of a device on disk, with all that is on it; False: each must be."""
+        descriptor = self.descriptors.get(device)
         return descriptor is not None and count >= ENOUGH and self._syncs.run(descriptor)
