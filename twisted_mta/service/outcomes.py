@@ -198,7 +198,7 @@ class Judge:
             queue_id=message.id,
             recipient=str(recipient.address),
             original=str(recipient.original),
-            transport=recipient.transport.value,
+            transport=str(recipient.transport),
             reply=str(outcome.reply),
             by=remote or "this server",
             remote=remote,

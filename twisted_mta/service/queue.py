@@ -334,9 +334,9 @@ class QueueManager(Service):
             attempts = self._attempts.group(item)
             self._jobs.add(attempts[0].job)
             for attempt in attempts:
-                if attempt.lane is not None:
-                    _, name = attempt.lane
-                    self._pacing.enter(attempt.lane, name, self._limits(attempt), attempt)
+                if (where := attempt.lane) is not None:
+                    _, name = where
+                    self._pacing.enter(where, name, self._limits(attempt), attempt)
                 elif attempt.transport in self._gatherings:
                     self._gatherings[attempt.transport].add(attempt)
                 else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -14,6 +14,8 @@ from twisted_mta.store.queue.tables import Operation, Tables
 
 #: Operations in one transaction at most: what comes later should not wait for ever.
 MAX_BATCH = 1000
+
+_Waiting = tuple[Operation, Deferred[Any]]
 
 
 class Writer(Protocol):
@@ -29,13 +31,13 @@ class Writer(Protocol):
 
 
 class GroupCommitWriter:
-    """A thread that drains a deque and commits all of it at a time, and then completes all the callers."""
+    """A thread that drains a queue and commits all of it at a time, and then completes all the callers."""
 
     def __init__(self, reactor: IReactorFromThreads, tables: Tables) -> None:
         self._reactor = reactor
         self._tables = tables
-        self._waiting: deque[tuple[Operation, Deferred[Any]]] = deque()
-        self._wake = threading.Event()
+        #: None is the last of all.
+        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._closed: Deferred[None] | None = None
         # A daemon: a process that ends without `close` loses nothing, its claims are taken back at the next start.
         self._thread = threading.Thread(target=self._run, name="queue-writer", daemon=True)
@@ -46,38 +48,37 @@ class GroupCommitWriter:
         if self._closed is not None:
             done.errback(RuntimeError("the queue is closed"))
             return done
-        self._waiting.append((operation, done))
-        if not self._wake.is_set():  # asking is far cheaper than setting
-            self._wake.set()
+        self._waiting.put((operation, done))
         return done
 
     def close(self) -> Deferred[None]:
         if self._closed is None:
             self._closed = Deferred()
-            self._wake.set()
+            self._waiting.put(None)
         return self._closed
 
     # --- in the thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            # Cleared before the deque is looked at, so nothing that is appended meanwhile is missed.
-            self._wake.wait()
-            self._wake.clear()
-            closing = self._closed
-            while batch := self._take():
-                results = self._tables.commit([operation for operation, _ in batch])
-                self._call(_complete, [done for _, done in batch], results)
-            if closing is not None:
-                self._tables.close()
-                self._call(closing.callback, None)
-                return
+        while self._commit(self._take()):
+            pass
+        self._tables.close()
+        assert self._closed is not None
+        self._call(self._closed.callback, None)
 
-    def _take(self) -> list[tuple[Operation, Deferred[Any]]]:
-        batch: list[tuple[Operation, Deferred[Any]]] = []
-        while self._waiting and len(batch) < MAX_BATCH:
-            batch.append(self._waiting.popleft())
-        return batch
+    def _take(self) -> list[_Waiting | None]:
+        """Wait for an operation; it, and those that are there by then."""
+        found = [self._waiting.get()]
+        found += [self._waiting.get() for _ in range(min(self._waiting.qsize(), MAX_BATCH - 1))]
+        return found
+
+    def _commit(self, found: Sequence[_Waiting | None]) -> bool:
+        """Whether there is more to come."""
+        batch = [each for each in found if each is not None]
+        if batch:
+            results = self._tables.commit([operation for operation, _ in batch])
+            self._call(_complete, [done for _, done in batch], results)
+        return len(batch) == len(found)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
         self._reactor.callFromThread(function, *args)
