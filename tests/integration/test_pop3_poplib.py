@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
 
 from twisted_mta.core.pop3.server import Pop3Settings
@@ -92,10 +91,7 @@ class PoplibTests(TestCase):
             )
 
         self.factories = [SessionFactory(make(False), b""), SessionFactory(make(True), b"")]
-        wrapped = TLSMemoryBIOFactory(tls, False, self.factories[1])
-        self.ports = [
-            reactor.listenTCP(0, factory, interface="127.0.0.1") for factory in (self.factories[0], wrapped)
-        ]
+        self.ports = [reactor.listenTCP(0, factory, interface="127.0.0.1") for factory in self.factories]
 
     async def tearDown(self) -> None:
         for factory in self.factories:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.net.bindings import channel_bindings
+from twisted_mta.net.bindings import ChannelBindings
 
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mx.example.test")])
 
@@ -28,7 +28,7 @@ def end_point(found: x509.Certificate | None) -> bytes | None:
     connection: Any = mock.Mock()
     connection.get_protocol_version_name.return_value = "TLSv1.2"
     connection.get_certificate.return_value = found
-    return channel_bindings(connection).get("tls-server-end-point")
+    return ChannelBindings(connection).get("tls-server-end-point")
 
 
 class EndPointTests(SynchronousTestCase):

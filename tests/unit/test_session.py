@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_mta.admin.init import self_signed
 from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Effect, Pace, Send, StartTLS
 from twisted_mta.net.session import Session, SessionFactory
-from twisted_mta.net.tls import ServerTls
 
 
 class EchoCore:
@@ -116,9 +110,6 @@ class Transport(StringTransport):
     def abortConnection(self) -> None:
         self.aborted = True
 
-    def startTLS(self, creator: object) -> None:
-        """The peer never begins."""
-
 
 class SessionTests(SynchronousTestCase):
     def setUp(self) -> None:
@@ -200,15 +191,6 @@ class SessionTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual(self.transport.value(), b"hi1222233334timeout")
         self.assertTrue(self.transport.disconnecting)
-
-    def test_a_handshake_that_never_begins(self) -> None:
-        self.session._core.pace = Pace(1000)
-        self.session.dataReceived(b"!")
-        self.clock.advance(59)
-        self.assertFalse(self.transport.aborted)
-        self.clock.advance(1)
-        self.assertTrue(self.transport.aborted)
-        self.assertEqual(self.transport.value(), b"hi")
 
     def test_our_time_is_not_the_peers(self) -> None:
         """Neither that of an answer, nor that in which what we sent has not left."""
@@ -411,96 +393,3 @@ class SessionTests(SynchronousTestCase):
         self.lose()
         self.successResultOf(done)
         self.successResultOf(Deferred.fromCoroutine(self.factory.shut_down(self.clock)))
-
-
-class TlsSessionTests(SynchronousTestCase):
-    """A session below real TLS, both ends in memory."""
-
-    def setUp(self) -> None:
-        directory = Path(self.mktemp())
-        directory.mkdir()
-        paths = [directory / "cert.pem", directory / "key.pem"]
-        for path, content in zip(paths, self_signed("mx.example.test", ()), strict=True):
-            path.write_text(content)
-        self.clock = Clock()
-        self.handler = Handler()
-        factory = SessionFactory(
-            lambda _: Session(EchoCore(), self.handler, self.clock, implicit_tls=True), b""
-        )
-        self.tls = ServerTls(*paths)
-        wrapped = TLSMemoryBIOFactory(self.tls, False, factory, self.clock)
-        protocol = wrapped.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1000))
-        assert protocol is not None
-        self.protocol: Any = protocol
-        self.transport = Transport()
-        self.client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
-        self.client.set_connect_state()
-        self.protocol.makeConnection(self.transport)
-        self.exchange()
-
-    def exchange(self) -> bytes:
-        """Pass octets between both ends until they have nothing to say; what the client read."""
-        read = b""
-        for _ in range(6):
-            with contextlib.suppress(SSL.WantReadError, SSL.ZeroReturnError):
-                read += self.client.recv(1000)
-            with contextlib.suppress(SSL.WantReadError):
-                self.protocol.dataReceived(self.client.bio_read(100000))
-            self.clock.advance(0)
-            if self.transport.value():
-                self.client.bio_write(self.transport.value())
-                self.transport.clear()
-        return read
-
-    def test_a_handshake_that_takes_too_long(self) -> None:
-        """It has a time of its own, however many octets come, and nothing can be said to such a peer."""
-        factory = SessionFactory(
-            lambda _: Session(EchoCore(), self.handler, self.clock, implicit_tls=True, handshake=30), b""
-        )
-        protocol: Any = TLSMemoryBIOFactory(self.tls, False, factory, self.clock).buildProtocol(
-            IPv4Address("TCP", "192.0.2.1", 1000)
-        )
-        transport = Transport()
-        protocol.makeConnection(transport)
-        client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
-        client.set_connect_state()
-        with contextlib.suppress(SSL.WantReadError):
-            client.do_handshake()
-        hello = client.bio_read(100000)
-        for second in range(29):
-            protocol.dataReceived(hello[second : second + 1])
-            self.clock.advance(1)
-        self.assertFalse(transport.aborted)
-        self.clock.advance(1)
-        self.assertTrue(transport.aborted)
-        self.assertEqual(transport.value(), b"")
-
-    def test_goodbye(self) -> None:
-        """The peer learns that the session is over, and the connection ends when it has agreed."""
-        self.client.send(b"1.")
-        self.assertEqual(self.exchange(), b"1bye")
-        self.assertEqual(self.client.get_shutdown(), SSL.RECEIVED_SHUTDOWN)
-        self.assertFalse(self.transport.disconnecting)
-        self.client.shutdown()
-        self.exchange()
-        self.assertTrue(self.transport.disconnecting)
-
-    def test_goodbye_while_we_do_not_read(self) -> None:
-        self.handler.answers[b"a"] = late = Deferred()
-        self.client.send(b"a")
-        self.exchange()
-        self.client.send(b"1.")
-        self.exchange()
-        self.assertEqual(self.transport.producerState, "paused")
-        late.callback(b"A")
-        self.assertEqual(self.exchange(), b"A1bye")
-        self.assertEqual(self.transport.producerState, "producing")
-        self.client.shutdown()
-        self.exchange()
-        self.assertTrue(self.transport.disconnecting)
-
-    def test_a_peer_that_never_says_goodbye_is_cut_off(self) -> None:
-        self.client.send(b".")
-        self.exchange()
-        self.clock.advance(10)
-        self.assertTrue(self.transport.aborted)

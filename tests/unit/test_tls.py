@@ -58,7 +58,7 @@ class ServerTlsTests(SynchronousTestCase):
         self, client_context: SSL.Context, name: bytes | None = None, tls: ServerTls | None = None
     ) -> SSL.Connection:
         """Pass octets between a client and our server until both are done."""
-        server = (tls or ServerTls(self.certificate, self.key)).serverConnectionForTLS(None)
+        server = (tls or ServerTls(self.certificate, self.key)).new_connection()
         self.server = server
         client = SSL.Connection(client_context, None)
         if name is not None:

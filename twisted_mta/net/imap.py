@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -31,6 +31,7 @@ from twisted_mta.interfaces import (
     StoreFull,
 )
 from twisted_mta.net.session import Session
+from twisted_mta.net.tls import ServerTls
 
 T = TypeVar("T")
 #: Calls a function in a thread, as `store.threads.Workers.run`.
@@ -392,7 +393,7 @@ def imap_session(
     run: Run,
     *,
     peer: str = "",
-    tls: IOpenSSLServerConnectionCreator | None = None,
+    tls: ServerTls | None = None,
     implicit_tls: bool = False,
     handshake: float = 60.0,
 ) -> Session:

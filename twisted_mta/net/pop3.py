@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from twisted_mta.core.pop3.maildrop import top
@@ -24,6 +24,7 @@ from twisted_mta.interfaces import (
     StoreFull,
 )
 from twisted_mta.net.session import Session
+from twisted_mta.net.tls import ServerTls
 
 #: Octets of a message that go out at a time.
 _PART = 65536
@@ -146,7 +147,7 @@ def pop3_session(
     peer: str,
     clock: IReactorTime,
     *,
-    tls: IOpenSSLServerConnectionCreator | None = None,
+    tls: ServerTls | None = None,
     implicit_tls: bool = False,
     handshake: float = 60.0,
 ) -> Session:

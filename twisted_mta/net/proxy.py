@@ -126,12 +126,11 @@ class _Preamble(protocol.Protocol):
         if session is None:
             self.transport.abortConnection()
             return
-        # The transport speaks to the session itself from now on; STARTTLS needs it so.
+        # The transport speaks to the session itself from now on.
         self.transport.protocol = session
         session.makeConnection(self.transport)
         if rest:
-            # Not `session`: it may have put TLS in its place.
-            self.transport.protocol.dataReceived(rest)
+            session.dataReceived(rest)
 
 
 def _client(header: ProxyHeader, proxy: IAddress | None) -> IAddress | None:

@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
+from OpenSSL import SSL
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
-    IHandshakeListener,
-    IOpenSSLServerConnectionCreator,
     IPushProducer,
     IReactorTime,
 )
@@ -28,8 +27,10 @@ from zope.interface import implementer
 
 from twisted_mta.core.admission import Admission, Bounds
 from twisted_mta.core.effects import Ask, BodyChunk, Close, Core, Effect, Pace, Send, StartTLS
-from twisted_mta.net.bindings import channel_bindings
+from twisted_mta.net.bindings import ChannelBindings
 from twisted_mta.net.patience import Patience
+from twisted_mta.net.tls import ServerTls
+from twisted_mta.net.tls_layer import TlsLayer
 
 #: Seconds for the peer to take the last words and close its side.
 _LINGER = 60.0
@@ -59,7 +60,7 @@ class SessionHandler(Protocol):
         ...
 
 
-@implementer(IHandshakeListener, IPushProducer)
+@implementer(IPushProducer)
 class Session(protocol.Protocol):
     """One connection of a server. `core` and `handler` belong to it alone."""
 
@@ -75,7 +76,7 @@ class Session(protocol.Protocol):
         core: Core,
         handler: SessionHandler,
         clock: IReactorTime,
-        tls: IOpenSSLServerConnectionCreator | None = None,
+        tls: ServerTls | None = None,
         implicit_tls: bool = False,
         handshake: float = 60.0,
     ) -> None:
@@ -84,6 +85,8 @@ class Session(protocol.Protocol):
         self._handler = handler
         self._clock = clock
         self._tls = tls
+        #: Where the octets go through, once TLS has begun.
+        self._layer: TlsLayer | None = None
         self._implicit_tls = implicit_tls
         self._handshake = Pace(handshake, handshake, "the TLS handshake")
         self._handshaking = implicit_tls
@@ -118,6 +121,7 @@ class Session(protocol.Protocol):
         if self._early is not None:
             self._held = self._clock.callLater(self._hold, self._greet)
         elif self._implicit_tls:
+            self._start_tls()
             self._arm()
         else:
             self._greet()
@@ -129,7 +133,9 @@ class Session(protocol.Protocol):
             self._await_peer()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closing:
+        if self._layer is not None:
+            data = self._decrypted(self._layer, data)
+        if self._closing or not data:
             return
         if self._held is not None:
             assert self._early is not None  # nothing else holds the greeting
@@ -143,11 +149,18 @@ class Session(protocol.Protocol):
         if self._waiting is None:
             self._arm()
 
-    def handshakeCompleted(self) -> None:
-        handle: Any = self.transport.getHandle()
-        self._handler.secured(f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}")
+    def _decrypted(self, layer: TlsLayer, data: bytes) -> bytes:
+        if layer.ready:
+            return layer.receive(data)
+        if not layer.shake(data):
+            return b""
+        self._secured(layer.connection)
+        return layer.receive(b"")  # what came with the end of the handshake
+
+    def _secured(self, connection: SSL.Connection) -> None:
+        self._handler.secured(f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}")
         self._handshaking = False
-        self.perform(self._core.secured(channel_bindings(handle)))
+        self.perform(self._core.secured(ChannelBindings(connection)))
         if self._implicit_tls:
             self.perform(self._core.greet())
         self._await_peer()
@@ -220,10 +233,14 @@ class Session(protocol.Protocol):
             return
         self._flush(out)
         if isinstance(effect, StartTLS):
-            self._handshaking = True
-            self.transport.startTLS(self._tls)
+            self._start_tls()
         else:
             self._close()
+
+    def _start_tls(self) -> None:
+        assert self._tls is not None  # or else nobody is offered it
+        self._handshaking = True
+        self._layer = TlsLayer(self._tls.new_connection(), self.transport)
 
     def _close(self) -> None:
         self._closing = True
@@ -232,7 +249,7 @@ class Session(protocol.Protocol):
         if not self._reading:
             self._reading = True
             self.transport.resumeProducing()
-        self.transport.loseConnection()
+        (self._layer or self.transport).loseConnection()
         self._arm()
 
     def _ask(self, question: Any, out: list[bytes]) -> Sequence[Effect]:
@@ -308,7 +325,7 @@ class Session(protocol.Protocol):
 
     def _flush(self, out: list[bytes]) -> None:
         if out and not self._lost:
-            self.transport.write(b"".join(out))
+            (self._layer or self.transport).write(b"".join(out))
             out.clear()
 
     # --- deadlines and flow --------------------------------------------------------------------

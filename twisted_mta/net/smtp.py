@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from twisted_mta.core.replies import Reply
@@ -17,6 +17,7 @@ from twisted_mta.core.smtp.server import SmtpServer
 from twisted_mta.core.smtp.settings import ServerSettings
 from twisted_mta.interfaces import Account, AuthenticationUnavailable, IMessageSink, IReception, Peer
 from twisted_mta.net.session import Session
+from twisted_mta.net.tls import ServerTls
 
 
 class SmtpHandler:
@@ -170,7 +171,7 @@ def smtp_session(
     peer: Peer,
     clock: IReactorTime,
     *,
-    tls: IOpenSSLServerConnectionCreator | None = None,
+    tls: ServerTls | None = None,
     implicit_tls: bool = False,
     handshake: float = 60.0,
     trusts: Callable[[str], bool] = lambda address: False,

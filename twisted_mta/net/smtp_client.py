@@ -46,7 +46,7 @@ from twisted_mta.core.smtp.transaction import Transaction
 from twisted_mta.core.smtp.transcript import Transcript
 from twisted_mta.core.smtp.whole import Whole
 from twisted_mta.core.tls_policy.results import Failure as TlsFailure
-from twisted_mta.net.bindings import channel_bindings
+from twisted_mta.net.bindings import ChannelBindings
 from twisted_mta.net.scram_client import ScramHelper
 
 #: Seconds for a TCP connection; RFC 5321 §4.5.4.1 names none, and a sender has other addresses to try.
@@ -192,7 +192,7 @@ class SmtpConnection(protocol.Protocol):
             # RFC 3463 §3.8: X.7.5, cryptographic failure.
             self._perform(self.core.distrusted(Reply(451, "4.7.5", f"TLS: {self.failure.text}")))
             return
-        self._perform(self.core.secured(channel_bindings(handle, client=True)))
+        self._perform(self.core.secured(ChannelBindings(handle, client=True)))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True

@@ -8,8 +8,6 @@ from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from zope.interface import implementer
 
 from twisted_mta.store.stamps import Stamps, look_at
 
@@ -29,7 +27,6 @@ class TlsError(Exception):
     """The certificate or key can't be used; the text names the file and says why."""
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
     """What servers speak TLS with: a certificate chain (own certificate first) and its key, both PEM.
 
@@ -56,9 +53,11 @@ class ServerTls:
         if self._by_name:
             self.context.set_tlsext_servername_callback(self._choose)
 
-    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """See IOpenSSLServerConnectionCreator."""
-        return SSL.Connection(self.context, None)
+    def new_connection(self) -> SSL.Connection:
+        """The server's end of one, without a socket."""
+        connection = SSL.Connection(self.context, None)
+        connection.set_accept_state()
+        return connection
 
     def _choose(self, connection: SSL.Connection) -> None:
         """The client has named the host that it wants: RFC 6066 §3. Without a match it gets the first certificate."""

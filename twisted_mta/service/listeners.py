@@ -9,12 +9,9 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import attrs
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from zope.interface import implementer
 
 from twisted_mta.config.schema import Config, Listen, Role
 from twisted_mta.core.admission import Admission, Bounds
@@ -311,12 +308,7 @@ class Listeners:
                 (port.startListening if number in workers else port.rest)()
 
     def _wrapped(self, listen: Listen, factory: SessionFactory) -> Any:
-        wrapped: Any = factory
-        if listen.role.implicit_tls:
-            wrapped = TLSMemoryBIOFactory(_CurrentTls(self), False, factory)
-        if listen.proxy:
-            wrapped = ProxyFactory(wrapped, listen.proxy_networks, self._reactor)
-        return wrapped
+        return ProxyFactory(factory, listen.proxy_networks, self._reactor) if listen.proxy else factory
 
     def factory(self, role: Role) -> SessionFactory:
         """What makes the sessions of one socket of that role."""
@@ -358,16 +350,3 @@ class Listeners:
             Deferred.fromCoroutine(listener.factory.shut_down(self._reactor)) for listener in self.bound
         ]
         await DeferredList(endings)
-
-
-@implementer(IOpenSSLServerConnectionCreator)
-class _CurrentTls:
-    """The certificate in force when a connection comes in, so that a reload needs no new socket."""
-
-    def __init__(self, listeners: Listeners) -> None:
-        self._listeners = listeners
-
-    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        tls = self._listeners.serving.tls
-        assert tls is not None  # the configuration has no such role without a certificate
-        return tls.serverConnectionForTLS(protocol)

@@ -158,7 +158,7 @@ class SmtpClient:
         `bindings` are its channel bindings by type, the best first; for SCRAM-SHA-256-PLUS.
         """
         self.tls = True
-        self._bindings = bindings or {}
+        self._bindings = {} if bindings is None else bindings
         if self.state is State.HANDSHAKE:
             self._wire.rest = State.IDLE
             self.extensions = {}  # RFC 3207 §4.2: what was offered in the clear is forgotten
