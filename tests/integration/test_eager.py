@@ -87,8 +87,8 @@ class EagerTests(TestCase):
             factory.noisy = False
             ours, theirs = _pair(family)
             with ours, theirs:
-                adopt(ours, factory, reactor)
-                ours.close()  # the transport has a descriptor of its own
+                adopt(ours.dup(), ours.getpeername(), factory, reactor)
+                ours.close()
                 server = await ready
                 self.assertIs(type(server), type_)
                 server.write(b"220 ready\r\n")

@@ -43,3 +43,11 @@ class AcceptTests(SynchronousTestCase):
         self.assertFalse(self.listens())
         self.reactor.advance(PAUSE)
         self.assertTrue(self.listens())
+
+    def test_a_bug_costs_one_client_only(self) -> None:
+        self.port._factory.buildProtocol = mock.Mock(side_effect=ZeroDivisionError)
+        with socket.create_connection(self.port._socket.getsockname()) as client:
+            self.assertIsNone(self.port.doRead())
+            self.assertEqual(client.recv(1), b"", "it is closed")
+        self.assertTrue(self.listens())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

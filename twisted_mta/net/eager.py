@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.tcp import Server
 
@@ -37,10 +38,31 @@ def send_at_once(port: Any) -> None:
         port.transport = EagerServer
 
 
-def adopt(connection: socket.socket, factory: IProtocolFactory, reactor: Any) -> None:
-    """Serve a connection that was accepted, on a copy of its descriptor; as IReactorSocket.adoptStreamConnection."""
-    descriptor, family = connection.fileno(), connection.family
-    if family == socket.AF_UNIX:
-        reactor.adoptStreamConnection(descriptor, family, factory)
-    else:
-        EagerServer._fromConnectedSocket(descriptor, family, factory, reactor)  # type: ignore[no-untyped-call]
+def adopt(connection: socket.socket, client: Any, factory: IProtocolFactory, reactor: Any) -> None:
+    """Serve a connection that was accepted from `client`. It is taken over, and closed where it can't be served."""
+    try:
+        connection.setblocking(False)
+        if connection.family == socket.AF_UNIX:
+            reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, factory)  # on a copy
+            connection.close()
+        else:
+            _serve(connection, client, factory, reactor)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _serve(
+    connection: socket.socket, client: tuple[Any, ...], factory: IProtocolFactory, reactor: Any
+) -> None:
+    # IReactorSocket.adoptStreamConnection does so on a copy of the descriptor, asks the kernel for both addresses, and
+    # makes a transport that is not eager.
+    kind = IPv4Address if connection.family == socket.AF_INET else IPv6Address
+    protocol = factory.buildProtocol(kind("TCP", *client))
+    if protocol is None:
+        connection.close()
+        return
+    port: Any = None  # who has accepted it is no Port
+    transport = EagerServer(connection, protocol, client, port, client[1], reactor)
+    transport.repstr = f"<{type(protocol).__name__} with {client[0]}:{client[1]}>"
+    protocol.makeConnection(transport)

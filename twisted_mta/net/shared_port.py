@@ -83,7 +83,7 @@ class SharedPort(FileDescriptor):
         """Somebody has connected, to this process or another one."""
         for _ in range(_AT_ONCE):
             try:
-                connection, _ = self._socket.accept()
+                connection, client = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return  # another process was quicker, or the client has changed its mind
             except OSError as error:
@@ -96,12 +96,7 @@ class SharedPort(FileDescriptor):
                 self.rest()
                 self._pause = self._reactor.callLater(PAUSE, self.startListening)
                 return
-            self._hand_over(connection)
-
-    def _hand_over(self, connection: socket.socket) -> None:
-        with connection:
-            connection.setblocking(False)
             try:
-                adopt(connection, self._factory, self._reactor)
-            except OSError as error:  # the client has gone already
-                self.log.debug("a connection was lost at once: {error}", error=str(error))
+                adopt(connection, client, self._factory, self._reactor)
+            except Exception:  # noqa: BLE001  a bug must cost one client only, not the port
+                self.log.failure("a connection could not be served")
