@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,16 @@ class SecureTests(TlsCase):
         self.assertEqual(self.handler.chunks, [b"B"])
         self.assertEqual(self.client.get_shutdown(), SSL.RECEIVED_SHUTDOWN | SSL.SENT_SHUTDOWN)
         self.assertTrue(self.transport.disconnecting)
+
+    def test_nothing_is_left_to_the_garbage_collector(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        gone = weakref.ref(self.protocol)
+        self.client.send(b"1.")
+        self.exchange()
+        self.protocol.connectionLost()
+        del self.protocol, self.transport, self.handler.session
+        self.assertIsNone(gone())
 
     def test_a_peer_that_never_says_goodbye_is_cut_off(self) -> None:
         self.client.send(b".")

@@ -65,7 +65,8 @@ class Patience:
             self._look_earlier(now)
 
     def stop(self) -> None:
-        """The session is over."""
+        """The session is over. It is let go of, so that nobody has to look for what only knows each other."""
+        self._over = _nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._wakes = None, math.inf
@@ -93,3 +94,7 @@ class Patience:
             self._over()
         elif self._end < math.inf:
             self._wake(now)
+
+
+def _nothing() -> None:
+    pass
