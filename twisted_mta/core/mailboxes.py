@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -19,6 +20,9 @@ from twisted_mta.core.values import value
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|\[[^\[\]\\]*+\]|[^\s"\[\]\\<>,;:@()]++|[<>,;:@]', re.S)
 _SPACE = re.compile(rb"\s*+")
 _COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]++", re.S)
+#: A From field is parsed by each who decides by it, and a user's is the same in all messages: those of so many octets
+#: are remembered.
+_SHORT = 200
 _SPECIAL = frozenset((b"<", b">", b",", b";", b":", b"@"))
 
 
@@ -51,6 +55,10 @@ class _Pending:
 
 def parse_mailboxes(raw: bytes) -> tuple[Mailbox, ...]:
     """The mailboxes of a field's value with its folding, those in groups too. Raises MailboxesError."""
+    return _parse_short(raw) if len(raw) <= _SHORT else _parse(raw)
+
+
+def _parse(raw: bytes) -> tuple[Mailbox, ...]:
     found: list[Mailbox] = []
     pending = _Pending()
     in_angle = in_group = False
@@ -80,6 +88,9 @@ def parse_mailboxes(raw: bytes) -> tuple[Mailbox, ...]:
         raise MailboxesError('a group does not end with ";"')
     found += _finish(pending)
     return tuple(found)
+
+
+_parse_short = lru_cache(512)(_parse)
 
 
 def _finish(pending: _Pending) -> Sequence[Mailbox]:

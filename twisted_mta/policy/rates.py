@@ -140,6 +140,8 @@ class RateCheck(Accepting):
 
 def _exceeded(counter: Counter, now: float, messages: int, recipients: int, count: int) -> str:
     """The limit that one more message to `count` recipients would exceed ("100 messages"); "" for none."""
+    if not messages and not recipients:
+        return ""
     sent, reached = counter.used(now)
     if messages and sent + 1 > messages:
         return f"{messages} messages"
