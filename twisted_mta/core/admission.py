@@ -69,7 +69,7 @@ class Admission:
         #: Connections that are open.
         self.total = 0
         #: ... by address, by network and by service, which never look alike.
-        self._open: Counter[str] = Counter()
+        self._open: dict[str, int] = {}
         #: Customer -> when its allowance would be whole again, those who came last at the end.
         self._whole_at: dict[str, float] = {}
         #: What other processes of this server have, in the same way.
@@ -178,8 +178,10 @@ class Admission:
             keys += client.address, client.network
         self.total += change
         for key in keys:
-            self._open[key] += change
-            if not self._open[key]:
+            count = self._open.get(key, 0) + change
+            if count:
+                self._open[key] = count
+            else:
                 del self._open[key]
         if self._news is not None:
             self._news.note(*keys)

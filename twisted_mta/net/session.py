@@ -172,7 +172,7 @@ class Session(protocol.Protocol):
         if self._held is not None and self._held.active():
             self._held.cancel()
         # What is under way (a commit, say) is not cancelled: its result only has nobody to go to.
-        self.resumeProducing()
+        self._release()
         self._handler.closed()
         self.factory.session_ended(self)
         for ended in self._ended:
@@ -186,15 +186,18 @@ class Session(protocol.Protocol):
         self._pause_reading()
 
     def resumeProducing(self) -> None:
-        self._write_blocked = False
-        if self._drained is not None:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
+        self._release()
         if self._waiting is not None:
             self._patience.our_turn()
         else:
             self._await_peer()
         self._resume_reading()
+
+    def _release(self) -> None:
+        self._write_blocked = False
+        if self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
 
     def stopProducing(self) -> None:
         """The transport is gone; connectionLost follows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
@@ -136,16 +136,15 @@ def smtp_settings(config: Config, role: Role, host: str, *, scram: bool) -> Serv
 
 def greeting_delay(config: Config, role: Role, host: str) -> float:
     """How many seconds a client at an IP address waits for the greeting."""
-    if role is not Role.MX or is_within(host, config.relay.networks):
-        return 0.0
-    return config.limits.greeting_delay
+    delay = config.limits.greeting_delay
+    return 0.0 if not delay or role is not Role.MX or is_within(host, config.relay.networks) else delay
 
 
 def _smtp(serving: Serving, role: Role, address: IAddress | None) -> Session:
     config, limits = serving.config, serving.config.limits
     host, port = peer_host(address)
     settings = serving.smtp_settings(role, host)
-    peer = Peer(address=host, port=port, role=role.value, session_id=secrets.token_hex(4))
+    peer = Peer(address=host, port=port, role=role.value, session_id=os.urandom(4).hex())
     session = smtp_session(
         settings,
         serving.reception,
