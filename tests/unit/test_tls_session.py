@@ -90,6 +90,19 @@ class StartTlsTests(TlsCase):
         self.client.send(b"2")
         self.assertEqual(self.exchange(), b"2")
 
+    def test_the_last_words_of_the_handshake_are_the_servers(self) -> None:
+        """So it is with TLS 1.2."""
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+        self.client = SSL.Connection(context, None)
+        self.client.set_connect_state()
+        self.transport.clear()
+        self.protocol.dataReceived(b"!")
+        self.protocol.dataReceived(self.hello())
+        self.exchange()
+        self.client.do_handshake()
+        self.assertEqual(self.client.get_protocol_version_name(), "TLSv1.2")
+
     def test_a_handshake_that_never_begins(self) -> None:
         self.protocol.dataReceived(b"!")
         self.clock.advance(29)

@@ -193,14 +193,14 @@ class Session(protocol.Protocol):
             self._await_peer()
         self._resume_reading()
 
+    def stopProducing(self) -> None:
+        """The transport is gone; connectionLost follows."""
+
     def _release(self) -> None:
         self._write_blocked = False
         if self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
-
-    def stopProducing(self) -> None:
-        """The transport is gone; connectionLost follows."""
 
     # --- the core's side -----------------------------------------------------------------------
 

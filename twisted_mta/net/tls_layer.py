@@ -35,7 +35,7 @@ class TlsLayer:
         self._ended = False
 
     def shake(self, data: bytes) -> bool:
-        """Go on with the handshake; True once it is done, and then there may be something to `receive`."""
+        """Go on with the handshake; True once it is done; then call `receive`, there may be something."""
         if self._ended:
             return False
         self.connection.bio_write(data)
@@ -46,8 +46,7 @@ class TlsLayer:
         except SSL.Error:
             self._end()
         else:
-            self._flush()
-            self.ready = True
+            self.ready = True  # its last words leave with those of the session, or by `receive`
         return self.ready
 
     def receive(self, data: bytes) -> bytes:
