@@ -85,8 +85,6 @@ class SenderCheck(Accepting):
                 peer.remarks.append("any author: nobody has logged in")
             return None
         for author in authors(header):
-            if author == envelope.sender:
-                continue  # judged at MAIL
             refusal = self._judge(peer.account, author, " in the From field")
             if refusal is not None:
                 return refusal
