@@ -51,3 +51,15 @@ class AcceptTests(SynchronousTestCase):
             self.assertEqual(client.recv(1), b"", "it is closed")
         self.assertTrue(self.listens())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_bug_in_a_session_leaves_nothing_with_the_reactor(self) -> None:
+        session = mock.Mock()
+        session.makeConnection.side_effect = ZeroDivisionError
+        self.port._factory.buildProtocol = mock.Mock(return_value=session)
+        with socket.create_connection(self.port._socket.getsockname()) as client:
+            self.assertIsNone(self.port.doRead())
+            self.assertEqual(client.recv(1), b"", "it is closed")
+        self.assertEqual(list(self.reactor.getReaders()), [self.port])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.reactor.advance(0)
+        session.connectionLost.assert_called_once()

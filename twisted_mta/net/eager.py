@@ -65,4 +65,9 @@ def _serve(
     port: Any = None  # who has accepted it is no Port
     transport = EagerServer(connection, protocol, client, port, client[1], reactor)
     transport.repstr = f"<{type(protocol).__name__} with {client[0]}:{client[1]}>"
-    protocol.makeConnection(transport)
+    try:
+        protocol.makeConnection(transport)
+    except BaseException:
+        # The reactor has the descriptor, and would not notice that the next connection with the same number is another.
+        transport.abortConnection()  # type: ignore[no-untyped-call]
+        raise
