@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -152,6 +154,15 @@ class LocalDeliveryTests(SynchronousTestCase):
         self.assertEqual(files.virtual_size_of(file.name), len(expected))
         self.assertEqual(self.files("alice", "tmp"), [])
         self.assertEqual(self.told, [("alice@example.test", "INBOX")])
+
+    def test_the_body_is_let_go_of_without_the_garbage_collector(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        body = MemoryBody(BODY)
+        gone = weakref.ref(body)
+        self.get(self.delivery.deliver(message(), body, [recipient("alice@example.test")], "local"))
+        del body
+        self.assertIsNone(gone())
 
     def test_copies_with_senders_and_fields_of_their_own(self) -> None:
         owner = queued_recipient(

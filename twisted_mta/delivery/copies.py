@@ -179,6 +179,8 @@ def deliver_together(copies: Sequence[Copy], syncs: Syncs) -> None:
         _sync_files([copy for copy in written if copy.file is not None], batch)
         placed = _each([copy for copy in written if copy.pending], Copy.place)
         _sync_directories(placed, batch)
+    for copy in copies:
+        copy.placed.clear()  # they know themselves by it: the bodies would stay until the garbage is collected
 
 
 def _sync_files(copies: Iterable[Copy], batch: Batch) -> None:
