@@ -383,16 +383,18 @@ class MailTrial:
         return match[1].decode()
 
     def _copies_sent(self) -> list[str]:
-        """A second copy for another host is right only where a kill came between its answer and our note of it."""
+        """A second copy for another host is right only where a kill came between its answer and our note of it, or before
+        its answer: the sink may read a message after the death of its sender was noticed here."""
         problems = []
-        times: dict[str, list[float]] = {}
+        copies: dict[str, list[Receipt]] = {}
         for receipt in self._sink.receipts:
-            times.setdefault(self._read(receipt.message, "a message in the sink"), []).append(receipt.when)
-        for name, copies in times.items():
-            for earlier, later in itertools.pairwise(copies):
-                between = [death for death in self._deaths if earlier < death < later]
-                if not between or between[0] - earlier > _IN_FLIGHT:
-                    problems.append(f"{name} was sent again without a reason, {later - earlier:.1f} s later")
+            copies.setdefault(self._read(receipt.message, "a message in the sink"), []).append(receipt)
+        for name, receipts in copies.items():
+            for earlier, later in itertools.pairwise(receipts):
+                between = [death for death in self._deaths if earlier.when < death < later.when]
+                if not earlier.unheard and (not between or between[0] - earlier.when > _IN_FLIGHT):
+                    past = later.when - earlier.when
+                    problems.append(f"{name} was sent again without a reason, {past:.1f} s later")
         return problems
 
     def _spool_is_empty(self) -> None:

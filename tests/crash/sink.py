@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import socketserver
 import threading
 import time
@@ -19,6 +20,8 @@ class Receipt:
     message: bytes
     recipients: tuple[str, ...]
     when: float
+    #: Whether the sender was gone by then: it was killed before it could hear an answer.
+    unheard: bool = False
 
 
 class Sink:
@@ -66,7 +69,8 @@ class Sink:
                     if not line:
                         return
                     text += line.removeprefix(b".")
-                self.receipts.append(Receipt(bytes(text), tuple(recipients), time.monotonic()))
+                unheard = _has_hung_up(session.connection)
+                self.receipts.append(Receipt(bytes(text), tuple(recipients), time.monotonic(), unheard))
                 recipients = []
                 say(b"250 2.0.0 taken")
             elif verb == b"QUIT":
@@ -75,3 +79,13 @@ class Sink:
             else:
                 recipients = [] if verb in (b"MAIL", b"RSET") else recipients
                 say(b"250 2.0.0 ok")
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    """Whether the end of the connection is here already, behind what was read."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
