@@ -111,6 +111,6 @@ class TlsLayer:
                 if len(out[-1]) < _AT_ONCE:
                     break
         except SSL.WantReadError:
-            pass
+            pass  # that was all
         if out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
