@@ -45,10 +45,14 @@ class AlreadyRunning(Exception):
     """Another server answers at the socket."""
 
 
+#: SO_PEERCRED of Linux; PyPy's socket module has no name for it.
+_PEERCRED = getattr(socket, "SO_PEERCRED", 17)
+
+
 def peer_uid(transport: Any) -> int:
     """The user at the other end, as the kernel knows it."""
     handle: socket.socket = transport.getHandle()
-    credentials = handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    credentials = handle.getsockopt(socket.SOL_SOCKET, _PEERCRED, struct.calcsize("3i"))
     uid: int = struct.unpack("3i", credentials)[1]
     return uid
 

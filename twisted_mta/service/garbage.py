@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 
 def spare_what_is_there() -> None:
@@ -12,4 +13,7 @@ def spare_what_is_there() -> None:
     of a message. Higher thresholds would save as much again, but let some thousand closed connections pile up.
     """
     gc.collect()
-    gc.freeze()
+    if (
+        sys.implementation.name == "cpython"
+    ):  # PyPy's collector looks at what is old much less often by itself
+        gc.freeze()

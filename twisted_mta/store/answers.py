@@ -6,6 +6,7 @@ from pathlib import Path
 
 from twisted_mta.core.rules import MAX_DAYS
 from twisted_mta.store.side_file import SideFile
+from twisted_mta.store.sqlite import first_row
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -41,10 +42,12 @@ class AnswerFile:
         Raises sqlite3.Error.
         """
         with self._file.change() as db:
-            found = db.execute(
-                "SELECT handle, time, queue_id FROM answer WHERE account = ? AND correspondent = ?",
-                (account, correspondent),
-            ).fetchone()
+            found = first_row(
+                db.execute(
+                    "SELECT handle, time, queue_id FROM answer WHERE account = ? AND correspondent = ?",
+                    (account, correspondent),
+                )
+            )
             if found is not None:
                 said, when, answered = found
                 if answered != queue_id and said == handle and now < when + interval:

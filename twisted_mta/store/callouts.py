@@ -9,6 +9,7 @@ import attrs
 
 from twisted_mta.core.callout import Lifetimes, Word
 from twisted_mta.store.side_file import SideFile
+from twisted_mta.store.sqlite import first_row
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -48,10 +49,10 @@ class CalloutFile:
 
     def word(self, address: str) -> Word | None:
         """What was said last about a folded address."""
-        row = (
-            self._open()
-            .connection.execute("SELECT found, time, remote, text FROM word WHERE address = ?", (address,))
-            .fetchone()
+        row = first_row(
+            self._open().connection.execute(
+                "SELECT found, time, remote, text FROM word WHERE address = ?", (address,)
+            )
         )
         return None if row is None else _word(row)
 
@@ -71,7 +72,7 @@ class CalloutFile:
         with file.change() as database:
             database.execute("DELETE FROM word WHERE found = 0 AND time < ?", (now - lifetimes.unknown,))
             database.execute("DELETE FROM word WHERE time < ?", (now - kept,))
-            (count,) = database.execute("SELECT count(*) FROM word").fetchone()
+            (count,) = first_row(database.execute("SELECT count(*) FROM word"))
             if count > self._limit:
                 # Guessed addresses go before those that exist.
                 database.execute(

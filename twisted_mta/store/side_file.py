@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from twisted_mta.store.sqlite import first_row
+
 
 class SideFileError(Exception):
     """The file can't be used; the text says why and what to do."""
@@ -49,9 +51,9 @@ class SideFile:
             raise
 
     def _prepare(self, version: int, tables: Sequence[str]) -> None:
-        self.connection.execute("PRAGMA journal_mode=WAL")
+        first_row(self.connection.execute("PRAGMA journal_mode=WAL"))
         self.connection.execute("PRAGMA synchronous=NORMAL")
-        (found,) = self.connection.execute("PRAGMA user_version").fetchone()
+        (found,) = first_row(self.connection.execute("PRAGMA user_version"))
         if found > version:
             raise SideFileError(
                 f"{self._path} was written by a newer twisted-mta: run that, or remove the file"

@@ -17,6 +17,7 @@ from twisted_mta.core.tls_policy.sts import PolicyError, StsPolicy, parse_policy
 from twisted_mta.core.tls_report import MAX_CODE, Applied, FailureCount, PolicyCount, Session
 from twisted_mta.store.faults import fault
 from twisted_mta.store.side_file import SideFile
+from twisted_mta.store.sqlite import first_row
 
 #: PRAGMA user_version of a file that this code writes.
 VERSION = 1
@@ -78,7 +79,7 @@ class TlsFile:
 
     def policy(self, domain: str) -> StsEntry | None:
         """What is remembered of a domain's MTA-STS policy."""
-        row = self._connection.execute("SELECT * FROM sts WHERE domain = ?", (domain,)).fetchone()
+        row = first_row(self._connection.execute("SELECT * FROM sts WHERE domain = ?", (domain,)))
         return None if row is None else _entry(row)
 
     def policies(self) -> Sequence[StsEntry]:
@@ -135,7 +136,7 @@ class TlsFile:
         return falls
 
     def _seen(self, domain: str) -> Seen | None:
-        row = self._connection.execute("SELECT * FROM seen WHERE domain = ?", (domain,)).fetchone()
+        row = first_row(self._connection.execute("SELECT * FROM seen WHERE domain = ?", (domain,)))
         return None if row is None else _seen(row)
 
     def sightings(self, limit: int) -> Sequence[Seen]:
@@ -177,9 +178,9 @@ class TlsFile:
         ).rowcount
         if changed:
             return
-        (known,) = self._connection.execute(
-            "SELECT count(*) FROM failure WHERE day = ? AND domain = ?", key[:2]
-        ).fetchone()
+        (known,) = first_row(
+            self._connection.execute("SELECT count(*) FROM failure WHERE day = ? AND domain = ?", key[:2])
+        )
         if known < MAX_DETAILS:
             self._connection.execute("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)", details)
 

@@ -32,6 +32,7 @@ from twisted_mta.service.parts import Parts
 from twisted_mta.service.platform import Platform
 from twisted_mta.store.maildir.files import arrival_order
 from twisted_mta.store.queue import SQLiteQueueStore
+from twisted_mta.store.sqlite import first_row
 from twisted_mta.store.srs import make_secret
 from twisted_mta.store.threads import InlineWorkers
 from twisted_mta.testing.commands import ScriptedCommands
@@ -253,5 +254,5 @@ class World:
     def bodies(self) -> int:
         """How many bodies the queue's database holds."""
         with closing(sqlite3.connect(self.config.queue_directory / "queue.sqlite")) as database:
-            (count,) = database.execute("SELECT count(*) FROM body").fetchone()
+            (count,) = first_row(database.execute("SELECT count(*) FROM body"))
         return int(count)

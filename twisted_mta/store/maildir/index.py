@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from twisted_mta.core.values import value
 from twisted_mta.store.faults import fault
+from twisted_mta.store.sqlite import first_row
 
 FILE = "twisted-mta-index.sqlite"
 _VERSION = 1
@@ -100,7 +101,7 @@ class Index:
                 db = self._connection()
                 db.execute("BEGIN IMMEDIATE")
                 try:
-                    foreign = db.execute("PRAGMA data_version").fetchone()[0]
+                    foreign = first_row(db.execute("PRAGMA data_version"))[0]
                     if foreign != self._foreign:
                         self._foreign = foreign
                         self.epoch += 1
@@ -134,10 +135,10 @@ class Index:
             Path(self._path).touch(0o600)  # SQLite gives -wal and -shm the same mode
             db = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
             try:
-                db.execute("PRAGMA journal_mode=WAL")
+                first_row(db.execute("PRAGMA journal_mode=WAL"))
                 # A UID once told must never be given to another message, power cut or not.
                 db.execute("PRAGMA synchronous=FULL")
-                version = db.execute("PRAGMA user_version").fetchone()[0]
+                version = first_row(db.execute("PRAGMA user_version"))[0]
                 if version != _VERSION:
                     self._create(db, version)
             except BaseException:
@@ -173,10 +174,10 @@ class Index:
     def mailbox(self, db: sqlite3.Connection, directory: str) -> MailboxRow:
         """The row of a mailbox, made if there is none."""
         columns = "id, directory, uid_validity, uid_next, cur_time, new_time"
-        found = db.execute(f"SELECT {columns} FROM mailbox WHERE directory = ?", (directory,)).fetchone()  # noqa: S608
+        found = first_row(db.execute(f"SELECT {columns} FROM mailbox WHERE directory = ?", (directory,)))  # noqa: S608
         if found:
             return MailboxRow(*found)
-        validity = max(int(self._now()), db.execute("SELECT last FROM validity").fetchone()[0] + 1)
+        validity = max(int(self._now()), first_row(db.execute("SELECT last FROM validity"))[0] + 1)
         db.execute("UPDATE validity SET last = ?", (validity,))
         made = db.execute("INSERT INTO mailbox VALUES (NULL, ?, ?, 1, -1, -1)", (directory, validity))
         assert made.lastrowid is not None

@@ -19,6 +19,7 @@ from twisted_mta.core.queue import Contact, Delivered, Expanded, Failed, Outcome
 from twisted_mta.core.values import value
 from twisted_mta.interfaces import Update
 from twisted_mta.store.queue import rows
+from twisted_mta.store.sqlite import first_row
 
 #: Messages forgotten in one step.
 STEP = 500
@@ -143,9 +144,9 @@ class HistoryTables:
             self._transcribe(queue_id, [one for one in contacts if one.transcript], keep)
 
     def _transcribe(self, queue_id: str, contacts: Sequence[Contact], keep: int) -> None:
-        (last,) = self._cursor.execute(
-            "SELECT max(event) FROM transcript WHERE message = ?", (queue_id,)
-        ).fetchone()
+        (last,) = first_row(
+            self._cursor.execute("SELECT max(event) FROM transcript WHERE message = ?", (queue_id,))
+        )
         event = (last or 0) + 1
         for number, one in enumerate(contacts):
             remote = rows.text(one.remote)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from twisted_mta.core.values import value
 from twisted_mta.store.durable import sync_directory
 from twisted_mta.store.queue.schema import VERSION, QueueFileError, connect, decode
+from twisted_mta.store.sqlite import first_row
 
 #: What the queue can't do without, with the column that its rows are in the order of. The history begins anew.
 _TABLES = (("body", "id"), ("message", "id"), ("recipient", "row"))
@@ -65,7 +66,7 @@ def _copy(path: Path, target: sqlite3.Connection) -> tuple[dict[str, int], tuple
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as source:
             source.text_factory = decode
-            (version,) = source.execute("PRAGMA user_version").fetchone()
+            (version,) = first_row(source.execute("PRAGMA user_version"))
             layout = {
                 table: [name for _, name, *_ in source.execute(f"PRAGMA table_info({table})")]
                 for table, _ in _TABLES
@@ -103,7 +104,7 @@ def _copy_table(
         whole = whole or rows.whole
         if whole:
             break
-    (count,) = target.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  as above
+    (count,) = first_row(target.execute(f"SELECT count(*) FROM {table}"))  # noqa: S608  as above
     return count, whole
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twisted_mta.store.faults import fault
+from twisted_mta.store.sqlite import first_row
 
 # For each NULL and each BLOB that it is given sqlite3 asks the type whether it wants to be another one, and formats an
 # AttributeError: 1,600 instructions each, twelve times a message. It does not ask where somebody has said so.
@@ -218,11 +219,11 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
         # A damaged row must not keep its neighbours from being read.
         connection.text_factory = decode
-        connection.execute("PRAGMA journal_mode=WAL")
+        first_row(connection.execute("PRAGMA journal_mode=WAL"))
         # FULL: a commit is on the disk when it returns; NORMAL would leave the last ones to a power cut.
         connection.execute("PRAGMA synchronous=FULL")
         # The log must stay well under the free space that is kept in reserve: folding it into the file takes as much again.
-        connection.execute("PRAGMA wal_autocheckpoint=1000")
+        first_row(connection.execute("PRAGMA wal_autocheckpoint=1000"))
         connection.execute("PRAGMA cache_size=-16384")
         # Many builds of SQLite overwrite with zeros what is deleted, each page a write more: for a message of 4 kB the log
         # took 14.5 kB instead of 10.3. FAST does so where it costs no write. The file is ours alone, and mail lies in the
@@ -242,11 +243,11 @@ def check(connection: sqlite3.Connection) -> None:
 
     Of a large file only the ways to what is due are looked at: all of it would hold up the start.
     """
-    connection.execute("SELECT min(next_attempt) FROM recipient WHERE owner IS NULL").fetchone()
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    first_row(connection.execute("SELECT min(next_attempt) FROM recipient WHERE owner IS NULL"))
+    (pages,) = first_row(connection.execute("PRAGMA page_count"))
     if pages > _CHECKED_PAGES:
         return
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    (found,) = first_row(connection.execute("PRAGMA quick_check(1)"))
     if found != "ok":
         error = sqlite3.DatabaseError(found)
         error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -261,7 +262,7 @@ def decode(octets: bytes) -> str:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (version,) = first_row(connection.execute("PRAGMA user_version"))
         if version > VERSION:
             raise QueueFileError(
                 f"{path}: the queue was written by a newer twisted-mta (format {version}; "
@@ -287,5 +288,5 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def limit_size(connection: sqlite3.Connection, octets: int) -> None:
     """Let the database grow to at most `octets`."""
-    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-    connection.execute(f"PRAGMA max_page_count={max(octets // page_size, 1)}")
+    (page_size,) = first_row(connection.execute("PRAGMA page_size"))
+    first_row(connection.execute(f"PRAGMA max_page_count={max(octets // page_size, 1)}"))

@@ -16,6 +16,7 @@ from twisted_mta.store.queue import rows
 from twisted_mta.store.queue.bodies import FileBody, MemoryBody
 from twisted_mta.store.queue.reading import readable
 from twisted_mta.store.queue.schema import QueueFileError, decode
+from twisted_mta.store.sqlite import first_row
 
 _EMPTY = MemoryBody(b"")
 
@@ -52,7 +53,7 @@ def _body(connection: sqlite3.Connection, files: Path, item: WorkItem) -> IStore
     if all(recipient.transport is not Transport.LIST for recipient in item.recipients):
         return _EMPTY
     number = item.message.body_id
-    found = connection.execute("SELECT size, file, data FROM body WHERE id = ?", (number,)).fetchone()
+    found = first_row(connection.execute("SELECT size, file, data FROM body WHERE id = ?", (number,)))
     if found is None:
         return _EMPTY
     size, file, data = found

@@ -24,6 +24,7 @@ from twisted_mta.store.queue.orders import IDLE, Orders
 from twisted_mta.store.queue.reading import Reading, read
 from twisted_mta.store.queue.rows import runs
 from twisted_mta.store.queue.schema import HOLD, check, connect, decode, limit_size
+from twisted_mta.store.sqlite import first_row
 
 #: Part of a transaction. Its result is its caller's once the commit is done.
 Operation = Callable[["Tables"], Any]
@@ -122,9 +123,9 @@ class Tables:
         self._numbered = True
         # Another process may have added rows. To go on behind all that were ever seen keeps a number from meaning two things
         # to one of us.
-        body, row = self._cursor.execute(
-            "SELECT (SELECT max(id) FROM body), (SELECT max(row) FROM recipient)"
-        ).fetchone()
+        body, row = first_row(
+            self._cursor.execute("SELECT (SELECT max(id) FROM body), (SELECT max(row) FROM recipient)")
+        )
         self._next_body = max(self._next_body, (body or 0) + 1)
         self._next_row = max(self._next_row, (row or 0) + 1)
 
@@ -278,11 +279,13 @@ class Tables:
 
     def look_up(self, row: int) -> Held | None:
         """What there is to know of a row that we did not claim in this life; None if it is gone."""
-        found = self._cursor.execute(
-            "SELECT m.id, m.body, coalesce(b.file, '') FROM recipient r JOIN message m ON m.id = r.message "
-            "LEFT JOIN body b ON b.id = m.body WHERE r.row = ?",
-            (row,),
-        ).fetchone()
+        found = first_row(
+            self._cursor.execute(
+                "SELECT m.id, m.body, coalesce(b.file, '') FROM recipient r JOIN message m ON m.id = r.message "
+                "LEFT JOIN body b ON b.id = m.body WHERE r.row = ?",
+                (row,),
+            )
+        )
         return Held(*found) if found else None
 
     # --- outcomes --------------------------------------------------------------------------------
@@ -336,7 +339,7 @@ class Tables:
 
     def _expand(self, parent: Held, messages: Sequence[NewMessage]) -> None:
         self._cursor.execute("UPDATE message SET shared = 1 WHERE id = ?", (parent.message,))
-        (size,) = self._cursor.execute("SELECT size FROM body WHERE id = ?", (parent.body,)).fetchone()
+        (size,) = first_row(self._cursor.execute("SELECT size FROM body WHERE id = ?", (parent.body,)))
         self._number()
         self._insert_messages(messages, parent.body, size, True, None)
 
