@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from benchmarks import connections, crowd, list_post, plot, queue_scale
-from benchmarks.common import Rates, apart, memory, write_json
+from benchmarks.common import Rates, add_server_options, apart, memory, write_json
 from benchmarks.receive import receive
 from benchmarks.relay import relay
 from benchmarks.submission import submission
@@ -50,7 +50,7 @@ COMPARISONS: Mapping[str, Comparison] = {
     "receive": Comparison(receive, {"connections kept": 3.0, "a connection a message": 2.0}),
     "relay": Comparison(relay, {"connections kept": 3.0, "a connection a message": 3.0}),
     "list post": Comparison(
-        lambda options: list_post.beside_postfix(options.rounds, options.members),
+        lambda options: list_post.beside_postfix(options, options.members),
         dict.fromkeys(list_post.MODES, 3.0),
     ),
     "submission": Comparison(submission, {"TLS and a login for each message": 2.0}),
@@ -129,6 +129,7 @@ def main() -> None:
         default=1,
         help="processes of twisted_mta that receive, relay and take submissions",
     )
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--plots", type=Path, help="draw a plot of each comparison there")
     options = parser.parse_args()

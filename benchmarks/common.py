@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -114,14 +114,21 @@ def measure(server: Server, recipient: str, options: argparse.Namespace, flags: 
     return options.messages / (time.perf_counter() - began)
 
 
+def rounds_of(options: argparse.Namespace, size: int) -> Iterator[tuple[int, bool]]:
+    """(The number of a round of `size` messages, whether it counts): those that warm up are from 1 - their number to 0."""
+    warming = max(1, -(-options.warm_up // size))
+    for number in range(1 - warming, options.rounds + 1):
+        yield number, number > 0
+
+
 def compare(servers: Sequence[Server], recipient: str, options: argparse.Namespace) -> dict[str, Rates]:
     """Mode -> server -> messages a second, round by round, the servers in turn."""
     results: dict[str, Rates] = {mode: {} for mode in MODES}
-    for number in range(options.rounds + 1):
+    for number, counts in rounds_of(options, options.messages):
         for mode, flags in MODES.items():
             for server in servers:
                 rate = measure(server, recipient, options, flags)
-                if number:  # the first warms up
+                if counts:
                     results[mode].setdefault(server.name, []).append(rate)
                     print(f"round {number}, {mode}: {server.name} {rate:.0f}/s", flush=True)
     return results
@@ -134,8 +141,44 @@ def load_options(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size", type=int, default=4096, help="octets of a message")
     parser.add_argument("--rounds", type=int, default=3)
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="write the results there")
     return parser
+
+
+class _ServerPython(argparse.Action):
+    """Tells it to `Site`, which all of them start their servers with."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
+    ) -> None:
+        os.environ["MTA_PYTHON"] = values
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """On which Python the server runs, and how warm it is when it is measured."""
+    parser.add_argument(
+        "--server-python",
+        action=_ServerPython,
+        metavar="FILE",
+        help="the interpreter of twisted_mta, in an environment that has it (default: the one that runs this)",
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=int,
+        default=0,
+        help="messages that each server gets first (at least a round); PyPy compiles during some 20,000",
+    )
+
+
+def server_python() -> str:
+    """Which Python the server runs on: "PyPy 3.11.11"."""
+    command = [
+        os.environ.get("MTA_PYTHON") or sys.executable,
+        "-c",
+        "import platform; print(platform.python_implementation(), platform.python_version())",
+    ]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def run_comparison(about: str, run: Callable[[argparse.Namespace], dict[str, Rates]]) -> None:
@@ -174,5 +217,5 @@ def summary(rates: Mapping[str, Sequence[float]], ours: str, theirs: str) -> str
 def write_json(path: Path | None, results: Mapping[str, Any], **facts: Any) -> None:
     """Write results beside what they were measured on, if a file is given."""
     if path is not None:
-        machine = {"python": platform.python_version(), "cores": os.cpu_count(), **facts}
+        machine = {"python": server_python(), "cores": os.cpu_count(), **facts}
         path.write_text(json.dumps({"machine": machine, **results}, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from benchmarks.common import Rates, Server, load_options, measure, summary, write_json
+from benchmarks.common import Rates, Server, load_options, measure, rounds_of, summary, write_json
 from benchmarks.connections import LIMITS, Connection, allow_files, connect
 from twisted_mta.testing.site import Site
 
@@ -24,7 +24,7 @@ async def crowd(options: argparse.Namespace) -> Rates:
     with Site(LIMITS, roles=("mx",)) as site:
         new = site.directory / "mail" / "bob@example.test" / "new"
         server = Server("twisted_mta", site.port("mx"), lambda: len([*new.glob("*")]))
-        for number in range(options.rounds + 1):
+        for number, counts in rounds_of(options, options.messages):
             for name in rates:
                 others: list[Connection] = []
                 if name == "crowd":
@@ -32,7 +32,7 @@ async def crowd(options: argparse.Namespace) -> Rates:
                 rate = await asyncio.to_thread(measure, server, "bob@example.test", options, _FLAGS)
                 for other in others:
                     other.writer.transport.abort()
-                if number:  # the first warms up
+                if counts:
                     rates[name].append(rate)
                     print(f"round {number}: {name} {rate:.0f}/s", flush=True)
     return rates

@@ -24,7 +24,15 @@ from typing import Any
 
 import attrs
 
-from benchmarks.common import Rates, Sink, memory, summary, write_json
+from benchmarks.common import (
+    Rates,
+    Sink,
+    add_server_options,
+    memory,
+    rounds_of,
+    summary,
+    write_json,
+)
 from tests.peers import Postfix
 from twisted_mta.testing.site import Site
 
@@ -160,7 +168,9 @@ def _theirs(members: int, each: bool) -> Iterator[_Poster]:
             yield _Poster("postfix", postfix.port, lambda: postfix.queued() == 0)
 
 
-def beside_postfix(rounds: int, members: int = _MEMBERS, size: int = _SIZE) -> Mapping[str, Rates]:
+def beside_postfix(
+    options: argparse.Namespace, members: int = _MEMBERS, size: int = _SIZE
+) -> Mapping[str, Rates]:
     """Mode -> server -> members served in a second, round by round, the servers in turn."""
     line = b"x" * 70 + b"\r\n"
     message = b"From: alice@example.test\r\nSubject: to all\r\n\r\n" + line * (size // len(line))
@@ -168,17 +178,17 @@ def beside_postfix(rounds: int, members: int = _MEMBERS, size: int = _SIZE) -> M
     for mode, each in MODES.items():
         with ExitStack() as stack:
             servers = [stack.enter_context(one(members, each)) for one in (_theirs, _ours)]
-            for number in range(rounds + 1):
+            for number, counts in rounds_of(options, members):
                 for server in servers:
                     rate = members / server.post(message)
-                    if number:  # the first warms up
+                    if counts:
                         results.setdefault(mode, {}).setdefault(server.name, []).append(rate)
                         print(f"round {number}, {mode}: {server.name} {rate:.0f}/s", flush=True)
     return results
 
 
 def _compare(options: argparse.Namespace) -> None:
-    results = beside_postfix(options.rounds, options.members or _MEMBERS, options.size or _SIZE)
+    results = beside_postfix(options, options.members or _MEMBERS, options.size or _SIZE)
     for mode, rates in results.items():
         print(f"{mode}: {summary(rates, 'twisted_mta', 'postfix')}")
     write_json(options.json, {"rates": results}, rounds=options.rounds)
@@ -195,6 +205,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison")
     parser.add_argument("--domains", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the results there")
+    add_server_options(parser)
     options = parser.parse_args()
     if options.postfix:
         _compare(options)

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from benchmarks.common import Rates, memory, source, summary, write_json
+from benchmarks.common import Rates, add_server_options, memory, rounds_of, source, summary, write_json
 from tests.peers import free_port
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import NewMessage, NewRecipient, Transport
@@ -154,10 +154,10 @@ def accept(server: Site, options: argparse.Namespace) -> float:
 def in_turn(servers: Mapping[str, Site], options: argparse.Namespace) -> Rates:
     """Server -> messages that it accepts in a second, round by round."""
     rates: Rates = {name: [] for name in servers}
-    for number in range(options.rounds + 1):
+    for number, counts in rounds_of(options, options.messages):
         for name, server in servers.items():
             rate = accept(server, options)
-            if number:  # the first warms up
+            if counts:
                 rates[name].append(rate)
                 print(f"round {number}, queue {name}: {rate:.0f}/s", flush=True)
     return rates
@@ -256,6 +256,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size", type=int, default=4096, help="octets of a message that is accepted")
     parser.add_argument("--rounds", type=int, default=5)
+    add_server_options(parser)
     parser.add_argument(
         "--growth", action="store_true", help="single operations only, in queues of all lengths"
     )

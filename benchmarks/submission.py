@@ -21,7 +21,7 @@ import socket
 import ssl
 import time
 
-from benchmarks.common import Rates, Server, run_comparison
+from benchmarks.common import Rates, Server, rounds_of, run_comparison
 from tests.peers import Dovecot, Postfix, wait_for
 from twisted_mta.testing.site import PASSWORD, Site
 
@@ -133,10 +133,10 @@ def submission(options: argparse.Namespace) -> dict[str, Rates]:
                     lambda: len(os.listdir(new)) if new.is_dir() else 0,
                 ),
             ]
-            for number in range(options.rounds + 1):
+            for number, counts in rounds_of(options, options.messages):
                 for server in servers:
                     rate = measure(server, options)
-                    if number:  # the first warms up
+                    if counts:
                         rates.setdefault(server.name, []).append(rate)
                         print(f"round {number}: {server.name} {rate:.0f}/s", flush=True)
     return {"TLS and a login for each message": rates}

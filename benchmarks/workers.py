@@ -14,7 +14,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.common import MODES, Rates, Server, load_options, measure, summary, write_json
+from benchmarks.common import MODES, Rates, Server, load_options, measure, rounds_of, summary, write_json
 from benchmarks.receive import LIMITS
 from twisted_mta.testing.site import Site
 
@@ -36,14 +36,14 @@ def workers(options: argparse.Namespace) -> tuple[dict[str, Rates], dict[str, Ra
         Site(LIMITS, roles=("mx",)) as one,
         Site(LIMITS, roles=("mx",), workers=options.workers) as several,
     ):
-        for number in range(options.rounds + 1):
+        for number, counts in rounds_of(options, options.messages):
             for mode, flags in MODES.items():
                 for name, site in (("one", one), ("several", several)):
                     assert site.process is not None  # it was started
                     before = processor_time(site.process.pid)
                     rate = measure(_server(name, site), "bob@example.test", options, flags)
                     took = (processor_time(site.process.pid) - before) * 1000 / options.messages
-                    if number:  # the first warms up
+                    if counts:
                         rates[mode][name].append(rate)
                         times[mode][name].append(took)
                         print(f"round {number}, {mode}: {name} {rate:.0f}/s, {took:.2f} ms", flush=True)

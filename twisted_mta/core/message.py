@@ -13,7 +13,7 @@ from functools import lru_cache
 from twisted_mta.core.values import value
 
 # Anchored and possessive: a long line without a colon must not cost quadratic time.
-_FIELD = re.compile(rb"^([!-9;-~]++)[ \t]*+:(.*?)\r\n(?![ \t])", re.S | re.M)
+_FIELD = re.compile(rb"^((?>[!-9;-~]+))[ \t]*+:(.*?)\r\n(?![ \t])", re.S | re.M)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
