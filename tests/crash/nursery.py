@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from twisted_mta.testing.site import python
+
 _ROOT = Path(__file__).parents[2]
 
 
@@ -26,7 +28,7 @@ class Nursery:
     def __enter__(self) -> Nursery:
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.nursery"],
+            [python(), "-m", "tests.crash.nursery"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=_ROOT,

@@ -7,7 +7,6 @@ import io
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from twisted_mta.admin.client import ServerDown, UnknownCommand, call
 from twisted_mta.admin.errors import AdminError
 from twisted_mta.admin.main import main
 from twisted_mta.service.control import AlreadyRunning, ControlError, ControlServer
+from twisted_mta.testing.site import python
 
 CONFIG = """
 hostname = "mail.example.test"
@@ -284,7 +284,7 @@ class SendmailTests(TestCase):
             f"import sys; sys.argv[0] = {name!r}; from twisted_mta.admin.main import main; sys.exit(main())"
         )
         return subprocess.run(
-            [sys.executable, "-c", code, *argv],
+            [python(), "-c", code, *argv],
             input=stdin,
             capture_output=True,
             text=True,

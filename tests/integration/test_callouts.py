@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import smtplib
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import Site, program
 
 _PRIMARY = '[[domain]]\nname = "primary.test"\n'
 
@@ -22,7 +20,7 @@ def _backup(port: int) -> str:
 
 
 def mta(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("mta")), "--config", str(site.config_file), *arguments]
+    command = [program("mta"), "--config", str(site.config_file), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import smtplib
 import subprocess
-import sys
-from pathlib import Path
 
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import Site, program
 
 _RELAY = '[relay]\nnetworks = ["127.0.0.1"]\nroutes = { "example.org" = "127.0.0.1:9" }\n'
 
 
 def explain(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [
-        str(Path(sys.executable).with_name("mta")),
+        program("mta"),
         "--config",
         str(site.config_file),
         "explain",

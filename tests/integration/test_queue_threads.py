@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -28,6 +27,7 @@ from twisted_mta.testing.contracts.queue import (
     rows_of,
     write,
 )
+from twisted_mta.testing.site import python
 
 # Adds messages as fast as it can, and names each one only when it is durable.
 _WRITER = """
@@ -145,7 +145,7 @@ class KilledTests(unittest.TestCase):
         for round_ in range(2):
             spool = directory / str(round_)
             with subprocess.Popen(
-                [sys.executable, "-c", _WRITER, str(spool)], stdout=subprocess.PIPE, text=True
+                [python(), "-c", _WRITER, str(spool)], stdout=subprocess.PIPE, text=True
             ) as process:
                 assert process.stdout is not None
                 named = [process.stdout.readline().strip() for _ in range(150 + 50 * round_)]

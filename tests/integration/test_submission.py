@@ -6,13 +6,11 @@ import json
 import smtplib
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from twisted_mta.testing.site import PASSWORD, Site
+from twisted_mta.testing.site import PASSWORD, Site, program
 
 TLS = ssl._create_unverified_context()
 LIMIT = 5
@@ -97,9 +95,11 @@ def test_limits_outlive_a_restart_and_the_postmaster_is_told(site: Site) -> None
     with login(site) as client:
         assert client.mail("alice@example.test")[0] == 450
     assert len(site.maildir("postmaster")) == 1
-    mta = Path(sys.executable).with_name("mta")
     told = subprocess.run(
-        [mta, "--config", site.config_file, "status", "--json"], capture_output=True, text=True, check=True
+        [program("mta"), "--config", site.config_file, "status", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     sent = {entry["name"]: entry["messages"] for entry in json.loads(told.stdout)["sent in the last day"]}
     assert sent == {"alice@example.test": LIMIT, "bob@example.test": 1, "@example.test": LIMIT + 1}

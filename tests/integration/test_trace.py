@@ -6,18 +6,16 @@ import json
 import smtplib
 import socket
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import Site, program
 
 ALIASES = "team: bob, dave@example.org\n"
 _MESSAGE = b"From: a@example.org\r\nMessage-ID: <trace-1@example.org>\r\n\r\nhello\r\n"
 
 
 def mta(site: Site, *arguments: str, status: int = 0) -> str:
-    command = [str(Path(sys.executable).with_name("mta")), "--config", str(site.config_file), *arguments]
+    command = [program("mta"), "--config", str(site.config_file), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (status, "")
     return done.stdout

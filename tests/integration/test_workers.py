@@ -13,7 +13,6 @@ import smtplib
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ import pytest
 
 from tests.peers import has_ended
 from twisted_mta.admin.main import main
-from twisted_mta.testing.site import PASSWORD, Process, Site
+from twisted_mta.testing.site import PASSWORD, Process, Site, python
 
 #: Nobody listens at the discard port: what goes to far.test waits.
 _RELAY = '[relay]\nnetworks = ["127.0.0.0/8"]\nroutes = { "far.test" = "127.0.0.1:9" }\n'
@@ -163,7 +162,7 @@ class HangingTests:
         """And whoever turned to it meanwhile is served."""
 
         def spawn(command: list[str], output: IO[bytes], environment: Mapping[str, str]) -> Process:
-            impatient = [sys.executable, str(Path(__file__).with_name("impatient_twistd.py")), *command[1:]]
+            impatient = [python(), str(Path(__file__).with_name("impatient_twistd.py")), *command[1:]]
             return subprocess.Popen(impatient, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
         with Site(workers=2, spawn=spawn) as site:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.interop.conftest import User, message
 from tests.peers import run
-from twisted_mta.testing.site import PASSWORD, Site
+from twisted_mta.testing.site import PASSWORD, Site, program
 
 
 class Near:
@@ -148,7 +147,7 @@ class MbsyncTests:
         """By Cyrus SASL, which chooses it where it is offered, and computes only so many iterations."""
         site = Site(accounts=())
         add = [
-            Path(sys.executable).with_name("mta"),
+            program("mta"),
             "--config",
             site.config_file,
             "user",

@@ -7,7 +7,6 @@ import shutil
 import smtplib
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -23,7 +22,7 @@ from twisted_mta.admin.init import self_signed
 from twisted_mta.core.tls_policy.tlsa import public_key_info
 from twisted_mta.net.dns_message import TLSA
 from twisted_mta.testing.dns import FakeNameServer
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import Site, python
 
 pytestmark = pytest.mark.skipif(shutil.which("postfix") is None, reason="no Postfix here")
 
@@ -100,7 +99,7 @@ def test_dane(postfix: Postfix, matching: bool) -> None:
             # What is known of a host is written down beside the delivery.
             [known] = site.wait_for(lambda: site.control("tls.list")["domains"])
             code = "import sys; from twisted_mta.admin.main import main; sys.exit(main(sys.argv[1:]))"
-            command = [sys.executable, "-c", code, "--config", str(site.config_file), "tls"]
+            command = [python(), "-c", code, "--config", str(site.config_file), "tls"]
             shown = subprocess.run(command, capture_output=True, text=True, check=False)
             assert (known["domain"], known["source"], known["verified"], known["usable"]) == (
                 "example.net",

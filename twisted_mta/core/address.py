@@ -32,7 +32,7 @@ _LITERAL = re.compile(
 )
 #: Most paths: see `_plain_path`.
 _PLAIN_PATH = re.compile(
-    r"<((?>[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)(?:\.(?>[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+))*+)@"
+    r"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@"
     r"([A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*)>"
 )
 #: How many of them are remembered, and the longest, in characters: less than a megabyte in all. A mailbox gets mail again

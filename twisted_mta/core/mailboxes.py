@@ -16,10 +16,10 @@ import attrs
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.values import value
 
-# Possessive or atomic: hostile input must not make it go back.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|\[[^\[\]\\]*+\]|(?>[^\s"\[\]\\<>,;:@()]+)|[<>,;:@]', re.S)
+# No two ways to read the same octets: hostile input must not make it go back and forth.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*"|\[[^\[\]\\]*+\]|[^\s"\[\]\\<>,;:@()]+|[<>,;:@]', re.S)
 _SPACE = re.compile(rb"\s*+")
-_COMMENT_PIECE = re.compile(rb"\\.|[()]|(?>[^\\()]+)", re.S)
+_COMMENT_PIECE = re.compile(rb"\\.|[()]|[^\\()]+", re.S)
 #: A From field is parsed by each who decides by it, and a user's is the same in all messages: those of so many octets
 #: are remembered.
 _SHORT = 200

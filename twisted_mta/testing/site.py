@@ -74,6 +74,17 @@ class Process(Protocol):
 Spawn = Callable[[list[str], IO[bytes], Mapping[str, str]], Process]
 
 
+def python() -> str:
+    """The interpreter that servers and commands run on: ours, or the one that MTA_PYTHON names."""
+    return os.environ.get("MTA_PYTHON") or sys.executable
+
+
+def program(name: str) -> str:
+    """The command line's first word for a program of that interpreter's environment: "twistd", "mta"."""
+    beside = Path(python()).with_name(name)
+    return str(beside) if beside.exists() else name
+
+
 def _spawn(command: list[str], output: IO[bytes], environment: Mapping[str, str]) -> Process:
     return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
@@ -145,10 +156,7 @@ class Site:
     @property
     def command(self) -> list[str]:
         """The command line of the server."""
-        # MTA_PYTHON: the server on another interpreter than its tests, or who measures it.
-        beside = Path(os.environ.get("MTA_PYTHON") or sys.executable).with_name("twistd")
-        twistd = str(beside) if beside.exists() else "twistd"
-        return [twistd, "-n", "--pidfile=", "mta", "--config", str(self.config_file)]
+        return [program("twistd"), "-n", "--pidfile=", "mta", "--config", str(self.config_file)]
 
     def _answers(self) -> bool:
         assert self.process is not None  # start() made it
