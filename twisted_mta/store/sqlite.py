@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 
@@ -14,3 +15,13 @@ def first_row(cursor: sqlite3.Cursor) -> Any:
     """
     rows = cursor.fetchall()
     return rows[0] if rows else None
+
+
+def own_text_factory() -> Any:
+    """What a connection reads texts with where nobody has set its `text_factory`.
+
+    For CPython that is `str`, and no call is made for it. For PyPy `str` would be what it is anywhere else: called with
+    octets, it makes "b'...'" of them.
+    """
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return connection.text_factory

@@ -24,7 +24,7 @@ from twisted_mta.store.queue.orders import IDLE, Orders
 from twisted_mta.store.queue.reading import Reading, read
 from twisted_mta.store.queue.rows import runs
 from twisted_mta.store.queue.schema import HOLD, check, connect, decode, limit_size
-from twisted_mta.store.sqlite import first_row
+from twisted_mta.store.sqlite import first_row, own_text_factory
 
 #: Part of a transaction. Its result is its caller's once the commit is done.
 Operation = Callable[["Tables"], Any]
@@ -73,6 +73,7 @@ class Tables:
 
     def __init__(self, path: Path, owner: str, quota: int = 0) -> None:
         self._connection = connect(path)
+        self._quick_text = own_text_factory()
         if quota:
             limit_size(self._connection, quota)
         # One cursor for everything: nothing here keeps a result open over the next statement.
@@ -207,7 +208,7 @@ class Tables:
 
     def _fetch(self, query: str, values: Sequence[Any]) -> list[Any]:
         """The rows that a query finds. A call of `decode` for each text was a tenth of what claiming took."""
-        self._connection.text_factory = str
+        self._connection.text_factory = self._quick_text
         try:
             return self._cursor.execute(query, values).fetchall()
         except sqlite3.OperationalError:  # perhaps a text that is no UTF-8; other trouble comes again
