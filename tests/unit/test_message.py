@@ -19,7 +19,7 @@ from twisted_mta.core.message import (
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.trace import received_field, with_protocol
 
-MESSAGE = b"Received: from a\r\n by b\r\nReceived: from c\r\nSubject:  one\r\n\ttwo \r\nno field\r\nX : spaced\r\n\r\nReceived: no\r\n"
+MESSAGE = b"Received: from a\r\n by b\r\nReceived: from c\r\nSubject:  one\r\n\ttwo \r\nno field\r\n: no name\r\nX : spaced\r\n\r\nReceived: no\r\n"
 
 
 PIECES = [
