@@ -93,6 +93,7 @@ class Reactor(Clock):
         channel.makeConnection(wire)
         self.wires.append(wire)
         with socket.socket(fileno=os.dup(descriptor)) as end:
+            end.setblocking(False)  # where that is not a matter of the descriptor
             try:
                 said = end.recv(65536)
             except BlockingIOError:

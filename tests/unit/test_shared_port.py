@@ -33,6 +33,20 @@ class AcceptTests(SynchronousTestCase):
     def listens(self) -> bool:
         return self.port in self.reactor.getReaders()
 
+    def test_it_never_blocks_the_other_processes(self) -> None:
+        def open_copy(*, fileno: int) -> socket.socket:
+            self.assertEqual(socket.getdefaulttimeout(), 0.0, "PyPy's changes the mode to this")
+            return real(fileno=fileno)
+
+        real = socket.socket
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            with mock.patch.object(socket, "socket", open_copy):
+                port = SharedPort(listening.fileno(), Factory(), self.reactor)
+            self.assertFalse(os.get_blocking(listening.fileno()))
+            port.stopListening()
+        with real() as other:
+            self.assertIsNone(other.gettimeout())
+
     def test_trouble_with_one_client_is_not_the_end(self) -> None:
         for error in (errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EOPNOTSUPP):
             self.accept(error)

@@ -35,6 +35,17 @@ def address_of(sock: socket.socket) -> IAddress:
     return UNIXAddress(name)
 
 
+def _never_blocking(descriptor: int) -> socket.socket:
+    """An object for a socket that other processes have too. It must not block for a moment even, or one of them waits for
+    the next connection in its accept: PyPy gives a socket the mode that is the default for new ones."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.0)
+    try:
+        return socket.socket(fileno=descriptor)
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 @implementer(IListeningPort)
 class SharedPort(FileDescriptor):
     """Accepts from a socket that is bound and listens already."""
@@ -45,8 +56,7 @@ class SharedPort(FileDescriptor):
         """`descriptor` is copied. `reactor` provides IReactorSocket, IReactorFDSet and IReactorTime."""
         super().__init__(reactor)
         self._reactor = reactor
-        self._socket = socket.socket(fileno=socket.dup(descriptor))
-        self._socket.setblocking(False)
+        self._socket = _never_blocking(socket.dup(descriptor))
         self._factory = factory
         self._pause: Any = None
 
