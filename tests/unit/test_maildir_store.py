@@ -430,6 +430,30 @@ class PoolTests(MaildirTestCase):
             self.assertEqual(self.successResultOf(each), [])
 
 
+class OpenIndexTests(MaildirTestCase):
+    def others_come(self) -> None:
+        for number in range(100):
+            other = self.mailboxes.of(
+                Account(f"{number}@example.test", str(self.root.with_name(str(number))))
+            )
+            self.get(other.subscriptions())
+
+    def is_open(self) -> bool:
+        links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        return any(os.readlink(link).startswith(f"{self.root}/") for link in links if os.path.lexists(link))
+
+    def test_one_that_a_session_had_opened_again_is_closed_after_it(self) -> None:
+        inbox = self.get(self.store.open("INBOX"))
+        self.others_come()
+        self.assertFalse(self.is_open())
+        self.append(ONE)
+        self.assertTrue(self.is_open())
+        self.get(inbox.close())
+        self.assertTrue(self.is_open())  # it may come back soon
+        self.others_come()
+        self.assertFalse(self.is_open())
+
+
 class WatchTests(MaildirTestCase):
     def setUp(self) -> None:
         super().setUp()

@@ -114,14 +114,20 @@ class MaildirMailboxes:
                 self._new_key,
                 self._poll_interval,
                 self._elsewhere,
+                lambda: self._keep(root),
             )
             self._stores[root] = store
-        self._kept[root] = store
+        self._keep(root)
+        return store
+
+    def _keep(self, root: str) -> None:
+        """Let that index stay open, and another one go for it: nobody else would ever close it where there's no
+        reference counting."""
+        self._kept[root] = self._stores[root]
         self._kept.move_to_end(root)
         if len(self._kept) > _KEPT_OPEN:
             _, oldest = self._kept.popitem(last=False)
             oldest.release()
-        return store
 
     def delivered(self, account: Account, name: str = "INBOX") -> None:
         """A message was put into a mailbox from outside of its store: tell the sessions that watch it."""
@@ -167,8 +173,11 @@ class MaildirStore:
         new_key: Callable[[], str],
         poll_interval: float,
         elsewhere: Elsewhere | None = None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_idle` is called when no session has a mailbox open any more."""
         self._elsewhere = elsewhere
+        self._on_idle = on_idle
         self._layout = layout
         self._index = index
         self._workers = workers
@@ -288,8 +297,10 @@ class MaildirStore:
         opened.sessions -= 1
         if not opened.sessions:
             del self._open[folder.directory]
-            if not self._open and self._elsewhere is not None:
-                self._elsewhere.watching(self._layout.root, False)
+            if not self._open:
+                self._on_idle()
+                if self._elsewhere is not None:
+                    self._elsewhere.watching(self._layout.root, False)
 
     def release(self) -> Deferred[None]:
         """Close the index until the next use, if any."""
