@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
-import tracemalloc
+import unittest
+from importlib.util import find_spec
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -138,7 +139,10 @@ class BodyMemoryTests(WriterTestCase):
         self.work()
         self.assertEqual(self.memory.used, 0)
 
+    @unittest.skipUnless(find_spec("_tracemalloc"), "PyPy has no tracemalloc")
     def test_a_body_in_tiny_pieces_costs_no_more(self) -> None:
+        import tracemalloc
+
         self.memory.reconfigure(1 << 20)
         body = self.make(1 << 20)
         tracemalloc.start()

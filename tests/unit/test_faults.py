@@ -29,7 +29,7 @@ _WITHOUT = {
     "store/rules.py": 1,  # a user has no rules any more: the file is there or not
     "store/side_file.py": 1,  # notes and counts, not durable on purpose
     "store/durable.py": 1,  # those who call it have one, or are at the very beginning
-    "store/mbox.py": 3,  # dot-locks: one that a crash leaves is known for what it is
+    "store/mbox.py": 2,  # dot-locks: one that a crash leaves is known for what it is
     "delivery/copies.py": 1,  # a file in tmp/ that is in the way
 }
 

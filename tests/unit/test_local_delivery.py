@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from tests.interpreter import counts_references
 from twisted_mta.core.address import Address
 from twisted_mta.core.queue import (
     Delivered,
@@ -155,6 +156,7 @@ class LocalDeliveryTests(SynchronousTestCase):
         self.assertEqual(self.files("alice", "tmp"), [])
         self.assertEqual(self.told, [("alice@example.test", "INBOX")])
 
+    @counts_references
     def test_the_body_is_let_go_of_without_the_garbage_collector(self) -> None:
         gc.disable()
         self.addCleanup(gc.enable)

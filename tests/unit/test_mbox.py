@@ -8,7 +8,7 @@ import mailbox
 import os
 import stat
 from pathlib import Path
-from unittest import mock
+from unittest import mock, skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -116,6 +116,7 @@ class FailureTests(_Case):
 class NamelessTests(_Case):
     """Nobody sees a dot-lock without the process that has it: after a kill nobody could judge it."""
 
+    @skipUnless(hasattr(os, "O_TMPFILE"), "PyPy has no files without a name")
     def test_it_has_a_name_only_when_the_process_is_in_it(self) -> None:
         seen: list[tuple[list[str], bytes]] = []
 

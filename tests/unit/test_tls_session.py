@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.interpreter import counts_references
 from tests.unit.test_session import EchoCore, Handler, Transport
 from twisted_mta.admin.init import self_signed
 from twisted_mta.net.session import Session, SessionFactory
@@ -221,6 +222,7 @@ class SecureTests(TlsCase):
         self.assertEqual(self.client.get_shutdown(), SSL.RECEIVED_SHUTDOWN | SSL.SENT_SHUTDOWN)
         self.assertTrue(self.transport.disconnecting)
 
+    @counts_references
     def test_nothing_is_left_to_the_garbage_collector(self) -> None:
         gc.disable()
         self.addCleanup(gc.enable)

@@ -183,6 +183,10 @@ def _errors_only() -> Iterator[None]:
 @contextmanager
 def _rare_collections() -> Iterator[None]:
     """Hundreds of thousands of objects that live long make each search for garbage expensive."""
+    # PyPy's collector has no thresholds, and looks seldom at what is old.
+    if sys.implementation.name != "cpython":
+        yield
+        return
     before = gc.get_threshold()
     gc.set_threshold(200_000, 50, 50)
     try:

@@ -50,7 +50,10 @@ _STATUS = 15.0
 
 def worker_count(config: Config) -> int:
     """How many workers a configuration means: "auto" is one for each processor that this process may use."""
-    return config.workers or len(os.sched_getaffinity(0))
+    # PyPy knows only how many there are.
+    return config.workers or (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 class Supervisor(Service):

@@ -42,6 +42,8 @@ _FROM = b"From "
 _BLANK = b"\n\n"
 #: Where a file system has no files without a name, or /proc does not give them one.
 _NOT_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+#: PyPy does not know it, and could not link such a file: without it, to open a directory fails as it does on those.
+_NAMELESS = getattr(os, "O_TMPFILE", 0)
 #: Seconds until a dot-lock is nobody's any more, whatever is written in it.
 STALE = 300.0
 
@@ -155,6 +157,7 @@ def _create(directory: int, lock: str) -> int:
     descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
     try:
         _sign(descriptor)
+        fault("mbox.lock")
     except BaseException:
         os.close(descriptor)
         os.unlink(lock, dir_fd=directory)
@@ -164,7 +167,7 @@ def _create(directory: int, lock: str) -> int:
 
 def _create_whole(directory: int, lock: str) -> int:
     """It gets its name when the number is in it."""
-    descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    descriptor = os.open(".", os.O_WRONLY | _NAMELESS | os.O_CLOEXEC, 0o644, dir_fd=directory)
     try:
         _sign(descriptor)
         fault("mbox.lock")

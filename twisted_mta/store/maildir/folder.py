@@ -14,6 +14,7 @@ import re
 import shutil
 import sqlite3
 import stat
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -40,6 +41,8 @@ from twisted_mta.store.maildir.layout import Layout
 #: stamp with the clock's tick, or with whole seconds (ext3, NFS servers).
 _GRANULARITY_NS = 2_000_000_000
 T = TypeVar("T")
+#: A link to a symbolic link, not to what that names. PyPy's os.link can't be asked for it, and does so by itself.
+_LINK_ITSELF = {} if sys.implementation.name == "pypy" else {"follow_symlinks": False}
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 _PLAIN_UNIQUE = re.compile(r"[!-~]{1,70}")
 
@@ -473,7 +476,7 @@ def _read_file(path: str) -> bytes:
 def _link_or_copy(source: str, copy: str) -> None:
     fault("maildir.link")
     try:
-        os.link(source, copy, follow_symlinks=False)
+        os.link(source, copy, **_LINK_ITSELF)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
