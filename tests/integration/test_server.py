@@ -64,6 +64,10 @@ def test_sent_to_an_alias_and_read_byte_for_byte(site: Site) -> None:
     )
 
 
+def test_status_tells_the_python(site: Site) -> None:
+    assert site.control("status")["python"].startswith(("CPython 3.", "PyPy 7."))
+
+
 def test_submission_needs_tls_and_login(site: Site) -> None:
     with smtplib.SMTP("127.0.0.1", site.port("submission"), timeout=30) as client:
         client.ehlo("client")

@@ -84,6 +84,9 @@ class WorkersTests:
         watched = [polled(one["pid"]) for one in workers(site)]
         assert not watched[0] & watched[1]
 
+    def test_status_tells_the_python(self, site: Site) -> None:
+        assert site.control("status")["python"].startswith(("CPython 3.", "PyPy 7."))
+
     def test_mail_is_delivered_whoever_takes_it(self, site: Site) -> None:
         before = len(site.maildir("alice"))
         for number in range(12):

@@ -25,7 +25,7 @@ from twisted_mta.service.control import ControlError, Handler
 from twisted_mta.service.explain.control import explain_handlers
 from twisted_mta.service.explain.explainer import Explainer
 from twisted_mta.service.explain.running import explainer
-from twisted_mta.service.garbage import spare_what_is_there
+from twisted_mta.service.interpreter import interpreter, spare_what_is_there
 from twisted_mta.service.listeners import Listeners, Serving
 from twisted_mta.service.merging import join_all
 from twisted_mta.service.parts import Parts
@@ -182,6 +182,7 @@ class Engine:
         parts = self._running()
         return {
             "version": __version__,
+            "python": interpreter(),
             "hostname": self._config.hostname,
             "started": self._started,
             "pid": os.getpid(),

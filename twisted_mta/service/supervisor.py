@@ -29,6 +29,7 @@ from twisted_mta.service.control import AlreadyRunning, ControlError, ControlSer
 from twisted_mta.service.crew import Member
 from twisted_mta.service.desk import Desk
 from twisted_mta.service.heartbeat import every_beat
+from twisted_mta.service.interpreter import interpreter
 from twisted_mta.service.lock import DataLock
 from twisted_mta.service.merging import COMMANDS, joined
 from twisted_mta.service.outlets import start_commands
@@ -308,6 +309,7 @@ class Supervisor(Service):
         }
         return {
             "version": __version__,
+            "python": interpreter(),
             "hostname": self._config.hostname,
             "started": self._started,
             "pid": os.getpid(),
