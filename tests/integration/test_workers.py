@@ -186,7 +186,7 @@ class HangingTests:
         """What the parent does to one before it is killed; here to one that is well."""
         one = workers(site)[0]
         os.kill(one["pid"], signal.SIGQUIT)
-        site.wait_for_log("(most recent call first)")
+        site.wait_for_log("(most recent call first")
         assert workers(site)[0]["pid"] == one["pid"]
 
 

@@ -15,6 +15,7 @@ from twisted_mta.config.fields import Reading
 from twisted_mta.config.files import check_files as look_at_files
 from twisted_mta.config.lines import KeyLines
 from twisted_mta.config.schema import Config
+from twisted_mta.core.reading import read_at_most
 
 _POSITION = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
 #: A larger file is no configuration.
@@ -81,7 +82,7 @@ def _verdict(reading: Reading) -> Sequence[Problem]:
 def _read(path: Path, name: str) -> str:
     try:
         with path.open("rb") as file:
-            octets = file.read(MAX_FILE + 1)
+            octets = read_at_most(file, MAX_FILE + 1)
     except OSError as error:
         raise ConfigErrors([Problem(file=name, message=f"can't be read: {error.strerror}")]) from None
     if len(octets) > MAX_FILE:

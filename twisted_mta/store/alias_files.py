@@ -22,6 +22,7 @@ from twisted_mta.core.aliases import (
     shorten,
 )
 from twisted_mta.core.domains import Domain
+from twisted_mta.core.reading import read_at_most
 
 #: Octets of an alias or include file that is read at all.
 MAX_FILE = 64 << 20
@@ -114,7 +115,7 @@ def read_text(path: Path) -> str:
                 raise Unusable("it is not a regular file")
             if status.st_mode & stat.S_IWOTH:
                 raise Unusable("everybody can write to it (chmod o-w)")
-            data = file.read(MAX_FILE + 1)
+            data = read_at_most(file, MAX_FILE + 1)
     except OSError as error:
         raise Unusable(error.strerror or str(error)) from None
     except ValueError as error:  # a NUL in the path

@@ -21,6 +21,7 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.core.reading import read_at_most
 from twisted_mta.core.values import value
 from twisted_mta.store.edits import editing
 from twisted_mta.store.users import MAX_FILE, Stamp, UserError, stamp_of
@@ -151,7 +152,7 @@ class AppPasswordFile:
 
     def _read(self) -> Mapping[tuple[str, bytes], AppPassword]:
         with self.path.open("rb") as file:
-            text = file.read(MAX_FILE).decode("utf-8", "surrogateescape")
+            text = read_at_most(file, MAX_FILE).decode("utf-8", "surrogateescape")
         found: dict[tuple[str, bytes], AppPassword] = {}
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip() or line.startswith("#"):

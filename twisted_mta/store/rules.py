@@ -14,6 +14,7 @@ import attrs
 from twisted_mta.core.address import Address
 from twisted_mta.core.expand import Kind
 from twisted_mta.core.expand.lookup import find
+from twisted_mta.core.reading import read_at_most
 from twisted_mta.core.rules import NONE, Limits, Rules, RulesError, format_rules, parse_rules, within
 from twisted_mta.core.values import value
 from twisted_mta.interfaces import IDirectory
@@ -100,7 +101,7 @@ def read_rules(path: Path) -> Rules:
     """The rules in a file; none where there is no file. Blocks. Raises OSError and RulesError."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE)
+            data = read_at_most(file, MAX_FILE)
     except FileNotFoundError:
         return NONE
     return parse_rules(data.decode("utf-8", "replace")).rules

@@ -17,6 +17,7 @@ import attrs
 from twisted.logger import Logger
 
 from twisted_mta.core.address import Address, AddressError
+from twisted_mta.core.reading import read_at_most
 from twisted_mta.core.sasl import ScramKeys
 from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account
@@ -179,7 +180,7 @@ class PasswdFile:
     def _read(self) -> Users:
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
-            text = file.read(MAX_FILE).decode("utf-8", "surrogateescape")
+            text = read_at_most(file, MAX_FILE).decode("utf-8", "surrogateescape")
         users: dict[str, User] = {}
         problems: list[str] = []
         for number, line in enumerate(text.split("\n"), 1):
