@@ -105,7 +105,7 @@ class DamagedDatabaseTests(DamageTestCase):
 class FullDiskTests(DamageTestCase):
     """Each step fails for some time: mail is put off, nothing else happens, and then it all goes on."""
 
-    def fail(self, point: str, error: int) -> None:
+    def fail_at(self, point: str, error: int) -> None:
         plan = Faults([Fault(point, 1, True, error)])
         arm(plan)
         codes = [self.send("bob@example.test", message) for message in (MESSAGE, LARGE)]
@@ -142,7 +142,7 @@ def _add_tests() -> None:
         for error in (errno.ENOSPC, errno.EIO, errno.EROFS):
 
             def test(self: FullDiskTests, point: str = point, error: int = error) -> None:
-                self.fail(point, error)
+                self.fail_at(point, error)
 
             name = f"test_{point}_{errno.errorcode[error]}".replace(".", "_").replace("-", "_")
             setattr(FullDiskTests, name, test)

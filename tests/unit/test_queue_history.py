@@ -364,7 +364,7 @@ class SearchTests(HistoryTestCase):
 
 
 class TranscriptTests(HistoryTestCase):
-    def fail(self, *contacts: Contact) -> None:  # type: ignore[override]
+    def try_later(self, *contacts: Contact) -> None:
         self.record(self.row, TryLater(BUSY, contacts=contacts), next_attempt=0.0)
         (self.row,) = rows_of(self.wait(self.store.claim_due(9e9, 10)))
 
@@ -377,14 +377,14 @@ class TranscriptTests(HistoryTestCase):
 
     def test_the_last_ones_of_each_host_are_kept(self) -> None:
         self.store.history = HistoryRules(transcripts=2)
-        self.fail(contact(remote="other", transcript="1"))
+        self.try_later(contact(remote="other", transcript="1"))
         for number in range(2, 6):
-            self.fail(contact(transcript=str(number)), contact(remote="dead", transcript=""))
+            self.try_later(contact(transcript=str(number)), contact(remote="dead", transcript=""))
         self.assertEqual(self.kept(), [("other", "1"), (REMOTE, "4"), (REMOTE, "5")])
 
     def test_none_of_a_success_and_none_where_none_is_wanted(self) -> None:
         self.store.history = HistoryRules(transcripts=0)
-        self.fail(contact())
+        self.try_later(contact())
         self.store.history = HistoryRules()
         self.record(self.row, Delivered(Reply(250, "2.0.0", "ok"), REMOTE, contacts=(contact(),)))
         self.assertEqual(self.kept(), [])
