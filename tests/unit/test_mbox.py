@@ -7,6 +7,7 @@ import fcntl
 import mailbox
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock, skipUnless
 
@@ -83,7 +84,7 @@ class AppendTests(_Case):
 
 
 class FailureTests(_Case):
-    def fail(self, point: str, after: int = 0) -> None:
+    def fail_at(self, point: str, after: int = 0) -> None:
         left = after
 
         def hook(passed: str) -> None:
@@ -99,15 +100,35 @@ class FailureTests(_Case):
         self.append()
         before = self.box.read_bytes()
         for point, after in (("mbox.write", 0), ("mbox.write", 2), ("mbox.sync", 0)):
-            self.fail(point, after)
+            self.fail_at(point, after)
             with self.assertRaises(OSError):
                 self.append(letter(b"Subject: y\r\n\r\n" + b"z" * 300_000))
             arm(None)
             self.assertEqual(self.box.read_bytes(), before, point)
             self.assertEqual(os.listdir(self.root), ["log"])
 
+    def test_the_body_is_closed(self) -> None:
+        begun: list[Iterator[bytes]] = []  # nobody else closes it while somebody has it
+
+        def octets(one: Letter) -> Iterator[bytes]:
+            begun.append(real(one))
+            return begun[-1]
+
+        real = Letter.octets
+        long = letter(b"Subject: y\r\n\r\n" + b"z\r\n" * 100_000)
+        other = letter(b"Subject: y\r\n\r\n" + b"z\r\n" * 50_000 + b"a\r\n" * 50_000)
+        self.append(other)
+        with mock.patch.object(Letter, "octets", octets):
+            self.assertTrue(self.append(long, repeated=True))  # it is compared with the other, and differs
+            self.fail_at("mbox.write", 3)
+            with self.assertRaises(OSError):
+                self.append(long)
+        self.assertEqual(len(begun), 3)
+        for one in begun:
+            self.assertEqual(list(one), [])
+
     def test_the_lock_fails(self) -> None:
-        self.fail("mbox.lock")
+        self.fail_at("mbox.lock")
         with self.assertRaises(OSError):
             self.append()
         self.assertEqual(os.listdir(self.root), [])

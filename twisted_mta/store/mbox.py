@@ -21,7 +21,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import attrs
@@ -63,8 +63,8 @@ class Letter:
     head: bytes
     body: IStoredBody
 
-    def octets(self) -> Iterator[bytes]:
-        """All of it, always the same."""
+    def octets(self) -> Generator[bytes, None, None]:
+        """All of it, always the same. Who does not come to the end closes it: the body is open."""
         yield self.beginning()
         lines, quoted = ToDisk(), MboxLines()
         quoted.feed(lines.feed(self.head))
@@ -252,8 +252,9 @@ def _add(box: int, letter: Letter, lock: _DotLock) -> None:
     try:
         lock.note(size + len(between))
         _write(box, between)
-        for chunk in letter.octets():
-            _write(box, chunk)
+        with contextlib.closing(letter.octets()) as octets:
+            for chunk in octets:
+                _write(box, chunk)
         fault("mbox.sync")
         os.fsync(box)
     except BaseException:
@@ -348,9 +349,10 @@ class _Found(enum.Enum):
 
 def _compare(box: int, at: int, letter: Letter) -> _Found:
     """What there is of the message at a place in the file."""
-    for chunk in letter.octets():
-        found = os.pread(box, len(chunk), at)
-        if found != chunk:
-            return _Found.BEGUN if len(found) < len(chunk) and chunk.startswith(found) else _Found.OTHER
-        at += len(chunk)
+    with contextlib.closing(letter.octets()) as octets:
+        for chunk in octets:
+            found = os.pread(box, len(chunk), at)
+            if found != chunk:
+                return _Found.BEGUN if len(found) < len(chunk) and chunk.startswith(found) else _Found.OTHER
+            at += len(chunk)
     return _Found.WHOLE

@@ -228,7 +228,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         # Many builds of SQLite overwrite with zeros what is deleted, each page a write more: for a message of 4 kB the log
         # took 14.5 kB instead of 10.3. FAST does so where it costs no write. The file is ours alone, and mail lies in the
         # mailboxes as well.
-        connection.execute("PRAGMA secure_delete=FAST")
+        first_row(connection.execute("PRAGMA secure_delete=FAST"))
         if read_only:
             connection.execute("PRAGMA query_only=1")
         else:
