@@ -577,6 +577,17 @@ class DamageTests(StoreTestCase):
         new = {name: set(self.sql(f"SELECT name, type FROM pragma_table_info('{name}')")) for name in _TABLES}
         self.assertEqual(old, new)
 
+    def test_what_can_not_be_used_is_closed(self) -> None:
+        path = self.directory.absolute() / "damaged.sqlite"
+        path.write_bytes(b"no database here" * 100)
+        try:
+            schema.connect(path)
+        except QueueFileError as error:
+            told = error  # and with it all that its traceback has
+        self.assertIn("file is not a database", str(told))
+        links = (Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        self.assertNotIn(str(path), [os.readlink(link) for link in links if link.is_symlink()])
+
     def test_what_is_no_database_is_refused(self) -> None:
         (self.directory / "queue").mkdir()
         (self.directory / "queue" / "queue.sqlite").write_bytes(b"not a database" * 100)

@@ -42,9 +42,10 @@ def editing(path: Path) -> Iterator[list[str]]:
 def sweep(path: Path) -> None:
     """Remove what an editor that was killed has left: whoever has the lock is the only one."""
     leftover = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    for entry in os.scandir(path.parent):
-        if leftover.fullmatch(entry.name):
-            os.unlink(entry.path)
+    with os.scandir(path.parent) as found:
+        for entry in found:
+            if leftover.fullmatch(entry.name):
+                os.unlink(entry.path)
 
 
 def replace(path: Path, text: str, before: os.stat_result | None = None) -> None:

@@ -92,14 +92,15 @@ class BodyFiles:
         """Remove what a crash left: our unfinished files, and our finished ones that are not `known`."""
         swept = 0
         for directory, keep in ((self._tmp, set[str]()), (self.directory, known)):
-            for entry in os.scandir(directory):
-                match = self._name.fullmatch(entry.name)
-                if match:
-                    self._count = max(self._count, int(match[1]))
-                    if entry.name not in keep:
-                        fault("body.sweep")
-                        Path(entry.path).unlink()
-                        swept += 1
+            with os.scandir(directory) as found:
+                for entry in found:
+                    match = self._name.fullmatch(entry.name)
+                    if match:
+                        self._count = max(self._count, int(match[1]))
+                        if entry.name not in keep:
+                            fault("body.sweep")
+                            Path(entry.path).unlink()
+                            swept += 1
         return swept
 
     def create(self) -> tuple[str, int]:

@@ -217,25 +217,33 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             # Before SQLite does, whose files would be readable as the umask allows; -wal and -shm take this one's mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
-        # A damaged row must not keep its neighbours from being read.
-        connection.text_factory = decode
-        first_row(connection.execute("PRAGMA journal_mode=WAL"))
-        # FULL: a commit is on the disk when it returns; NORMAL would leave the last ones to a power cut.
-        connection.execute("PRAGMA synchronous=FULL")
-        # The log must stay well under the free space that is kept in reserve: folding it into the file takes as much again.
-        first_row(connection.execute("PRAGMA wal_autocheckpoint=1000"))
-        connection.execute("PRAGMA cache_size=-16384")
-        # Many builds of SQLite overwrite with zeros what is deleted, each page a write more: for a message of 4 kB the log
-        # took 14.5 kB instead of 10.3. FAST does so where it costs no write. The file is ours alone, and mail lies in the
-        # mailboxes as well.
-        first_row(connection.execute("PRAGMA secure_delete=FAST"))
-        if read_only:
-            connection.execute("PRAGMA query_only=1")
-        else:
-            _migrate(connection, path)
+        try:
+            _prepare(connection, path, read_only)
+        except BaseException:
+            connection.close()
+            raise
     except (sqlite3.Error, OSError) as error:
         raise QueueFileError(trouble(path, error)) from error
     return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, read_only: bool) -> None:
+    # A damaged row must not keep its neighbours from being read.
+    connection.text_factory = decode
+    first_row(connection.execute("PRAGMA journal_mode=WAL"))
+    # FULL: a commit is on the disk when it returns; NORMAL would leave the last ones to a power cut.
+    connection.execute("PRAGMA synchronous=FULL")
+    # The log must stay well under the free space that is kept in reserve: folding it into the file takes as much again.
+    first_row(connection.execute("PRAGMA wal_autocheckpoint=1000"))
+    connection.execute("PRAGMA cache_size=-16384")
+    # Many builds of SQLite overwrite with zeros what is deleted, each page a write more: for a message of 4 kB the log
+    # took 14.5 kB instead of 10.3. FAST does so where it costs no write. The file is ours alone, and mail lies in the
+    # mailboxes as well.
+    first_row(connection.execute("PRAGMA secure_delete=FAST"))
+    if read_only:
+        connection.execute("PRAGMA query_only=1")
+    else:
+        _migrate(connection, path)
 
 
 def check(connection: sqlite3.Connection) -> None:
