@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+PYPY = .venv-pypy
 ARGS ?=
 
-.PHONY: run test core-coverage coverage prove interop testssl fuzz torture lint format bench instructions clean
+.PHONY: run test core-coverage coverage prove pypy interop testssl fuzz torture lint format bench instructions clean
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +32,12 @@ coverage: $(STAMP)
 
 prove: $(STAMP)
 	MTA_SEEDS=1000 $(BIN)/python -m pytest -n auto tests/crash tests/simulation/test_weather.py tests/simulation/test_explain_agrees.py $(ARGS)
+
+# Modules on PyPy, and the real server on it with its tests on CPython. Hypothesis takes too long there.
+pypy: $(STAMP)
+	tests/pypy/install $(PYPY)
+	$(PYPY)/bin/python -m pytest -n auto -m "not hypothesis" tests/unit tests/dialogs tests/contract $(ARGS)
+	MTA_PYTHON=$(abspath $(PYPY)/bin/python) $(BIN)/python -m pytest -n auto tests/integration $(ARGS)
 
 interop: $(STAMP)
 	tests/interop/install
