@@ -15,9 +15,9 @@ from tests.crash.disk import Disk, File, Node
 #: Calls that change files, and those that would if anybody made them: these are refused, for the account to be whole.
 _CALLS = (
     "openat,close,write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,"
-    "fdatasync,syncfs,lseek,sendto,sendmsg"
+    "fdatasync,syncfs,lseek,dup,dup2,dup3,sendto,sendmsg"
 )
-_REFUSED = "open,creat,writev,pwritev,pwritev2,truncate,fallocate,sync,sync_file_range,copy_file_range,sendfile,dup,dup2,dup3,fork,vfork"
+_REFUSED = "open,creat,writev,pwritev,pwritev2,truncate,fallocate,sync,sync_file_range,copy_file_range,sendfile,fork,vfork"
 _LINE = re.compile(r"(\d+) +(\d+\.\d+) (.*)")
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+|\?)")
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)")
@@ -161,6 +161,11 @@ class _Replay:
         if opened and isinstance(opened.node, File):
             opened.node.write(int(arguments[3]), _octets(arguments[1])[:result])
 
+    def duplicate(self, arguments: list[str], result: int) -> None:
+        # PyPy does so with descriptors of its own while it starts; two of a file of ours would share their position.
+        assert self._opened(arguments[0]) is None
+        self._open.pop(result, None)
+
     def lseek(self, arguments: list[str], result: int) -> None:
         if opened := self._opened(arguments[0]):
             opened.position = result
@@ -214,6 +219,9 @@ _HANDLERS: dict[str, Callable[[_Replay, list[str], int], None]] = {
     "write": _Replay.write,
     "pwrite64": _Replay.pwrite64,
     "lseek": _Replay.lseek,
+    "dup": _Replay.duplicate,
+    "dup2": _Replay.duplicate,
+    "dup3": _Replay.duplicate,
     "ftruncate": _Replay.ftruncate,
     "mkdir": _Replay.mkdir,
     "mkdirat": _Replay.mkdir,
