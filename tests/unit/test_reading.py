@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from twisted_mta.core.reading import read_at_most
+from twisted_mta.config.reading import read_at_most
 
 
 class _File(io.BytesIO):

@@ -14,8 +14,8 @@ from twisted_mta.config.errors import ConfigErrors, Problem
 from twisted_mta.config.fields import Reading
 from twisted_mta.config.files import check_files as look_at_files
 from twisted_mta.config.lines import KeyLines
+from twisted_mta.config.reading import read_at_most
 from twisted_mta.config.schema import Config
-from twisted_mta.core.reading import read_at_most
 
 _POSITION = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
 #: A larger file is no configuration.

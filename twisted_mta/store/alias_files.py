@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from twisted_mta.config import schema
+from twisted_mta.config.reading import read_at_most
 from twisted_mta.core.address import Address
 from twisted_mta.core.aliases import (
     Alias,
@@ -22,7 +23,6 @@ from twisted_mta.core.aliases import (
     shorten,
 )
 from twisted_mta.core.domains import Domain
-from twisted_mta.core.reading import read_at_most
 
 #: Octets of an alias or include file that is read at all.
 MAX_FILE = 64 << 20

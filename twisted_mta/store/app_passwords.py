@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
-from twisted_mta.core.reading import read_at_most
+from twisted_mta.config.reading import read_at_most
 from twisted_mta.core.values import value
 from twisted_mta.store.edits import editing
 from twisted_mta.store.users import MAX_FILE, Stamp, UserError, stamp_of

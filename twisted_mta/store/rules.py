@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import attrs
 
+from twisted_mta.config.reading import read_at_most
 from twisted_mta.core.address import Address
 from twisted_mta.core.expand import Kind
 from twisted_mta.core.expand.lookup import find
-from twisted_mta.core.reading import read_at_most
 from twisted_mta.core.rules import NONE, Limits, Rules, RulesError, format_rules, parse_rules, within
 from twisted_mta.core.values import value
 from twisted_mta.interfaces import IDirectory

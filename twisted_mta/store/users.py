@@ -16,8 +16,8 @@ from pathlib import Path
 import attrs
 from twisted.logger import Logger
 
+from twisted_mta.config.reading import read_at_most
 from twisted_mta.core.address import Address, AddressError
-from twisted_mta.core.reading import read_at_most
 from twisted_mta.core.sasl import ScramKeys
 from twisted_mta.core.values import value
 from twisted_mta.interfaces import Account
