@@ -31,6 +31,7 @@ from benchmarks.common import (
     memory,
     rounds_of,
     summary,
+    whose_turn,
     write_json,
 )
 from tests.peers import Postfix
@@ -179,7 +180,7 @@ def beside_postfix(
         with ExitStack() as stack:
             servers = [stack.enter_context(one(members, each)) for one in (_theirs, _ours)]
             for number, counts in rounds_of(options, members):
-                for server in servers:
+                for server in whose_turn(servers, number):
                     rate = members / server.post(message)
                     if counts:
                         results.setdefault(mode, {}).setdefault(server.name, []).append(rate)

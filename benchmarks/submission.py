@@ -21,7 +21,7 @@ import socket
 import ssl
 import time
 
-from benchmarks.common import Rates, Server, rounds_of, run_comparison
+from benchmarks.common import Rates, Server, rounds_of, run_comparison, whose_turn
 from tests.peers import Dovecot, Postfix, wait_for
 from twisted_mta.testing.site import PASSWORD, Site
 
@@ -134,7 +134,7 @@ def submission(options: argparse.Namespace) -> dict[str, Rates]:
                 ),
             ]
             for number, counts in rounds_of(options, options.messages):
-                for server in servers:
+                for server in whose_turn(servers, number):
                     rate = measure(server, options)
                     if counts:
                         rates.setdefault(server.name, []).append(rate)
