@@ -182,7 +182,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         "--warm-up",
         type=int,
         default=0,
-        help="messages that each server gets first (at least a round); PyPy compiles during some 20,000",
+        help="messages before it counts, at least a round (Postfix: one); PyPy compiles during some 20,000",
     )
 
 
