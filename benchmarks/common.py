@@ -9,7 +9,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from tests.peers import HeldPort, accepts, wait_for
-from twisted_mta.testing.site import Site
+from twisted_mta.testing.site import Site, python
 
 #: Server -> messages a second, round by round.
 Rates = dict[str, list[float]]
@@ -187,13 +186,9 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def server_python() -> str:
-    """Which Python the server runs on: "PyPy 3.11.11"."""
-    command = [
-        os.environ.get("MTA_PYTHON") or sys.executable,
-        "-c",
-        "import platform; print(platform.python_implementation(), platform.python_version())",
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    """Which Python the server runs on, as the server itself says it: "PyPy 7.3.19 (Python 3.11.11)"."""
+    ask = "from twisted_mta.service.interpreter import interpreter; print(interpreter())"
+    return subprocess.run([python(), "-c", ask], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def run_comparison(about: str, run: Callable[[argparse.Namespace], dict[str, Rates]]) -> None:
