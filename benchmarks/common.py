@@ -123,11 +123,10 @@ def measure(server: Server, recipient: str, options: argparse.Namespace, flags: 
     return options.messages / (time.perf_counter() - began)
 
 
-def rounds_of(options: argparse.Namespace, size: int) -> Iterator[tuple[int, bool]]:
-    """(The number of a round of `size` messages, whether it counts): those that warm up are from 1 - their number to 0."""
+def rounds_of(options: argparse.Namespace, size: int) -> range:
+    """The numbers of the rounds of `size` messages: those up to 0 warm up, those from 1 on count."""
     warming = max(1, -(-options.warm_up // size))
-    for number in range(1 - warming, options.rounds + 1):
-        yield number, number > 0
+    return range(1 - warming, options.rounds + 1)
 
 
 def whose_turn(servers: Sequence[T], number: int) -> Sequence[T]:
@@ -138,11 +137,11 @@ def whose_turn(servers: Sequence[T], number: int) -> Sequence[T]:
 def compare(servers: Sequence[Server], recipient: str, options: argparse.Namespace) -> dict[str, Rates]:
     """Mode -> server -> messages a second, round by round, the servers in turn."""
     results: dict[str, Rates] = {mode: {} for mode in MODES}
-    for number, counts in rounds_of(options, options.messages):
+    for number in rounds_of(options, options.messages):
         for mode, flags in MODES.items():
             for server in whose_turn(servers, number):
                 rate = measure(server, recipient, options, flags)
-                if counts:
+                if number > 0:
                     results[mode].setdefault(server.name, []).append(rate)
                     print(f"round {number}, {mode}: {server.name} {rate:.0f}/s", flush=True)
     return results

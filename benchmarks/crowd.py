@@ -24,7 +24,7 @@ async def crowd(options: argparse.Namespace) -> Rates:
     with Site(LIMITS, roles=("mx",)) as site:
         new = site.directory / "mail" / "bob@example.test" / "new"
         server = Server("twisted_mta", site.port("mx"), lambda: len([*new.glob("*")]))
-        for number, counts in rounds_of(options, options.messages):
+        for number in rounds_of(options, options.messages):
             for name in rates:
                 others: list[Connection] = []
                 if name == "crowd":
@@ -32,7 +32,7 @@ async def crowd(options: argparse.Namespace) -> Rates:
                 rate = await asyncio.to_thread(measure, server, "bob@example.test", options, _FLAGS)
                 for other in others:
                     other.writer.transport.abort()
-                if counts:
+                if number > 0:
                     rates[name].append(rate)
                     print(f"round {number}: {name} {rate:.0f}/s", flush=True)
     return rates

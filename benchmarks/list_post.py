@@ -179,10 +179,10 @@ def beside_postfix(
     for mode, each in MODES.items():
         with ExitStack() as stack:
             servers = [stack.enter_context(one(members, each)) for one in (_theirs, _ours)]
-            for number, counts in rounds_of(options, members):
+            for number in rounds_of(options, members):
                 for server in whose_turn(servers, number):
                     rate = members / server.post(message)
-                    if counts:
+                    if number > 0:
                         results.setdefault(mode, {}).setdefault(server.name, []).append(rate)
                         print(f"round {number}, {mode}: {server.name} {rate:.0f}/s", flush=True)
     return results

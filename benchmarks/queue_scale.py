@@ -154,10 +154,10 @@ def accept(server: Site, options: argparse.Namespace) -> float:
 def in_turn(servers: Mapping[str, Site], options: argparse.Namespace) -> Rates:
     """Server -> messages that it accepts in a second, round by round."""
     rates: Rates = {name: [] for name in servers}
-    for number, counts in rounds_of(options, options.messages):
+    for number in rounds_of(options, options.messages):
         for name, server in servers.items():
             rate = accept(server, options)
-            if counts:
+            if number > 0:
                 rates[name].append(rate)
                 print(f"round {number}, queue {name}: {rate:.0f}/s", flush=True)
     return rates

@@ -36,14 +36,14 @@ def workers(options: argparse.Namespace) -> tuple[dict[str, Rates], dict[str, Ra
         Site(LIMITS, roles=("mx",)) as one,
         Site(LIMITS, roles=("mx",), workers=options.workers) as several,
     ):
-        for number, counts in rounds_of(options, options.messages):
+        for number in rounds_of(options, options.messages):
             for mode, flags in MODES.items():
                 for name, site in (("one", one), ("several", several)):
                     assert site.process is not None  # it was started
                     before = processor_time(site.process.pid)
                     rate = measure(_server(name, site), "bob@example.test", options, flags)
                     took = (processor_time(site.process.pid) - before) * 1000 / options.messages
-                    if counts:
+                    if number > 0:
                         rates[mode][name].append(rate)
                         times[mode][name].append(took)
                         print(f"round {number}, {mode}: {name} {rate:.0f}/s, {took:.2f} ms", flush=True)
