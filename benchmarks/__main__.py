@@ -5,7 +5,8 @@
     python -m benchmarks [--quick] [--only NAME ...] [--workers N] [--json FILE] [--plots DIRECTORY]
 
 Prints a table of ratios (the median of the ratios round by round) beside the goals; writes JSON, and redraws the plots
-of `docs/benchmarks.md`, where told. Needs root, since Postfix does.
+of `docs/benchmarks.md`, where told; those of another interpreter than CPython have its name in theirs. Needs root, since
+Postfix does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import attrs
 
 from benchmarks import connections, crowd, list_post, plot, queue_scale
-from benchmarks.common import Rates, add_server_options, apart, memory, write_json
+from benchmarks.common import Rates, add_server_options, apart, memory, server_python, write_json
 from benchmarks.receive import receive
 from benchmarks.relay import relay
 from benchmarks.submission import submission
@@ -88,6 +89,7 @@ def measure(options: argparse.Namespace) -> tuple[Sequence[str], Mapping[str, An
     """The lines of the table, and what was measured, by name."""
     table = [_row("What", "Peer", "twisted_mta", "Ratio", "Goal"), _row(*["---"] * 5)]
     results: dict[str, Any] = {}
+    interpreter = server_python()
     for name, comparison in COMPARISONS.items():
         if name not in options.only:
             continue
@@ -101,7 +103,7 @@ def measure(options: argparse.Namespace) -> tuple[Sequence[str], Mapping[str, An
             )
         if options.plots is not None:
             drawing = plot.document(list(plot.rates(found, comparison.ours)))
-            (options.plots / f"{name.replace(' ', '-')}.svg").write_text(drawing, encoding="utf-8")
+            (options.plots / plot.file_name(name, interpreter)).write_text(drawing, encoding="utf-8")
     if "memory" in options.only:
         results["memory"] = _sizes(options)
         for what, (octets, goal) in results["memory"].items():
@@ -131,7 +133,9 @@ def main() -> None:
     )
     add_server_options(parser)
     parser.add_argument("--json", type=Path, help="write the results there")
-    parser.add_argument("--plots", type=Path, help="draw a plot of each comparison there")
+    parser.add_argument(
+        "--plots", type=Path, help="draw a plot of each comparison there: receive.svg, receive-pypy.svg"
+    )
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.messages = options.messages or (1000 if options.quick else 4000)

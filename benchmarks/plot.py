@@ -31,6 +31,18 @@ def document(parts: Sequence[str]) -> str:
     )
 
 
+def file_name(comparison: str, interpreter: str) -> str:
+    """Of a drawing of `make bench`: "list-post.svg", "list-post-pypy.svg". No interpreter's replaces another's.
+
+    `interpreter` is as `twisted_mta.service.interpreter` tells it: "PyPy 7.3.19 (Python 3.11.11)".
+    """
+    words = comparison.split()
+    implementation = interpreter.partition(" ")[0].lower()
+    if implementation != "cpython":
+        words.append(implementation)
+    return f"{'-'.join(words)}.svg"
+
+
 def text(x: float, y: float, words: str, anchor: str = "start", colour: str = "#333") -> str:
     """Some words."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
