@@ -64,6 +64,8 @@ class ManagerTestCase(unittest.SynchronousTestCase):
     """A manager over a store in memory, two scripted deliveries, and a Clock."""
 
     settings = Queue(schedule=(600.0, 3600.0), expire=5 * DAY, warn_after=4 * 3600.0)
+    relay = Relay()
+    postmaster = POSTMASTER
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -90,9 +92,9 @@ class ManagerTestCase(unittest.SynchronousTestCase):
             "ids": self.ids,
             "settings": self.settings,
             "hostname": "mx.example.test",
-            "postmaster": POSTMASTER,
+            "postmaster": self.postmaster,
             "bounce_router": by_domain,
-            "relay": Relay(),
+            "relay": self.relay,
         }
         manager = QueueManager(self.store, clock=self.clock, **(options | changes))
         manager.startService()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
@@ -17,6 +18,9 @@ from twisted_mta.testing.deliveries import ScriptedBatchDelivery
 
 
 class BatchTests(ManagerTestCase):
+    # What is for one mailbox would not be queued: see test_straight.
+    settings = attrs.evolve(ManagerTestCase.settings, straight=False)
+
     def make_manager(self, **changes: Any) -> QueueManager:
         self.batched = ScriptedBatchDelivery()
         deliveries = {Transport.LOCAL: self.batched, Transport.SMTP: self.smtp}

@@ -86,6 +86,7 @@ QUEUE: Mapping[str, Reader[Any]] = {
     "double_bounces": fields.choice("postmaster", "drop"),
     "bounce_quote": fields.size(),
     "active": fields.integer(1, 1_000_000),
+    "straight": fields.boolean,
     "history": fields.duration(),
     "history_limit": fields.integer(0, 1_000_000_000),
     "transcripts": fields.integer(0, 100),

@@ -68,6 +68,25 @@ class NewRecipient:
     #: What the transport goes by besides the address, see `Transport`; "" for most.
     target: str = ""
 
+    def queued(self, row: int, due: float) -> QueuedRecipient:
+        """As it stands in the queue when it has just come."""
+        return QueuedRecipient(
+            row=row,
+            address=self.address,
+            transport=self.transport,
+            original=self.original,
+            notify=self.notify,
+            orcpt=self.orcpt,
+            status=Status.QUEUED,
+            attempts=0,
+            next_attempt=due,
+            last_reply="",
+            warned=False,
+            sender=self.sender,
+            prefix=self.prefix,
+            target=self.target,
+        )
+
 
 @value(kw_only=True)
 class Arrival:
@@ -132,6 +151,29 @@ class NewMessage:
     def held(self) -> bool:
         """Whether it is held back for a while."""
         return self.not_before > self.arrived
+
+    def queued(self, body: int, size: int) -> QueuedMessage:
+        """As it stands in the queue when it has just come, over the body of that number and so many octets."""
+        return QueuedMessage(
+            id=self.id,
+            sender=self.sender,
+            prefix=self.prefix,
+            body_id=body,
+            body_size=size,
+            arrived=self.arrived,
+            expires=self.expires,
+            body_type=self.body_type,
+            smtputf8=self.smtputf8,
+            envid=self.envid,
+            ret=self.ret,
+            parent=self.parent,
+            message_id=self.message_id,
+            origin=self.origin,
+            not_before=self.not_before,
+            deliver_by=self.deliver_by,
+            priority=self.priority,
+            tls=self.tls,
+        )
 
 
 class Status(enum.StrEnum):

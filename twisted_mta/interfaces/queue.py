@@ -43,6 +43,9 @@ class IBodyWriter(Interface):
         For when everything was written. Raises StoreFull.
         """
 
+    def in_memory() -> IStoredBody | None:
+        """As `stored`, at once, where all of it is in memory; else None."""
+
     def abort() -> None:
         """Forget the body. Idempotent, and harmless after the body was added to a queue."""
 
@@ -108,6 +111,10 @@ class IQueueStore(Interface):
         `new` are messages with a body of their own (bounces, warnings). Those of an Expanded outcome share the body
         of the recipient's message. A message whose last recipient is done is removed, and so is a body without messages.
         """
+
+    def note_delivered(message: NewMessage, size: int, update: Update) -> None:
+        """A message for one recipient, with a body of so many octets, was delivered and never was in the queue. For the
+        history only: it is written within a second, and before anybody looks into it. `update` has no row."""
 
     def release(rows: Sequence[int]) -> Awaitable[None]:
         """Give claimed recipients back unattempted (shutdown)."""
@@ -191,4 +198,5 @@ class IQueue(Interface):
         """See IQueueStore.new_body."""
 
     def submit(messages: Sequence[NewMessage], body: IBodyWriter) -> Awaitable[None]:
-        """Queue messages over one body and start their delivery. Durable when done. Raises StoreFull."""
+        """Queue messages over one body and start their delivery, or deliver at once what can be. Durable when done, here or
+        there. Raises StoreFull."""

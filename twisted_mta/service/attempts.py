@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from twisted_mta.core.queue import (
@@ -174,46 +174,3 @@ def _checked(attempt: Attempt, outcomes: Sequence[Outcome]) -> Sequence[Outcome]
     if len(outcomes) != len(attempt.recipients):
         raise RuntimeError(f"{len(outcomes)} outcomes for {len(attempt.recipients)} recipients")
     return outcomes
-
-
-class Gathering:
-    """Attempts that are made together: those of one turn of the reactor, then those that came while they were made.
-
-    So one that comes alone is made at once, and the batches grow with the load.
-    """
-
-    def __init__(self, clock: IReactorTime, limit: int, start: Callable[[list[Attempt]], None]) -> None:
-        """`start` is given `limit` attempts at most; `ended` must be called when they are over."""
-        self._clock = clock
-        self._limit = limit
-        self._start = start
-        self._waiting: list[Attempt] = []
-        self._running = False
-        self._call: IDelayedCall | None = None
-
-    def add(self, attempt: Attempt) -> None:
-        """To be made in the next batch."""
-        self._waiting.append(attempt)
-        if not self._running and self._call is None:
-            # The callbacks of a whole commit come in one turn, and each may bring an attempt.
-            self._call = self._clock.callLater(0, self._begin)
-
-    def ended(self) -> None:
-        """The batch is over."""
-        self._running = False
-        if self._waiting:
-            self._begin()
-
-    def clear(self) -> list[Attempt]:
-        """Take out what waits."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        waiting, self._waiting = self._waiting, []
-        return waiting
-
-    def _begin(self) -> None:
-        self._call = None
-        batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
-        self._running = True
-        self._start(batch)

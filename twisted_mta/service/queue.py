@@ -26,6 +26,7 @@ from twisted_mta.core.pace import Sign, sign
 from twisted_mta.core.queue import (
     NewMessage,
     NewRecipient,
+    Outcome,
     QueuedMessage,
     QueuedRecipient,
     Transport,
@@ -34,12 +35,14 @@ from twisted_mta.core.queue import (
 from twisted_mta.core.replies import Reply
 from twisted_mta.core.schedule import Schedule
 from twisted_mta.interfaces import IBatchDelivery, IBodyWriter, IDelivery, IQueue, IQueueStore
-from twisted_mta.service.attempts import Attempts, Gathering
+from twisted_mta.service.attempts import Attempts
+from twisted_mta.service.gathering import Gathering
 from twisted_mta.service.jobs import Attempt, Job, lane, rank
 from twisted_mta.service.notices import Notices
 from twisted_mta.service.outcomes import Judge, Outlook
 from twisted_mta.service.pacing import Limits, Pacing
 from twisted_mta.service.settling import STORE_PAUSE, Settled, Settler
+from twisted_mta.service.straight import Straight
 
 #: Recipients claimed in one go.
 _CLAIM = 250
@@ -92,11 +95,25 @@ class QueueManager(Service):
         self._judge = Judge(schedule, random, self._destinations)
         self._settler = Settler(store, self._judge, self._notices, clock, self._is_running, self._settled)
         self._attempts = Attempts(store, deliveries, clock, self._is_running)
-        self._gatherings: dict[Transport, Gathering] = {}
+        self._gatherings: dict[Transport, Gathering[Attempt]] = {}
         for transport, delivery in deliveries.items():
             if IBatchDelivery.providedBy(delivery):
                 start = partial(self._start_batch, transport, delivery)
                 self._gatherings[transport] = Gathering(clock, IBatchDelivery(delivery).limit, start)
+        self._straight: Straight | None = None
+        local = deliveries.get(Transport.LOCAL)
+        if local is not None and IBatchDelivery.providedBy(local):
+            self._straight = Straight(
+                IBatchDelivery(local),
+                store,
+                self._judge,
+                clock,
+                enqueue=self._enqueue,
+                watch=self._watch,
+                queued=self._adopt,
+                settle=self._settle_straight,
+                enabled=settings.straight,
+            )
         self._pacing: Pacing[Attempt] = Pacing(
             clock,
             start=self._start_attempt,
@@ -123,6 +140,8 @@ class QueueManager(Service):
         self._pacing.probe_now()  # a route may lead elsewhere now
         self._judge.schedule = Schedule(settings.schedule, settings.expire, settings.warn_after)
         self._limit = settings.active
+        if self._straight is not None:
+            self._straight.enabled = settings.straight
         self._notices.expire = settings.expire
         self._notices.double_bounces = settings.double_bounces == "postmaster"
         self._notices.reporter = attrs.evolve(
@@ -144,6 +163,13 @@ class QueueManager(Service):
         return self._store.new_body()
 
     def submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> Deferred[None]:
+        if self._straight is not None and self.running:
+            delivered = self._straight.submit(messages, body)
+            if delivered is not None:
+                return delivered
+        return self._enqueue(messages, body)
+
+    def _enqueue(self, messages: Sequence[NewMessage], body: IBodyWriter) -> Deferred[None]:
         count = sum(len(message.recipients) for message in messages)
         claim = bool(self.running) and self.active + count <= self._limit
         reserved = count if claim else 0
@@ -226,6 +252,8 @@ class QueueManager(Service):
         if self._relief is not None and self._relief.active():
             self._relief.cancel()
         self._timer = self._relief = None
+        if self._straight is not None:
+            self._straight.stop()
         waiting = [each for gathering in self._gatherings.values() for each in gathering.clear()]
         for attempt in (*self._pacing.clear(), *waiting):
             self._watch(self._settle(attempt, self._settler.settle(attempt.job, [])))
@@ -235,6 +263,8 @@ class QueueManager(Service):
             await ended
             if force.active():
                 force.cancel()
+        if self._straight is not None:
+            await self._straight.idle()
         rows = sorted(self._rows)
         self._rows.clear()
         if rows:
@@ -385,6 +415,18 @@ class QueueManager(Service):
         ]
         await self._settler.settle_together(ended, began)
         self._jobs.difference_update([attempt.job for attempt in attempts if attempt.job.attempts <= 0])
+
+    def _adopt(self, item: WorkItem) -> Job:
+        """A message that was on its way into mailboxes is queued after all; it is ours, and that attempt its first."""
+        self._rows.update([recipient.row for recipient in item.recipients])
+        job = Job(item.message, attempts=1)
+        self._jobs.add(job)
+        return job
+
+    async def _settle_straight(self, job: Job, item: WorkItem, outcome: Outcome, began: float) -> None:
+        (recipient,) = item.recipients
+        await self._settler.settle(job, [(recipient, outcome)], began)
+        self._jobs.discard(job)
 
     def _put_off(self, attempt: Attempt, until: float, reply: Reply | None) -> None:
         self._watch(self._settle(attempt, self._settler.put_off(attempt, until, reply)))

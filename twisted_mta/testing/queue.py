@@ -36,6 +36,10 @@ class MemoryBodyWriter:
         """See IBodyWriter."""
         return self.written.header(limit)
 
+    def in_memory(self) -> IStoredBody | None:
+        """See IBodyWriter."""
+        return self.written.in_memory()
+
     def stored(self) -> Awaitable[IStoredBody]:
         """See IBodyWriter."""
         return self.written.stored()
@@ -117,6 +121,9 @@ class MemoryQueueStore:
     async def record(self, updates: Sequence[Update], new: Sequence[tuple[NewMessage, bytes]] = ()) -> None:
         await self._enter("record")
         await self._store.record(updates, new)
+
+    def note_delivered(self, message: NewMessage, size: int, update: Update) -> None:
+        self._store.note_delivered(message, size, update)
 
     async def release(self, rows: Sequence[int]) -> None:
         await self._enter("release")

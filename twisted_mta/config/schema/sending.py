@@ -131,6 +131,8 @@ class Queue:
     bounce_quote: int = 10240
     #: Recipients worked on at once.
     active: int = 1000
+    #: Whether mail for one mailbox here is delivered before its client is answered, and queued only where that fails.
+    straight: bool = True
     #: Seconds for which it is remembered what became of a message, from its arrival; 0: nothing is.
     history: float = 1_209_600.0
     #: Messages of which it is remembered at most, those in the queue not counted.

@@ -280,11 +280,17 @@ class BodyWriter:
         self._owe(len(header) - min(limit, self.size))
         return header
 
+    def in_memory(self) -> IStoredBody | None:
+        if self._name or self._writing or self._error is not None:
+            return None
+        self._owe(self.size)
+        return MemoryBody(bytes(self._buffer))
+
     async def stored(self) -> IStoredBody:
         await self._idle()
-        if not self._name:
-            self._owe(self.size)
-            return MemoryBody(bytes(self._buffer))
+        body = self.in_memory()
+        if body is not None:
+            return body
         await self._flush()
         return FileBody(self._files.unfinished(self._name), self.size)
 

@@ -15,7 +15,7 @@ import attrs
 
 from twisted_mta.core.address import Address, AddressError
 from twisted_mta.core.history import Event, Kind, PastMessage, PastRecipient, State, Transcript, word
-from twisted_mta.core.queue import Contact, Delivered, Expanded, Failed, Outcome, TryLater
+from twisted_mta.core.queue import Contact, Delivered, Expanded, Failed, NewMessage, Outcome, TryLater
 from twisted_mta.core.values import value
 from twisted_mta.interfaces import Update
 from twisted_mta.store.queue import rows
@@ -50,6 +50,25 @@ _LEFT = (
     "SELECT id, sender, size, arrived, parent, message_id, origin, arrival FROM message WHERE id = ? AND NOT EXISTS "
     "(SELECT 1 FROM recipient r WHERE r.row BETWEEN message.first AND message.last AND r.message = message.id)"
 )
+
+
+_PASSED = (
+    "INSERT OR REPLACE INTO past_message (id, sender, size, arrived, parent, message_id, origin, arrival) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_PASSED_TO = (
+    "INSERT OR REPLACE INTO past_recipient (message, row, address, transport, original, via, sender, target, attempts, "
+    "state, ended, took, reply, remote) VALUES (?, 1, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"
+)
+
+
+@value
+class Passed:
+    """A message that was delivered and never was in the queue; see IQueueStore.note_delivered."""
+
+    message: NewMessage
+    size: int
+    update: Update
 
 
 @value(kw_only=True)
@@ -104,6 +123,20 @@ class HistoryTables:
         if self.rules.keep:
             self._cursor.executemany(_LEFT, [(name,) for name in names])
             self.count += max(self._cursor.rowcount, 0)
+
+    def passed(self, passed: Sequence[Passed]) -> None:
+        """These messages were delivered without having been in the queue."""
+        if not self.rules.keep:
+            return
+        self._cursor.executemany(_PASSED, [rows.past_message_row(one.message, one.size) for one in passed])
+        self._cursor.executemany(
+            _PASSED_TO,
+            [
+                (one.message.id, *rows.past_recipient_row(one.message.recipients[0]), *_fate(one.update))
+                for one in passed
+            ],
+        )
+        self.count += len(passed)
 
     def attempted(self, ended: Iterable[tuple[Update, str]]) -> None:
         """Attempts failed, each with its queue id. What is the same for several recipients is told once."""
@@ -210,24 +243,25 @@ class _Span:
 
 def _end(span: _Span, holders: dict[tuple[str, int], int]) -> tuple[Any, ...]:
     """The values for _ENDED. `holders` are the rows with which contacts are kept, by queue id and identity."""
-    update, outcome = span.update, span.update.outcome
+    update = span.update
     first, text = None, None
     if span.contacts:
         key = span.alike[0], id(span.contacts)
         first = holders.setdefault(key, update.row)
         if first == update.row:
             text = rows.encode([_contact(one) for one in span.contacts])
+    return (*_fate(update), first, text, first, update.row, span.last)
+
+
+def _fate(update: Update) -> tuple[Any, ...]:
+    """What became of a recipient: state, ended, took, reply, remote."""
+    outcome = update.outcome
     return (
         _STATES[type(outcome)].value,
         update.at,
         update.took,
         rows.text(str(outcome.reply)[: rows.MAX_REPLY]),
         rows.text("" if isinstance(outcome, Expanded) else outcome.remote),
-        first,
-        text,
-        first,
-        update.row,
-        span.last,
     )
 
 

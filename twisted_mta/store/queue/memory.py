@@ -19,7 +19,6 @@ from twisted_mta.core.queue import (
     Order,
     QueuedMessage,
     QueuedRecipient,
-    Status,
     Transport,
     TryLater,
     WorkItem,
@@ -34,11 +33,6 @@ Recorded = Callable[
 
 #: What `postpone` was given: the message, the recipient as it was, and the note.
 Postponed = Callable[[QueuedMessage, QueuedRecipient, str], None]
-
-#: The fields that a message has before and in the queue.
-_MESSAGE_FIELDS = tuple(
-    field.name for field in attrs.fields(NewMessage) if field.name not in ("recipients", "arrival")
-)
 
 
 @implementer(IBodyWriter)
@@ -59,6 +53,10 @@ class MemoryBodyWriter:
         """See IBodyWriter."""
         data = self.value()
         return data[: min(header_length(data), limit)]
+
+    def in_memory(self) -> IStoredBody | None:
+        """See IBodyWriter."""
+        return MemoryBody(self.value())
 
     async def stored(self) -> IStoredBody:
         """See IBodyWriter."""
@@ -160,27 +158,9 @@ class MemoryQueueStore:
         return self._last_body
 
     def _add_message(self, message: NewMessage, body: int, claimed: bool) -> WorkItem:
-        fields = {name: getattr(message, name) for name in _MESSAGE_FIELDS}
-        size = self._bodies[body].stored.size
-        entry = self._enter(QueuedMessage(**fields, body_id=body, body_size=size))
+        entry = self._enter(message.queued(body, self._bodies[body].stored.size))
         recipients = tuple(
-            QueuedRecipient(
-                row=self._next_row(),
-                address=recipient.address,
-                transport=recipient.transport,
-                original=recipient.original,
-                notify=recipient.notify,
-                orcpt=recipient.orcpt,
-                status=Status.QUEUED,
-                attempts=0,
-                next_attempt=message.released,
-                last_reply="",
-                warned=False,
-                sender=recipient.sender,
-                prefix=recipient.prefix,
-                target=recipient.target,
-            )
-            for recipient in message.recipients
+            recipient.queued(self._next_row(), message.released) for recipient in message.recipients
         )
         for recipient in recipients:
             self._add_row(entry, recipient, claimed)
@@ -251,6 +231,11 @@ class MemoryQueueStore:
             self._add_message(message, self._add_body(MemoryBody(data)), False)
         if self._recorded is not None:
             self._recorded(noted, new)
+
+    def note_delivered(self, message: NewMessage, size: int, update: Update) -> None:
+        if self._recorded is not None:
+            (recipient,) = message.recipients
+            self._recorded([(message.queued(0, size), recipient.queued(0, message.released), update)], ())
 
     def _put_off(self, row: _Row, update: Update) -> None:
         was = row.recipient

@@ -109,6 +109,32 @@ def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     yield first, last
 
 
+def past_message_row(message: NewMessage, size: int) -> tuple[Any, ...]:
+    """id, sender, size (of the body, octets), arrived, parent, message_id, origin, arrival."""
+    return (
+        message.id,
+        None if message.sender is None else pack_address(message.sender),
+        size,
+        message.arrived,
+        message.parent,
+        text(message.message_id),
+        text(message.origin),
+        _pack_arrival(message.arrival),
+    )
+
+
+def past_recipient_row(recipient: NewRecipient) -> tuple[Any, ...]:
+    """address, transport, original, via, sender, target."""
+    return (
+        pack_address(recipient.address),
+        recipient.transport._value_,
+        None if recipient.original == recipient.address else pack_address(recipient.original),
+        encode(recipient.via) if recipient.via else None,
+        None if recipient.sender is None else pack_address(recipient.sender),
+        text(recipient.target) if recipient.target else None,
+    )
+
+
 def message_row(message: NewMessage, body: int, size: int, shared: bool, first: int) -> tuple[Any, ...]:
     """The values for INSERT_MESSAGE."""
     return (
@@ -203,50 +229,6 @@ def recipient_rows(message: NewMessage, first: int, owner: str | None) -> list[t
         )
         for row, one in enumerate(message.recipients, first)
     ]
-
-
-def queued_message(message: NewMessage, body: int, size: int) -> QueuedMessage:
-    """What `read_message` will give for a message just added."""
-    return QueuedMessage(
-        id=message.id,
-        sender=message.sender,
-        prefix=message.prefix,
-        body_id=body,
-        body_size=size,
-        arrived=message.arrived,
-        expires=message.expires,
-        body_type=message.body_type,
-        smtputf8=message.smtputf8,
-        envid=message.envid,
-        ret=message.ret,
-        parent=message.parent,
-        message_id=message.message_id,
-        origin=message.origin,
-        not_before=message.not_before,
-        deliver_by=message.deliver_by,
-        priority=message.priority,
-        tls=message.tls,
-    )
-
-
-def queued_recipient(recipient: NewRecipient, row: int, message: NewMessage) -> QueuedRecipient:
-    """What `read_recipient` will give for a recipient just added."""
-    return QueuedRecipient(
-        row=row,
-        address=recipient.address,
-        transport=recipient.transport,
-        original=recipient.original,
-        notify=recipient.notify,
-        orcpt=recipient.orcpt,
-        status=Status.QUEUED,
-        attempts=0,
-        next_attempt=message.released,
-        last_reply="",
-        warned=False,
-        sender=recipient.sender,
-        prefix=recipient.prefix,
-        target=recipient.target,
-    )
 
 
 def read_message(row: Sequence[Any]) -> QueuedMessage:

@@ -28,8 +28,9 @@ from twisted_mta.store.queue.body_memory import BodyMemory
 from twisted_mta.store.queue.claims import Claims
 from twisted_mta.store.queue.disk import DiskRoom
 from twisted_mta.store.queue.errors import translate
-from twisted_mta.store.queue.history import HistoryReader, HistoryRules
+from twisted_mta.store.queue.history import HistoryReader, HistoryRules, Passed
 from twisted_mta.store.queue.reading import shown
+from twisted_mta.store.queue.remembering import Remembering
 from twisted_mta.store.queue.schema import QueueFileError, connect, trouble
 from twisted_mta.store.queue.tables import BodyRow, Held, Tables
 from twisted_mta.store.queue.writer import GroupCommitWriter, InlineWriter, Writer
@@ -106,6 +107,7 @@ class SQLiteQueueStore:
                 swept=swept,
             )
         self._writer = writer(tables)
+        self._remembering = Remembering(self._writer, clock)
         self._reader = connect(path, read_only=True)
 
     @classmethod
@@ -213,9 +215,9 @@ class SQLiteQueueStore:
             recipients = []
             self._claims.add(dict.fromkeys(range(first, first + len(message.recipients)), held))
             for recipient in message.recipients:
-                recipients.append(rows.queued_recipient(recipient, first, message))
+                recipients.append(recipient.queued(first, message.released))
                 first += 1
-            items.append(WorkItem(rows.queued_message(message, number, body.size), tuple(recipients)))
+            items.append(WorkItem(message.queued(number, body.size), tuple(recipients)))
         if body.data is not None:
             self._claims.keep(number, MemoryBody(body.data))
         return items
@@ -260,6 +262,9 @@ class SQLiteQueueStore:
     def _recorded(self, gone: Sequence[str], updates: Sequence[Update]) -> None:
         self._claims.drop([update.row for update in updates])
         self._discard(gone)
+
+    def note_delivered(self, message: NewMessage, size: int, update: Update) -> None:
+        self._remembering.note(Passed(message, size, update))
 
     async def release(self, rows: Sequence[int]) -> None:
         held = self._held(rows)
@@ -355,6 +360,8 @@ class SQLiteQueueStore:
     async def _look_back(self, look: Callable[[HistoryReader], list[T]]) -> list[T]:
         """In a thread of its own, for it may take long, on a connection that is made when it is first needed."""
 
+        await self._remembering.write()
+
         def run() -> list[T]:
             if self._past is None:
                 self._past = HistoryReader(connect(self._path, read_only=True))
@@ -370,6 +377,7 @@ class SQLiteQueueStore:
             await self.release([row for row, _ in self._claims.items()])
         except Exception:  # noqa: BLE001  the next start takes them back
             self.log.failure("can't give back the claims of the queue")
+        await self._remembering.write()
         await self._writer.close()
         self._readers.close()
         self._historians.close()
