@@ -31,6 +31,8 @@ PAUSE = 60.0
 #: ext2 to ext4, xfs, btrfs, f2fs, zfs: the file systems on which syncfs waits until all of it is on the disk. Others may
 #: not even tell their other side of it (FUSE).
 _TRUSTED = frozenset((0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x2FC12FC1))
+#: struct statfs, which begins with f_type. Made once: to make a type takes as long as all the rest of a batch's beginning.
+_Status = ctypes.c_long * 64
 
 
 class SyncAll(Protocol):
@@ -54,18 +56,22 @@ class SystemSync:
         version = (int(found[1]), int(found[2])) if found else (0, 0)
         # Before Linux 5.8 it kept silent about what could not be written.
         self._works = platform.system() == "Linux" and version >= (5, 8)
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fstatfs, self._syncfs = libc.fstatfs, libc.syncfs
+        # Said once, or it is found out at each call.
+        self._fstatfs.argtypes = (ctypes.c_int, ctypes.POINTER(_Status))
+        self._syncfs.argtypes = (ctypes.c_int,)
 
     def trusts(self, descriptor: int) -> bool:
         """See SyncAll."""
         if not self._works:
             return False
-        status = (ctypes.c_long * 64)()  # struct statfs, which begins with f_type
-        return self._libc.fstatfs(descriptor, status) == 0 and status[0] in _TRUSTED
+        status = _Status()
+        return self._fstatfs(descriptor, ctypes.byref(status)) == 0 and status[0] in _TRUSTED
 
     def __call__(self, descriptor: int) -> None:
         """See SyncAll."""
-        if self._libc.syncfs(descriptor) != 0:
+        if self._syncfs(descriptor) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
 
