@@ -103,6 +103,7 @@ def measure(options: argparse.Namespace) -> tuple[Sequence[str], Mapping[str, An
             )
         if options.plots is not None:
             drawing = plot.document(list(plot.rates(found, comparison.ours)))
+            options.plots.mkdir(parents=True, exist_ok=True)
             (options.plots / plot.file_name(name, interpreter)).write_text(drawing, encoding="utf-8")
     if "memory" in options.only:
         results["memory"] = _sizes(options)
