@@ -195,6 +195,7 @@ class Incoming:
         await self._intake.queue.submit([message], self._body)
         if peer.remarks is None:
             self._tell(message, size)
+        # Also where it is in its mailbox by now: people and programs look for these words to find the id.
         return Reply(250, "2.0.0", f"Queued as {message.id}")
 
     def _tell(self, message: NewMessage, size: int) -> None:

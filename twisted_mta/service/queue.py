@@ -100,20 +100,7 @@ class QueueManager(Service):
             if IBatchDelivery.providedBy(delivery):
                 start = partial(self._start_batch, transport, delivery)
                 self._gatherings[transport] = Gathering(clock, IBatchDelivery(delivery).limit, start)
-        self._straight: Straight | None = None
-        local = deliveries.get(Transport.LOCAL)
-        if local is not None and IBatchDelivery.providedBy(local):
-            self._straight = Straight(
-                IBatchDelivery(local),
-                store,
-                self._judge,
-                clock,
-                enqueue=self._enqueue,
-                watch=self._watch,
-                queued=self._adopt,
-                settle=self._settle_straight,
-                enabled=settings.straight,
-            )
+        self._straight = self._make_straight(deliveries.get(Transport.LOCAL), settings.straight)
         self._pacing: Pacing[Attempt] = Pacing(
             clock,
             start=self._start_attempt,
@@ -133,6 +120,22 @@ class QueueManager(Service):
         self._pumping = self._again = False
         #: Whether more may be due than there was room for.
         self._backlog = False
+
+    def _make_straight(self, local: IDelivery | None, enabled: bool) -> Straight | None:
+        """None where mailboxes take only one message at a time: clients would wait for each other's."""
+        if local is None or not IBatchDelivery.providedBy(local):
+            return None
+        return Straight(
+            IBatchDelivery(local),
+            self._store,
+            self._judge,
+            self._clock,
+            enqueue=self._enqueue,
+            watch=self._watch,
+            queued=self._adopt,
+            settle=self._settle_straight,
+            enabled=enabled,
+        )
 
     def reconfigure(self, settings: Queue, relay: Relay, postmaster: Address) -> None:
         """Take over changed settings; what is scheduled already keeps its time."""

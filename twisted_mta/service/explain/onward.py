@@ -14,7 +14,6 @@ from twisted_mta.core.queue import (
     NewRecipient,
     QueuedMessage,
     QueuedRecipient,
-    Status,
     Transport,
 )
 from twisted_mta.core.replies import Reply
@@ -76,7 +75,7 @@ class Onward:
 
     async def follow(self, message: NewMessage, header: bytes, depth: int = 0) -> Sequence[Note]:
         """A note for each recipient, up to MAX_SHOWN. `header` is the header section below the message's prefix."""
-        queued = _queued(message, self._size)
+        queued = message.queued(0, self._size)
         notes: list[Note] = []
         for recipient in message.recipients:
             if self._followed >= MAX_FOLLOWED or depth > MAX_DEPTH:
@@ -92,7 +91,7 @@ class Onward:
         return notes
 
     async def _recipient(self, message: QueuedMessage, new: NewRecipient, header: bytes, depth: int) -> Note:
-        recipient = _waiting(new, message)
+        recipient = new.queued(0, message.released)
         message = message.copy_for(recipient)
         foreseen = await self._foresee(message, recipient, message.prefix + header)
         name = str(new.address)
@@ -170,46 +169,3 @@ class Onward:
         if reply:
             text += f"; the last thing heard was {reply}"
         return Note("pace", text, finding, "relay.concurrency", dict(standing))
-
-
-def _queued(message: NewMessage, size: int) -> QueuedMessage:
-    """The message as it would stand in the queue."""
-    return QueuedMessage(
-        id=message.id,
-        sender=message.sender,
-        prefix=message.prefix,
-        body_id=0,
-        body_size=size,
-        arrived=message.arrived,
-        expires=message.expires,
-        body_type=message.body_type,
-        smtputf8=message.smtputf8,
-        envid=message.envid,
-        ret=message.ret,
-        parent=message.parent,
-        message_id=message.message_id,
-        origin=message.origin,
-        not_before=message.not_before,
-        deliver_by=message.deliver_by,
-        priority=message.priority,
-        tls=message.tls,
-    )
-
-
-def _waiting(new: NewRecipient, message: QueuedMessage) -> QueuedRecipient:
-    return QueuedRecipient(
-        row=0,
-        address=new.address,
-        transport=new.transport,
-        original=new.original,
-        notify=new.notify,
-        orcpt=new.orcpt,
-        status=Status.QUEUED,
-        attempts=0,
-        next_attempt=message.released,
-        last_reply="",
-        warned=False,
-        sender=new.sender,
-        prefix=new.prefix,
-        target=new.target,
-    )
