@@ -1,4 +1,4 @@
-"""Local delivery: messages from the queue into Maildirs, durably and once.
+"""Local delivery: messages into Maildirs, from the queue or on their way in, durably and once.
 
 A copy is written into tmp/, synced, renamed into new/, and the directory synced; only then is it Delivered. All copies
 of a batch go through these steps together: see `copies`. The name derives from the queue id and the account: an attempt

@@ -167,7 +167,7 @@ class IQueueStore(Interface):
 class IQueueHistory(Interface):
     """What a queue remembers of its messages, also of those that have left it: see `twisted_mta.core.history`.
 
-    It is as durable as what it tells of. How long it is kept is the queue's to know.
+    It is as durable as what it tells of, but for `IQueueStore.note_delivered`. How long it is kept is the queue's to know.
     """
 
     def recall(queue_ids: Sequence[str]) -> Awaitable[Sequence[PastMessage]]:

@@ -1,8 +1,9 @@
 """The history of messages in the queue's file: see `core.history`.
 
-It is written in the very transactions that it tells of, so it must cost little: what leaves the queue is copied within the
-database, without a look at it, and there are no indexes but those that a tree of messages needs. To find an address all of
-it is read, which takes a second or two for a million messages, in a thread that nobody waits for.
+It is written in the very transactions that it tells of (but for mail that never was in the queue: see `remembering`), so it must
+cost little: what leaves the queue is copied within the database, without a look at it, and there are no indexes but those
+that a tree of messages needs. To find an address all of it is read, which takes a second or two for a million messages, in a
+thread that nobody waits for.
 """
 
 from __future__ import annotations
