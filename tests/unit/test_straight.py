@@ -15,6 +15,7 @@ from twisted_mta.core.history import State
 from twisted_mta.core.queue import Failed, NewMessage, Transport
 from twisted_mta.core.replies import Reply
 from twisted_mta.interfaces import IQueueStore, StoreFull
+from twisted_mta.service.gathering import WORTH
 from twisted_mta.service.queue import QueueManager
 from twisted_mta.service.straight import PATIENCE
 from twisted_mta.store.queue import SQLiteQueueStore
@@ -207,6 +208,24 @@ class SlowTests(StraightTestCase):
         third = self.send()
         adding.callback(None)
         self.successResultOf(third)
+        self.boxes.each.let_go()
+        self.clock.advance(0)
+        self.assertEqual(self.queue(), [])
+        self.store.fail("add", AssertionError("it was queued"))
+        self.successResultOf(self.send())
+
+    def test_one_that_answers_does_not_speak_for_another(self) -> None:
+        self.boxes.each.let_go()
+        self.boxes.each.hold()
+        waiting = [self.send() for _ in range(1 + WORTH)]
+        self.assertEqual(self.boxes.sizes[-2:], [1, 5])
+        self.clock.advance(PATIENCE)
+        self.boxes.each.let_go(1)  # all of the first, one of the second
+        adding = self.store.stall("add")
+        later = self.send()
+        adding.callback(None)
+        for one in [*waiting, later]:
+            self.successResultOf(one)
         self.boxes.each.let_go()
         self.clock.advance(0)
         self.assertEqual(self.queue(), [])

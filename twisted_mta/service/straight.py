@@ -29,6 +29,9 @@ from twisted_mta.service.settling import BUG
 #: Seconds for which clients wait for mailboxes; then their mail is queued, and so is what comes until that attempt ends.
 PATIENCE = 5.0
 
+#: Batches at a time: one is written while the disk syncs another. With three the disk has more to do than there is to win.
+_PARALLEL = 2
+
 
 @attrs.define(eq=False)
 class _Passage:
@@ -77,8 +80,11 @@ class Straight:
         self._watch = watch
         self._queued = queued
         self._settle = settle
-        self._gathering: Gathering[_Passage] = Gathering(clock, delivery.limit, self._start)
-        self._overdue = False
+        self._gathering: Gathering[_Passage] = Gathering(
+            clock, delivery.limit, self._start, parallel=_PARALLEL
+        )
+        #: Batches under way that take too long.
+        self._overdue = 0
         self._queueing: set[Deferred[None]] = set()
 
     def submit(self, messages: Sequence[NewMessage], body: IBodyWriter) -> Deferred[None] | None:
@@ -123,7 +129,8 @@ class Straight:
         finally:
             if patience.active():
                 patience.cancel()
-            self._overdue = False
+            else:
+                self._overdue -= 1
             self._gathering.ended()
         for passage, outcome in zip(batch, outcomes, strict=True):
             passage.outcome, passage.began = outcome, began
@@ -146,7 +153,7 @@ class Straight:
     # --- what is queued after all ----------------------------------------------------------------
 
     def _lose_patience(self, batch: Sequence[_Passage]) -> None:
-        self._overdue = True
+        self._overdue += 1
         waiting = self._gathering.clear()
         self.log.warn(
             "mailboxes take longer than {patience} s: {count} messages, and what comes until they answer, are queued",
