@@ -80,6 +80,24 @@ class EagerTests(TestCase):
         client.transport.resumeProducing()
         await client.ended
 
+    async def test_there_is_more_room_for_a_peer_that_sends_much(self) -> None:
+        server, client = await self.connect()
+        few = server.bufferSize
+        received = bytearray()
+        server.protocol.dataReceived = received.extend
+        server.pauseProducing()
+        client.transport.socket.sendall(b"NOOP\r\n")
+        select.select([server.socket], [], [], 60)
+        server.doRead()
+        self.assertEqual((bytes(received), server.bufferSize), (b"NOOP\r\n", few))
+        client.transport.socket.sendall(b"x" * 20_000)
+        while len(received) < 20_006:
+            select.select([server.socket], [], [], 60)
+            server.doRead()
+        self.assertEqual((len(received), server.bufferSize), (20_006, 65_536))
+        server.abortConnection()
+        await client.ended
+
     async def test_a_connection_that_was_accepted_elsewhere(self) -> None:
         for family, type_ in ((socket.AF_INET, EagerServer), (socket.AF_UNIX, UnixServer)):
             ready: Deferred[Any] = Deferred()

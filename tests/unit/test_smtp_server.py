@@ -265,6 +265,7 @@ class OffersTests(TestCase):
         settings = ServerSettings(hostname="mx", role=Role.SUBMISSION, hold_limit=60)
         self.assertIn(b"FUTURERELEASE 60 1970-01-01T00:01:00Z", self.offers(settings))
         self.assertIn(b"FUTURERELEASE 60 1970-01-01T00:02:00Z", self.offers(settings, now=60.0))
+        self.assertIn(b"FUTURERELEASE 60 1970-01-01T00:02:00Z", self.offers(settings, now=60.9))
 
 
 class SurfaceTests(TestCase):

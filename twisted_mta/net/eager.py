@@ -1,8 +1,12 @@
-"""TCP connections that send at once what the kernel takes, instead of asking first when it would take it.
+"""TCP connections that send at once what the kernel takes, instead of asking first when it would take it, and that make no
+more room for what they read than is filled.
 
 Twisted's transports buffer what is written and wait for the socket to be reported writable: two changes of the poll
 set, one more event and one more turn of the reactor for each reply, which is a third of what a reply costs. A socket
 whose peer has read the last reply is always writable; where it is not, the rest goes the usual way.
+
+And they make room for 64 kB for each read. On PyPy that room is what the garbage collector is called for, as nearly all
+of what it finds: most reads are commands.
 """
 
 from __future__ import annotations
@@ -17,6 +21,14 @@ from twisted.internet.tcp import Server
 
 class EagerServer(Server):
     """The server's side of a TCP connection. See `send_at_once`."""
+
+    #: Octets of a read: as many as most messages have, until a peer sends more at a time.
+    bufferSize = 8192
+
+    def _dataReceived(self, data: bytes | None) -> Any:
+        if data is not None and len(data) == self.bufferSize:
+            self.bufferSize = Server.bufferSize
+        return super()._dataReceived(data)
 
     def write(self, data: bytes) -> None:
         """As ITransport.write."""

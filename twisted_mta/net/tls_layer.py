@@ -11,8 +11,11 @@ from typing import Any
 
 from OpenSSL import SSL
 
-#: Octets that are read from OpenSSL at a time: more than a record has (RFC 8446 §5.1), and than a handshake's flight.
-_AT_ONCE = 1 << 15
+#: Octets that are read from OpenSSL at a time. Room for more than is there costs more than a second read where there is more:
+#: PyPy counts it, and looks for garbage. The answers of a handshake are mostly shorter.
+_HANDSHAKE = 4096
+#: What a record has at most besides what it carries (RFC 8446 §5.2).
+_RECORD = 512
 
 
 class TlsLayer:
@@ -59,7 +62,7 @@ class TlsLayer:
         said: list[bytes] = []
         try:
             while True:
-                said.append(connection.recv(_AT_ONCE))
+                said.append(connection.recv(len(data) + _RECORD))
         except SSL.WantReadError:
             self._flush()  # an answer to what is TLS's own, such as to a new key, must not pile up
         except SSL.ZeroReturnError:  # the peer's goodbye
@@ -78,7 +81,7 @@ class TlsLayer:
         except SSL.Error:
             self._end()
         else:
-            self._flush()
+            self._flush(len(data) + _RECORD)
 
     def loseConnection(self) -> None:
         """Say goodbye; the connection ends when the peer has done so, too."""
@@ -102,13 +105,13 @@ class TlsLayer:
         self._flush()  # RFC 8446 §6.2: why, where it failed
         self._transport.loseConnection()
 
-    def _flush(self) -> None:
+    def _flush(self, at_once: int = _HANDSHAKE) -> None:
         """Send what OpenSSL has to say."""
         out: list[bytes] = []
         try:
             while True:
-                out.append(self.connection.bio_read(_AT_ONCE))
-                if len(out[-1]) < _AT_ONCE:
+                out.append(self.connection.bio_read(at_once))
+                if len(out[-1]) < at_once:
                     break
         except SSL.WantReadError:
             pass  # that was all

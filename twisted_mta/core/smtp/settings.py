@@ -91,8 +91,8 @@ class ServerSettings:
     def _make_paces(self) -> Mapping[State, Pace]:
         return paces(self.times)
 
-    #: See `extensions`.
-    offers: dict[object, Offers] = attrs.field(init=False, eq=False, repr=False, factory=dict)
+    #: See `extensions`: with the second in which they were made, or 0 where they don't tell the time.
+    offers: dict[object, tuple[int, Offers]] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     @submission.default
     def _is_submission(self) -> bool:
@@ -115,18 +115,17 @@ def extensions(
 ) -> Offers:
     """The answer to EHLO or LHLO. `now` is Unix time, `mechanisms` those of AUTH; `expn`: EXPN is possible.
 
-    It is made once for all sessions that are alike, unless it tells the time.
+    It is made once for all sessions that are alike, and where it tells the time once a second.
     """
-    if settings.submission and settings.hold_limit:
-        return _offers(settings, tls, now, mechanisms, expn)
+    second = int(now) if settings.submission and settings.hold_limit else 0
     key = (tls, expn, *mechanisms)  # a handful of them
     found = settings.offers.get(key)
-    if found is None:
-        found = settings.offers[key] = _offers(settings, tls, now, mechanisms, expn)
-    return found
+    if found is None or found[0] != second:
+        found = settings.offers[key] = second, _offers(settings, tls, second, mechanisms, expn)
+    return found[1]
 
 
-def _offers(settings: ServerSettings, tls: bool, now: float, mechanisms: Sequence[str], expn: bool) -> Offers:
+def _offers(settings: ServerSettings, tls: bool, now: int, mechanisms: Sequence[str], expn: bool) -> Offers:
     lines = [*_all(settings, tls, now, mechanisms), *(["EXPN"] if expn else [])]  # RFC 5321 §3.5.2
     kept = {line.partition(" ")[0]: line for line in lines}
     for keyword in settings.without:
@@ -134,7 +133,7 @@ def _offers(settings: ServerSettings, tls: bool, now: float, mechanisms: Sequenc
     return Offers("".join(f"\n{line}" for line in kept.values()), frozenset(kept))
 
 
-def _all(settings: ServerSettings, tls: bool, now: float, mechanisms: Sequence[str]) -> Iterator[str]:
+def _all(settings: ServerSettings, tls: bool, now: int, mechanisms: Sequence[str]) -> Iterator[str]:
     yield "PIPELINING"
     yield f"SIZE {settings.size_limit}"
     yield "8BITMIME"
@@ -146,7 +145,7 @@ def _all(settings: ServerSettings, tls: bool, now: float, mechanisms: Sequence[s
     yield "LIMITS " + " ".join(_limits(settings))
     yield f"DELIVERBY {settings.deliver_by_minimum or ''}".rstrip()  # RFC 2852 §2
     if settings.submission and settings.hold_limit:  # RFC 4865 §4.2: nowhere else
-        latest = datetime.fromtimestamp(int(now) + settings.hold_limit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        latest = datetime.fromtimestamp(now + settings.hold_limit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         yield f"FUTURERELEASE {settings.hold_limit} {latest}"
     if settings.submission:
         yield "MT-PRIORITY"
