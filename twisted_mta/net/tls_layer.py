@@ -11,11 +11,12 @@ from typing import Any
 
 from OpenSSL import SSL
 
-#: Octets that are read from OpenSSL at a time. Room for more than is there costs more than a second read where there is more:
-#: PyPy counts it, and looks for garbage. The answers of a handshake are mostly shorter.
+# Room for more than OpenSSL has to give costs more than a second read where there is more: PyPy counts it, and looks for garbage.
+
+#: Octets of a handshake that are read at a time: most answers are shorter.
 _HANDSHAKE = 4096
-#: What a record has at most besides what it carries (RFC 8446 §5.2).
-_RECORD = 512
+#: What a record carries at most (RFC 8446 §5.1), and more than it has besides (§5.2).
+_CARRIED, _BESIDES = 1 << 14, 512
 
 
 class TlsLayer:
@@ -60,9 +61,10 @@ class TlsLayer:
         if data:
             connection.bio_write(data)
         said: list[bytes] = []
+        room = min(len(data) + _BESIDES, _CARRIED)
         try:
             while True:
-                said.append(connection.recv(len(data) + _RECORD))
+                said.append(connection.recv(room))
         except SSL.WantReadError:
             self._flush()  # an answer to what is TLS's own, such as to a new key, must not pile up
         except SSL.ZeroReturnError:  # the peer's goodbye
@@ -81,7 +83,7 @@ class TlsLayer:
         except SSL.Error:
             self._end()
         else:
-            self._flush(len(data) + _RECORD)
+            self._flush(len(data) + _BESIDES)
 
     def loseConnection(self) -> None:
         """Say goodbye; the connection ends when the peer has done so, too."""
