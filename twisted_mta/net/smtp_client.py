@@ -53,6 +53,8 @@ from twisted_mta.net.scram_client import ScramHelper
 CONNECT_TIMEOUT = 30.0
 #: Seconds that a connection we closed may take to go.
 LINGER = 10.0
+#: Octets of a read: replies are short. See `net.eager` for what it costs to make more room.
+_ROOM = 4096
 
 T = TypeVar("T")
 
@@ -178,6 +180,8 @@ class SmtpConnection(protocol.Protocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)  # every write of ours is a whole batch
+        if isinstance(self.transport, TCPConnection):
+            self.transport.bufferSize = _ROOM
         self._arm_on_progress()
 
     def dataReceived(self, data: bytes) -> None:
